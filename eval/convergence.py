@@ -1,0 +1,195 @@
+"""Steps to a target accuracy: with misses counted, paired by seed, with intervals and exact tests."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from mireg.ablation.config import BASELINE
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+
+
+def load_results(folder: Path) -> list[dict[str, Any]]:
+    """Every finished run below a study's folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    paths = sorted((folder / "runs").glob("*/*/*/result.json"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no finished run (runs/*/*/*/result.json)")
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def to_target(curve: Iterable[dict[str, Any]], target: float) -> dict[str, Any] | None:
+    """The first point of a curve at which validation accuracy has reached the target; None if none has.
+
+    >>> to_target([{"step": 0, "validation_accuracy": 0.1}, {"step": 25, "validation_accuracy": 0.8}], 0.75)["step"]
+    25
+    """
+    return next((point for point in curve if point["step"] > 0 and point["validation_accuracy"] >= target), None)
+
+
+def median(values: Sequence[float | None]) -> float | None:
+    """Median in which a miss (None) is infinitely late; None if that is the median.
+
+    >>> median([100, 200, None])
+    200.0
+    >>> median([100, None, None]) is None
+    True
+    """
+    middle = float(np.median([math.inf if value is None else value for value in values]))
+    return middle if math.isfinite(middle) else None
+
+
+def ratio(baseline: Sequence[float | None], arm: Sequence[float | None], limit: float) -> dict[str, Any]:
+    """How many times sooner the arm gets there: median of the baseline over median of the arm.
+
+    Args:
+        baseline: steps or seconds to target by seed, None for a miss.
+        arm: of the same seeds.
+        limit: where a miss stopped being watched; it stands in for one, so that a ratio to a median
+            that is a miss is a bound.
+
+    Returns:
+        ``ratio`` (None where both medians are misses), ``bound`` (None, ``"at least"`` or ``"at most"``),
+        ``ci95``, a percentile bootstrap over paired seeds (None from fewer than 2).
+
+    >>> ratio([600, None, None], [100, 200, 150], limit=1000)["ratio"], ratio([600, None, None], [100, 200, 150], 1000)["bound"]
+    (6.666666666666667, 'at least')
+    """
+    ours, theirs = _censored(arm, limit), _censored(baseline, limit)
+    missed = (median(baseline) is None, median(arm) is None)
+    bound = {(True, False): "at least", (False, True): "at most"}.get(missed)
+    interval = None
+    if len(ours) >= 2:
+        pick = np.random.default_rng(0).integers(len(ours), size=(RESAMPLES, len(ours)))
+        ratios = np.median(theirs[pick], axis=1) / np.median(ours[pick], axis=1)
+        tail = 50 * (1 - CONFIDENCE)
+        interval = [float(edge) for edge in np.percentile(ratios, [tail, 100 - tail])]
+    return {
+        "ratio": None if all(missed) else float(np.median(theirs) / np.median(ours)),
+        "bound": bound,
+        "ci95": interval,
+    }
+
+
+def paired_p_value(baseline: Sequence[float | None], arm: Sequence[float | None], limit: float) -> float | None:
+    """Exact two-sided permutation test on the mean log ratio of paired seeds; None from fewer than 2.
+
+    With n seeds no p-value below 2^(1-n) can come out.
+    """
+    if len(arm) < 2:
+        return None
+    logs = np.log(_censored(baseline, limit)), np.log(_censored(arm, limit))
+    if np.array_equal(*logs):
+        return 1.0
+
+    def mean_difference(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+        return np.mean(x - y, axis=axis)
+
+    test = stats.permutation_test(
+        logs, mean_difference, permutation_type="samples", n_resamples=RESAMPLES, rng=np.random.default_rng(0)
+    )
+    return float(test.pvalue)
+
+
+def logrank_p_value(baseline: Sequence[float | None], arm: Sequence[float | None], limit: float) -> float | None:
+    """Log-rank test on the times to target, misses censored at the limit; None if nobody got there."""
+    if len(arm) < 2 or not any(value is not None for value in (*baseline, *arm)):
+        return None
+    samples = [
+        stats.CensoredData(
+            uncensored=[v for v in values if v is not None], right=[limit for v in values if v is None]
+        )
+        for values in (baseline, arm)
+    ]
+    p = float(stats.logrank(*samples).pvalue)
+    return p if math.isfinite(p) else None
+
+
+def summarise(study: str, results: Sequence[dict[str, Any]], arms: Sequence[str] = ()) -> dict[str, Any]:
+    """The study's summary, as it is written to ``summary.json``.
+
+    Args:
+        study: its name.
+        results: of its runs, see :func:`mireg.ablation.run.train`.
+        arms: in the order in which to list them; others follow.
+    """
+    cells = []
+    for name in dict.fromkeys(result["cell"] for result in results):
+        of_cell = [result for result in results if result["cell"] == name]
+        cell = of_cell[0]["spec"]["cell"]
+        present = {result["arm"] for result in of_cell}
+        order = [arm for arm in arms if arm in present] + sorted(present.difference(arms))
+        by_arm = {arm: {r["seed"]: r for r in of_cell if r["arm"] == arm} for arm in order}
+        summaries = {arm: _arm(runs, cell["target"]) for arm, runs in by_arm.items()}
+        if BASELINE in by_arm:
+            for arm in order:
+                if arm != BASELINE:
+                    summaries[arm]["vs_none"] = _versus(by_arm[BASELINE], by_arm[arm], cell)
+        cells.append(
+            {"cell": name, "target": cell["target"], "budget_steps": cell["steps"], "arms": summaries}
+        )
+    return {"study": study, "cells": cells}
+
+
+def _arm(runs: dict[int, dict[str, Any]], target: float) -> dict[str, Any]:
+    reached = [to_target(run["curve"], target) for run in runs.values()]
+    accuracy = np.array([run["test_accuracy"] for run in runs.values()])
+    return {
+        "n_seeds": len(runs),
+        "n_reached": sum(point is not None for point in reached),
+        "n_failed": sum(run["failure"] is not None for run in runs.values()),
+        "steps_to_target": _times(reached, lambda point: point["step"]),
+        "seconds_to_target": _times(reached, lambda point: point["seconds"]),
+        "final_accuracy": {"mean": float(accuracy.mean()), "ci95": _mean_interval(accuracy)},
+        "step_ms": float(np.median([p["step_ms"] for r in runs.values() for p in r["curve"] if p["step_ms"]] or [np.nan])),
+        "lr": next(iter(runs.values()))["lr"],
+    }
+
+
+def _times(reached: Sequence[dict[str, Any] | None], read: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
+    values = [None if point is None else read(point) for point in reached]
+    return {"median": median(values), "values": values}
+
+
+def _versus(baseline: dict[int, dict[str, Any]], arm: dict[int, dict[str, Any]], cell: dict[str, Any]) -> dict[str, Any]:
+    seeds = [seed for seed in baseline if seed in arm]
+    if not seeds:
+        return {"n_pairs": 0, "steps_ratio": None, "ci95": None, "p_value": None, "seconds_ratio": None}
+    reached = [[to_target(runs[seed]["curve"], cell["target"]) for seed in seeds] for runs in (baseline, arm)]
+    steps = [[None if p is None else p["step"] for p in points] for points in reached]
+    seconds = [[None if p is None else p["seconds"] for p in points] for points in reached]
+    in_steps = ratio(*steps, limit=cell["steps"])
+    in_seconds = ratio(*seconds, limit=max(runs[seed]["seconds"] for runs in (baseline, arm) for seed in seeds))
+    return {
+        "n_pairs": len(seeds),
+        "steps_ratio": in_steps["ratio"],
+        "bound": in_steps["bound"],
+        "ci95": in_steps["ci95"],
+        "p_value": paired_p_value(*steps, limit=cell["steps"]),
+        "logrank_p_value": logrank_p_value(*steps, limit=cell["steps"]),
+        "seconds_ratio": in_seconds["ratio"],
+        "seconds_ci95": in_seconds["ci95"],
+    }
+
+
+def _censored(values: Sequence[float | None], limit: float) -> np.ndarray:
+    return np.array([limit if value is None else value for value in values], dtype=float)
+
+
+def _mean_interval(values: np.ndarray) -> list[float] | None:
+    """Student's interval of the mean over seeds."""
+    if len(values) < 2:
+        return None
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    return [float(values.mean() - half), float(values.mean() + half)]

@@ -1,0 +1,1 @@
+"""Training runs with and without the term, paired by seed."""

@@ -1,0 +1,180 @@
+"""Image data sets with a fixed split into training, validation and test."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mireg.ablation.errors import UserError
+
+VALIDATION = 5000
+"""Samples taken off the end of a downloaded training set, once and for all."""
+
+SYSTEM_FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
+"""Where a Linux distribution's package puts a data set."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples held as bytes, standardised when they are read.
+
+    Attributes:
+        images: (n, channels, height, width) uint8.
+        labels: (n,) int64.
+        mean: of a pixel over the training set.
+        std: of a pixel over the training set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: float
+    std: float
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Standardised float32 images and labels of the given samples."""
+        return (self.images[index].float() - self.mean) / self.std, self.labels[index]
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device), self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in three parts that never mix: targets are set on validation, accuracy is reported on test."""
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: int
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.images.shape[1:])
+
+    def to(self, device: torch.device) -> Dataset:
+        return Dataset(
+            self.name, self.train.to(device), self.validation.to(device), self.test.to(device), self.classes
+        )
+
+
+def load(name: str, data_dir: Path) -> Dataset:
+    """Load a data set by name.
+
+    Args:
+        name: one of :data:`DATASETS`.
+        data_dir: where files are looked for, and where a download is put.
+
+    Raises:
+        UserError: on an unknown name, or data that are neither on disk nor to be had.
+    """
+    if name not in DATASETS:
+        raise UserError(f"unknown dataset {name!r}: choose from {', '.join(DATASETS)}")
+    return DATASETS[name](data_dir)
+
+
+def _digits(data_dir: Path) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = np.random.default_rng(0).permutation(len(bunch.target))  # the file is sorted by writer
+    images = torch.from_numpy(bunch.images[order].astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target[order].astype(np.int64))
+    return _split("digits", images[:1400], labels[:1400], images[1400:], labels[1400:], validation=200)
+
+
+def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
+    folder = _idx_folder(name, torchvision_name, data_dir)
+    parts = [_read_idx(folder, f"{part}-{what}") for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+    train_x, train_y, test_x, test_y = (torch.from_numpy(part.copy()) for part in parts)
+    return _split(name, train_x[:, None], train_y.long(), test_x[:, None], test_y.long(), VALIDATION)
+
+
+def _idx_folder(name: str, torchvision_name: str, data_dir: Path) -> Path:
+    """The folder that holds the data set's IDX files, downloaded if need be."""
+    raw = data_dir / torchvision_name / "raw"
+    folders = [data_dir, data_dir / name, raw]
+    if name in SYSTEM_FOLDERS:
+        folders.append(SYSTEM_FOLDERS[name])
+    for folder in folders:
+        if any((folder / f"t10k-images-idx3-ubyte{suffix}").exists() for suffix in ("", ".gz")):
+            return folder
+    package = f", install the package dataset-{name} (Debian, Ubuntu)" if name in SYSTEM_FOLDERS else ""
+    _download(name, torchvision_name, data_dir, f"put its four IDX files (.gz or not) into {data_dir / name}{package}")
+    return raw
+
+
+def _cifar10(data_dir: Path) -> Dataset:
+    from torchvision.datasets import CIFAR10
+
+    if not (data_dir / CIFAR10.base_folder).exists():
+        _download("cifar10", "CIFAR10", data_dir, f"unpack its Python version into {data_dir}")
+    train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
+    images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
+    labels = [torch.tensor(part.targets) for part in (train, test)]
+    return _split("cifar10", images[0], labels[0], images[1], labels[1], VALIDATION)
+
+
+def _download(name: str, torchvision_name: str, data_dir: Path, remedy: str) -> None:
+    """Fetch with torchvision, or say how to get the data without it."""
+    import torchvision
+
+    try:
+        getattr(torchvision.datasets, torchvision_name)(data_dir, download=True)
+    except (OSError, RuntimeError) as error:  # no network, no room, a broken file
+        reason = str(error).splitlines()[0].rstrip(":. ")
+        raise UserError(
+            f"dataset {name!r} is not on this machine and could not be downloaded ({reason}): {remedy}, "
+            "or name the folder that holds it with --data-dir"
+        ) from error
+
+
+def _read_idx(folder: Path, stem: str) -> np.ndarray:
+    """One IDX file of unsigned bytes, gzip-compressed or not.
+
+    Source: the format as given with the MNIST database: magic 0, 0, type 8, rank, big-endian sizes.
+    """
+    path = folder / f"{stem}-ubyte"
+    compressed = folder / f"{stem}-ubyte.gz"
+    try:
+        data = path.read_bytes() if path.exists() else gzip.decompress(compressed.read_bytes())
+        if data[:3] != b"\x00\x00\x08":
+            raise ValueError("it is not an IDX file of bytes")
+        shape = struct.unpack_from(f">{data[3]}I", data, 4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError, struct.error) as error:
+        which = path if path.exists() else compressed
+        raise UserError(f"cannot read {which} ({error}): fetch the file again") from error
+
+
+def _split(
+    name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, validation: int
+) -> Dataset:
+    cut = len(train_y) - validation
+    pixels = train_x[:cut].float()
+    mean, std = pixels.mean().item(), pixels.std().item()
+    return Dataset(
+        name,
+        train=Split(train_x[:cut], train_y[:cut], mean, std),
+        validation=Split(train_x[cut:], train_y[cut:], mean, std),
+        test=Split(test_x, test_y, mean, std),
+        classes=int(train_y.max()) + 1,
+    )
+
+
+DATASETS: dict[str, Callable[[Path], Dataset]] = {
+    "digits": _digits,
+    "fashion-mnist": lambda data_dir: _mnist_family("fashion-mnist", "FashionMNIST", data_dir),
+    "mnist": lambda data_dir: _mnist_family("mnist", "MNIST", data_dir),
+    "cifar10": _cifar10,
+}

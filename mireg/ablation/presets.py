@@ -1,0 +1,42 @@
+"""Named studies."""
+
+from __future__ import annotations
+
+from mireg.ablation.config import Cell, Study, Term
+
+DEMO = Study(
+    name="demo",
+    cells=(
+        Cell(
+            name="digits-sigmoid",
+            dataset="digits",
+            model="mlp",
+            model_options={"depth": 10, "width": 64, "activation": "sigmoid", "init": "orthogonal"},
+            target=0.8,
+            steps=1000,
+            batch_size=64,
+            lr=3e-3,
+        ),
+    ),
+    arms=("none", "mi-kde", "mi-binning"),
+)
+
+FASHION_SIGMOID10 = Study(
+    name="fashion-sigmoid10",
+    cells=(
+        Cell(
+            name="R1",
+            dataset="fashion-mnist",
+            model="mlp",
+            model_options={"depth": 10, "width": 128, "activation": "sigmoid", "init": "orthogonal"},
+            target=0.75,
+            steps=6000,
+            lr=3e-3,
+            arm_lr={"none": 1e-3},
+        ),
+    ),
+    arms=("none", "mi-kde"),
+    seeds=3,
+)
+
+PRESETS: dict[str, Study] = {study.name: study for study in (DEMO, FASHION_SIGMOID10)}

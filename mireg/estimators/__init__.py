@@ -1,0 +1,45 @@
+"""Estimators of the mutual information between layers, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mireg.estimators.base import Estimator
+from mireg.estimators.binning import Binning
+from mireg.estimators.hsic import CKA
+from mireg.estimators.kde import KDE
+
+REGISTRY: dict[str, type[Estimator]] = {cls.name: cls for cls in (KDE, CKA, Binning)}
+
+
+def get(name: str, **options: Any) -> Estimator:
+    """The estimator of that name.
+
+    Args:
+        name: one of :func:`names`.
+        options: constructor arguments of the estimator.
+
+    Raises:
+        ValueError: if there is no such estimator or option; the message lists those there are.
+
+    >>> get("kde", bandwidth=0.25)
+    KDE(bandwidth=(0.25,), noise_floor=1e-05)
+    """
+    if name not in REGISTRY:
+        raise ValueError(f"unknown estimator {name!r}: choose from {', '.join(names())}")
+    try:
+        return REGISTRY[name](**options)
+    except TypeError as error:
+        raise ValueError(f"estimator {name!r}: {error}") from error
+
+
+def names() -> list[str]:
+    """Names that :func:`get` knows.
+
+    >>> "kde" in names()
+    True
+    """
+    return list(REGISTRY)
+
+
+__all__ = ["CKA", "KDE", "Binning", "Estimator", "get", "names"]

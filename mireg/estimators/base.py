@@ -1,0 +1,113 @@
+"""What every estimator is: a callable on samples, in nats, with one share per layer."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Estimator(ABC):
+    """Estimate of the mutual information, or of the dependence, between samples of layers.
+
+    A subclass implements :meth:`estimate`; everything a caller touches is here. Options are
+    constructor arguments, so that an instance is a fixed function of its samples.
+
+    Attributes:
+        measures: ``"mutual information"`` (nats), or ``"dependence"`` (a bounded index that is
+            not MI and is never reported as MI).
+        is_differentiable: whether gradients flow from the estimate back to the samples.
+    """
+
+    name: ClassVar[str]
+    measures: ClassVar[str] = "mutual information"
+    is_differentiable: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Estimate between two layers.
+
+        Args:
+            x: (n, dx) samples; further dimensions are flattened.
+            y: (n, dy) samples, row i paired with row i of ``x``.
+
+        Returns:
+            0-dim tensor, in nats where ``measures`` is mutual information.
+
+        Raises:
+            ValueError: on unequal row counts, fewer than 2 rows, or non-finite values.
+            TypeError: on samples that are not floating point.
+        """
+        return self.successive([x, y])[0]
+
+    def successive(self, layers: Sequence[Tensor]) -> Tensor:
+        """Estimates between each layer and the next, each layer's share computed once.
+
+        Args:
+            layers: L tensors (n, d_l), row i of each from the same sample; widths may differ.
+
+        Returns:
+            (L - 1,) tensor, float32 or wider.
+
+        Raises:
+            ValueError, TypeError: as for a call on two layers, naming the layer.
+        """
+        check_samples(layers)
+        for index, layer in enumerate(layers):
+            broken = int((~torch.isfinite(layer)).sum())
+            if broken:
+                raise ValueError(
+                    f"layer {index} holds {broken} NaN or infinite values of {layer.numel()}: "
+                    "look for a diverged network or remove those samples"
+                )
+        return self.estimate(as_matrices(layers))
+
+    @abstractmethod
+    def estimate(self, layers: list[Tensor]) -> Tensor:
+        """:meth:`successive` on checked (n, d_l) matrices, with no check of the values.
+
+        The hot path: it must not wait for the device.
+        """
+
+    def ceiling(self, n: int) -> float:
+        """Largest value that the estimate can take on n samples, in the estimate's unit."""
+        return math.log(n) if self.measures == "mutual information" else 1.0
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in vars(self).items() if not key.startswith("_"))
+        return f"{type(self).__name__}({options})"
+
+
+def check_samples(layers: Sequence[Tensor]) -> None:
+    """Raise unless the layers are at least two floating-point tensors with the same n >= 2 rows."""
+    if len(layers) < 2:
+        raise ValueError(f"MI between successive layers needs at least 2 layers, got {len(layers)}")
+    for index, layer in enumerate(layers):
+        if not layer.is_floating_point():
+            raise TypeError(f"layer {index} has dtype {layer.dtype}: convert samples to floating point first")
+        if layer.ndim == 0 or layer.shape[0] < 2:
+            raise ValueError(
+                f"layer {index} has shape {tuple(layer.shape)}: an estimate needs at least 2 samples (rows); "
+                "use a larger batch"
+            )
+        if layer.shape[0] != layers[0].shape[0]:
+            raise ValueError(
+                f"layer {index} has {layer.shape[0]} rows and layer 0 has {layers[0].shape[0]}: "
+                "row i of every layer must come from the same sample"
+            )
+        if layer[0].numel() == 0:
+            raise ValueError(f"layer {index} has shape {tuple(layer.shape)}: it has no units")
+
+
+def as_matrices(layers: Sequence[Tensor]) -> list[Tensor]:
+    """The layers as (n, d_l) matrices in one dtype, float32 or wider."""
+    dtype = torch.float64 if any(layer.dtype == torch.float64 for layer in layers) else torch.float32
+    return [layer.flatten(1).to(dtype) if layer.ndim > 1 else layer[:, None].to(dtype) for layer in layers]
+
+
+def in_full_precision(tensor: Tensor) -> torch.autocast:
+    """Context in which autocast leaves the estimate in the precision of its samples."""
+    return torch.autocast(device_type=tensor.device.type, enabled=False)

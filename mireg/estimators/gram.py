@@ -1,0 +1,72 @@
+"""Gram matrices of standardised layers: the share of one layer in every kernel estimate."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+TINY = 1e-20
+"""Squared length below which a layer counts as exactly constant; only keeps 0/0 out."""
+
+
+def standardise(layer: Tensor, noise_floor: float) -> Tensor:
+    """Centre the samples and divide by the layer's total standard deviation.
+
+    The scale is part of the graph, so that inflating a layer gains nothing, and it holds a floor
+    relative to the layer's mean: where all rows agree up to rounding, the difference is noise and
+    stays small instead of being blown up to unit variance.
+
+    Args:
+        layer: (..., n, d) samples.
+        noise_floor: squared spread, relative to the squared length of the mean, at which half of
+            the normalised variance is taken to be rounding noise.
+
+    Returns:
+        (..., n, d) samples with total variance (summed over units) at most 1.
+    """
+    mean = layer.mean(-2, keepdim=True)
+    centred = layer - mean
+    variance = centred.square().sum(-1, keepdim=True).mean(-2, keepdim=True)
+    floor = noise_floor * mean.square().sum(-1, keepdim=True)
+    return centred * (variance + floor + TINY).rsqrt()
+
+
+def by_width(layers: list[Tensor], share: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply ``share`` once to each stack of equally wide layers and return the results in order.
+
+    Args:
+        layers: L matrices (n, d_l).
+        share: maps a (g, n, d) stack to a (g, ...) tensor whose trailing shape does not depend on d.
+
+    Returns:
+        (L, ...) tensor, row l the share of layer l.
+    """
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for index, layer in enumerate(layers):
+        groups[layer.shape[1]].append(index)
+    shares = torch.cat([share(torch.stack([layers[i] for i in indices])) for indices in groups.values()])
+    order = [i for indices in groups.values() for i in indices]
+    if order == sorted(order):
+        return shares
+    position = {layer: row for row, layer in enumerate(order)}
+    return torch.stack([shares[position[i]] for i in range(len(layers))])
+
+
+def gram(layers: list[Tensor], noise_floor: float) -> Tensor:
+    """Linear Gram matrices (L, n, n) of the standardised layers."""
+
+    def of_stack(stack: Tensor) -> Tensor:
+        z = standardise(stack, noise_floor)
+        return z @ z.mT
+
+    return by_width(layers, of_stack)
+
+
+def squared_distances(layers: list[Tensor], noise_floor: float) -> Tensor:
+    """Pairwise squared distances (L, n, n) of the standardised layers, at least 0."""
+    k = gram(layers, noise_floor)
+    squared_norm = k.diagonal(dim1=-2, dim2=-1)
+    return (squared_norm[:, :, None] + squared_norm[:, None, :] - 2 * k).clamp_min(0)

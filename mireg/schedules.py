@@ -1,0 +1,74 @@
+"""Weights that change over training: callables from the step to a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Schedule = Callable[[int], float]
+"""Maps the step, counted from 0 in calls of ``mi_loss()``, to a weight of at least 0."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same weight at every step.
+
+    >>> Constant(0.3)(1000)
+    0.3
+    """
+
+    value: float
+
+    def __call__(self, step: int) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A straight line from ``start`` to ``end`` over ``steps`` steps, constant afterwards.
+
+    >>> [round(Linear(0.3, 100)(step), 2) for step in (0, 50, 100, 500)]
+    [0.3, 0.15, 0.0, 0.0]
+    """
+
+    start: float
+    steps: int
+    end: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        done = min(step / self.steps, 1.0) if self.steps > 0 else 1.0
+        return self.start + (self.end - self.start) * done
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from ``start`` to ``end`` over ``steps`` steps, constant afterwards.
+
+    >>> [round(Cosine(1.0, 100)(step), 2) for step in (0, 50, 100)]
+    [1.0, 0.5, 0.0]
+    """
+
+    start: float
+    steps: int
+    end: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        done = min(step / self.steps, 1.0) if self.steps > 0 else 1.0
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def as_schedule(weight: float | Schedule) -> Schedule:
+    """A number as a constant schedule; a schedule as it is.
+
+    Raises:
+        TypeError: if ``weight`` is neither a number nor callable.
+        ValueError: if a number is negative or not finite.
+    """
+    if callable(weight):
+        return weight
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise TypeError(f"weight={weight!r}: give a number or a schedule, such as mireg.schedules.Linear(0.3, 500)")
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"weight={weight!r}: must be finite and at least 0 (0 switches the term off)")
+    return Constant(float(weight))

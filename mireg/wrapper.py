@@ -1,0 +1,169 @@
+"""The module that a user touches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mireg import estimators, schedules
+from mireg.estimators import Estimator
+from mireg.layers import LayerSpec
+from mireg.regularizer import MIRegularizer
+from mireg.schedules import Schedule
+from mireg.taps import Taps
+
+PREFIX = "module."
+
+DEFAULT_WEIGHT = schedules.Linear(start=0.3, steps=200)
+"""The rescue is a transient: strong at first, off once information flows."""
+
+
+class MIRegularized(nn.Module):
+    """A network whose loss gains a term that rewards the MI between its successive layers.
+
+    It takes what the network takes, returns exactly what it returns, shares its parameters, and has
+    its state-dict keys and attributes. Made by :func:`wrap`.
+    """
+
+    def __init__(self, module: nn.Module, taps: Taps, regularizer: MIRegularizer) -> None:
+        super().__init__()
+        self.module = module
+        self.taps = taps
+        self.regularizer = regularizer
+        self._caught: dict[str, Tensor] | None = None
+        self.register_state_dict_post_hook(_strip_prefix)
+        self.register_load_state_dict_pre_hook(_add_prefix)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network; in training, keep the outputs of its layers for :meth:`mi_loss`."""
+        self._caught = None
+        if not (self.training and torch.is_grad_enabled() and self.regularizer.active):
+            return self.module(*args, **kwargs)
+        result, self._caught = self.taps.run(*args, **kwargs)
+        return result
+
+    def mi_loss(self) -> Tensor:
+        """The term of the last training forward, to be added to the task's loss.
+
+        Returns:
+            0-dim tensor, already weighted and signed. Where the weight is 0, a zero without a gradient.
+
+        Raises:
+            RuntimeError: if no training forward came since the last call.
+            ValueError: if the batch had a single sample, or fewer than two layers ran.
+        """
+        caught, self._caught = self._caught, None
+        if caught is None:
+            if not self.regularizer.active:
+                self.regularizer.skip()
+                return self._zero()
+            raise RuntimeError(
+                "mi_loss() has nothing to work on: call it once after each forward of the wrapped model, made in training "
+                "mode (model.train()), outside torch.no_grad(), and through the wrapper rather than the bare module"
+            )
+        if len(caught) < 2:
+            raise ValueError(
+                f"only {len(caught)} of the layers {self.taps.names} ran in the last forward: choose layers that every "
+                "forward runs"
+            )
+        return self.regularizer.step(caught, self.module.parameters())
+
+    def mi_terms(self) -> dict[str, Tensor]:
+        """The last estimates, ``"layer_a→layer_b"`` to nats: 0-dim, detached, not weighted."""
+        return dict(self.regularizer.terms)
+
+    def unwrap(self) -> nn.Module:
+        """The original network, its hooks removed; the wrapper is of no further use."""
+        self.taps.remove()
+        self._caught = None
+        return self.module
+
+    def _zero(self) -> Tensor:
+        parameter = next(self.module.parameters(), None)
+        return torch.zeros((), device=None if parameter is None else parameter.device)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "module":
+                raise
+            return getattr(self.module, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.module[key]  # type: ignore[index]  # a container's own error where there is nothing to index
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles carry no activations: those belong to the graph of one pass.
+        return {**self.__dict__, "_caught": None}
+
+
+def wrap(
+    module: nn.Module,
+    layers: LayerSpec = "auto",
+    estimator: str | Estimator = "kde",
+    weight: float | Schedule = DEFAULT_WEIGHT,
+    *,
+    samples: int = 32,
+    balanced: bool = True,
+) -> MIRegularized:
+    """Add the reward of MI between successive layers to a network.
+
+    Args:
+        module: the network; it is not copied.
+        layers: ``"auto"`` (successive layers in execution order, the input first, the output head
+            left out), module names, globs such as ``"layer*.*"``, module types, a predicate of (name,
+            module), or a list of these.
+        estimator: a name that :func:`mireg.estimators.get` knows, or an estimator.
+        weight: of the term, a number or a schedule of the step: with ``balanced``, the length of its
+            gradient relative to the task's. 0 leaves losses, gradients and random numbers as
+            they are without the wrapper, to the bit.
+        samples: rows of each batch that the estimate uses.
+        balanced: False lets ``weight`` multiply the mean MI in nats as it is.
+
+    Returns:
+        The wrapped network: train it with ``loss = criterion(model(x), y) + model.mi_loss()``.
+
+    Raises:
+        ValueError: on an unknown or non-differentiable estimator, a pattern that matches no module, a
+            bad weight.
+        TypeError: if ``module`` is not a module, or is wrapped already.
+
+    Source: Hodas & Stinis, Doing the impossible: why neural networks can be trained at all, Frontiers
+    in Psychology 9:1185, 2018, for the role of MI between layers; rewarding it is this library's step.
+
+    >>> import torch, mireg
+    >>> model = mireg.wrap(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)))
+    >>> x, y = torch.randn(16, 4), torch.randint(2, (16,))
+    >>> loss = torch.nn.functional.cross_entropy(model(x), y) + model.mi_loss()
+    >>> loss.backward()
+    >>> list(model.mi_terms())
+    ['input→1']
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"wrap() takes a torch.nn.Module, not {type(module).__name__}")
+    if isinstance(module, MIRegularized):
+        raise TypeError("the network is wrapped already: call unwrap() first")
+    if isinstance(estimator, str):
+        estimator = estimators.get(estimator)
+    regularizer = MIRegularizer(estimator, schedules.as_schedule(weight), samples=samples, balanced=balanced)
+    return MIRegularized(module, Taps(module, layers), regularizer)
+
+
+def _strip_prefix(module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+    _rename(state, prefix + PREFIX, prefix)
+
+
+def _add_prefix(
+    module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: Any, strict: Any, missing: Any, unexpected: Any, errors: Any
+) -> None:
+    _rename(state, prefix, prefix + PREFIX)
+
+
+def _rename(state: dict[str, Any], old: str, new: str) -> None:
+    """Replace a prefix of the keys in place, their order kept."""
+    for key in list(state):
+        value = state.pop(key)
+        state[new + key.removeprefix(old) if key.startswith(old) else key] = value

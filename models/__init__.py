@@ -1,0 +1,58 @@
+"""Networks that an ablation can name, built from options given as text or values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from models.cnn import cnn
+from models.mlp import mlp
+
+REGISTRY: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
+
+
+def options(name: str) -> dict[str, Any]:
+    """The options of a model and their defaults.
+
+    Raises:
+        ValueError: if there is no model of that name.
+    """
+    if name not in REGISTRY:
+        raise ValueError(f"unknown model {name!r}: choose from {', '.join(REGISTRY)}")
+    parameters = inspect.signature(REGISTRY[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def build(name: str, chosen: Mapping[str, Any], input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A freshly initialised network.
+
+    Args:
+        name: one of ``REGISTRY``.
+        chosen: options that differ from the defaults; text is read as the type of the default.
+        input_shape: of one sample, (channels, height, width).
+        classes: number of outputs.
+
+    Raises:
+        ValueError: on an unknown model or option, or a value out of range.
+    """
+    known = options(name)
+    typed: dict[str, Any] = {}
+    for key, value in chosen.items():
+        if key not in known:
+            raise ValueError(f"model {name!r} has no option {key!r}: it has {', '.join(known)}")
+        typed[key] = _read(name, key, value, known[key])
+    return REGISTRY[name](input_shape, classes, **typed)
+
+
+def _read(model: str, key: str, value: Any, default: Any) -> Any:
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False, "1": True, "0": False}[value.lower()]
+        return type(default)(value)
+    except (KeyError, ValueError):
+        raise ValueError(f"model {model!r}: {key}={value!r} is not a {type(default).__name__}") from None

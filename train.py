@@ -98,7 +98,9 @@ def main() -> int:
     report.print_table(summary, console)
     for result in results:
         if result["failure"]:
-            console.print(f"failed: {result['cell']}/{result['arm']}/seed-{result['seed']}: {result['failure']}", highlight=False)
+            console.print(
+                f"failed: {result['cell']}/{result['arm']}/seed-{result['seed']}: {result['failure']}", highlight=False
+            )
     console.print(f"report:      {out / 'report.html'}", highlight=False, soft_wrap=True)
     console.print(f"TensorBoard: tensorboard --logdir {out / RUNS}", highlight=False, soft_wrap=True)
     return 1 if any(result["failure"] for result in results) else 0
@@ -114,7 +116,9 @@ def chosen_study(arguments: Arguments) -> Study:
     if arguments.preset not in PRESETS:
         raise UserError(f"unknown preset {arguments.preset!r}: choose from {', '.join(PRESETS)}")
     study = PRESETS[arguments.preset]
-    cell_changes = given(arguments, "dataset", "model", "target", "steps", "batch_size", "eval_every", "lr", "optimizer")
+    cell_changes = given(
+        arguments, "dataset", "model", "target", "steps", "batch_size", "eval_every", "lr", "optimizer"
+    )
     options = read_options(arguments.model_options)
     cells = study.cells
     if "dataset" in cell_changes or "model" in cell_changes:
@@ -167,7 +171,9 @@ def chosen_workers(count: int | None) -> int:
 def print_list(console: Console) -> None:
     """Print what can be named on the command line."""
     for title, names in {
-        "presets": {name: f"{', '.join(c.name for c in s.cells)}; arms {', '.join(s.arms)}" for name, s in PRESETS.items()},
+        "presets": {
+            name: f"{', '.join(c.name for c in s.cells)}; arms {', '.join(s.arms)}" for name, s in PRESETS.items()
+        },
         "datasets": dict.fromkeys(DATASETS, ""),
         "models": {name: " ".join(f"{k}={v}" for k, v in models.options(name).items()) for name in models.REGISTRY},
         "arms": ARMS,

@@ -66,7 +66,18 @@ def write(folder: Path) -> dict[str, Any]:
     return summary
 
 
-HEADER = ("arm", "reached", "steps to target", "ratio to none", "p", "seconds", "ratio", "test accuracy", "ms/step", "lr")
+HEADER = (
+    "arm",
+    "reached",
+    "steps to target",
+    "ratio to none",
+    "p",
+    "seconds",
+    "ratio",
+    "test accuracy",
+    "ms/step",
+    "lr",
+)
 
 
 def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -101,7 +112,9 @@ def verdicts(cell: dict[str, Any]) -> list[str]:
         median = _number(arm["steps_to_target"]["median"], "no median", ".0f")
         reached = f"{name} reached {cell['target']:.0%} on {arm['n_reached']} of {arm['n_seeds']} seeds"
         if versus["steps_ratio"] is None:
-            sentences.append(f"{reached}: at the median neither it nor {BASELINE} got there in {cell['budget_steps']} steps.")
+            sentences.append(
+                f"{reached}: at the median neither it nor {BASELINE} got there in {cell['budget_steps']} steps."
+            )
             continue
         low, high = versus["ci95"] or (None, None)
         sure = "one seed says little" if low is None else f"95% interval {low:.2f} to {high:.2f}"
@@ -137,7 +150,9 @@ def draw_cell(cell: dict[str, Any], results: Sequence[dict[str, Any]]) -> Figure
         _band(left, [[(p["step"], p["validation_accuracy"]) for p in curve] for curve in curves], colour, label)
         _band(right, [[(p["step"], min(p["mi"].values())) for p in curve] for curve in curves], colour, name)
     left.axhline(cell["target"], color="#888888", linestyle=":", linewidth=1)
-    left.set(title=f"{cell['cell']}: validation accuracy, dotted: target", xlabel="step", ylabel="accuracy", ylim=(0, 1))
+    left.set(
+        title=f"{cell['cell']}: validation accuracy, dotted: target", xlabel="step", ylabel="accuracy", ylim=(0, 1)
+    )
     right.set(title="the weakest link: smallest MI of a successive pair", xlabel="step", ylabel="nats")
     for axes in (left, right):
         axes.grid(alpha=0.25)

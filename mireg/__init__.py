@@ -3,8 +3,7 @@
 from mireg import estimators, schedules
 from mireg.measure import measure
 from mireg.regularizer import MIRegularizer
+from mireg.version import __version__
 from mireg.wrapper import MIRegularized, wrap
 
-__version__ = "0.1.0"
-
-__all__ = ["MIRegularized", "MIRegularizer", "estimators", "measure", "schedules", "wrap"]
+__all__ = ["MIRegularized", "MIRegularizer", "__version__", "estimators", "measure", "schedules", "wrap"]

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -72,7 +71,9 @@ def _selects(spec: LayerSpec, name: str, module: nn.Module) -> bool:
         return isinstance(module, spec)
     if callable(spec):
         return bool(spec(name, module))
-    raise TypeError(f"layers={spec!r}: give 'auto', a module name or glob, a module type, a predicate, or a list of them")
+    raise TypeError(
+        f"layers={spec!r}: give 'auto', a module name or glob, a module type, a predicate, or a list of them"
+    )
 
 
 class Observer(TorchDispatchMode):
@@ -82,7 +83,7 @@ class Observer(TorchDispatchMode):
     """
 
     def __init__(self, module: nn.Module, inputs: object) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         # tensor -> its node; -1 for a parameter and for what is made of parameters alone
         self._node: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._reads: list[tuple[int, ...]] = []  # by node: the nodes it reads
@@ -120,7 +121,7 @@ class Observer(TorchDispatchMode):
         return result
 
     def __exit__(self, *exc: Any) -> None:
-        super().__exit__(*exc)
+        super().__exit__(*exc)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
 

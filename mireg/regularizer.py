@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping
@@ -78,7 +79,9 @@ class MIRegularizer:
         """
         weight = self.weight(self.steps)
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"weight is {weight!r} at step {self.steps}: a schedule must give finite values of at least 0")
+            raise ValueError(
+                f"weight is {weight!r} at step {self.steps}: a schedule must give finite values of at least 0"
+            )
         chosen = [prepare(layer, self.samples) for layer in layers.values()]
         check_samples(chosen)
         if self.shuffled:
@@ -89,7 +92,9 @@ class MIRegularizer:
         self.steps += 1
         if not reward.requires_grad:
             if not self._warned:
-                warnings.warn("the MI term has no gradient: no layer that it sees depends on a trained parameter", stacklevel=3)
+                warnings.warn(
+                    "the MI term has no gradient: no layer that it sees depends on a trained parameter", stacklevel=3
+                )
                 self._warned = True
             return -weight * reward
         if self.balance is None:
@@ -118,7 +123,7 @@ def pairs(layers: Iterable[str]) -> list[str]:
     ['input→block1', 'block1→block2']
     """
     names = list(layers)
-    return [f"{a}→{b}" for a, b in zip(names, names[1:], strict=False)]
+    return [f"{a}→{b}" for a, b in itertools.pairwise(names)]
 
 
 def prepare(layer: Tensor, samples: int) -> Tensor:

@@ -41,7 +41,8 @@ class Taps:
             ValueError: if ``"auto"`` finds fewer than 2 layers in the network.
         """
         if self.names is None:
-            return self._observe(args, kwargs)
+            found: tuple[Any, dict[str, Tensor]] = self._observe(args, kwargs)
+            return found
         self._caught = {}
         try:
             if INPUT in self.names:
@@ -76,7 +77,7 @@ class Taps:
         if len(layers) < 2:
             raise ValueError(
                 f"layers='auto' found {len(layers)} successive layers in {type(self.module).__name__}, at least 2 are "
-                "needed: a path runs round every inner module; name the layers instead, as in layers=['input', 'block*']"
+                "needed: a path runs round every inner module; name the layers, as in layers=['input', 'block*']"
             )
         self._install(list(layers))
         return result, layers

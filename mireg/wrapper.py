@@ -33,8 +33,8 @@ class MIRegularized(nn.Module):
         self.taps = taps
         self.regularizer = regularizer
         self._caught: dict[str, Tensor] | None = None
-        self.register_state_dict_post_hook(_strip_prefix)
-        self.register_load_state_dict_pre_hook(_add_prefix)
+        self.register_state_dict_post_hook(_strip_prefix)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; in training, keep the outputs of its layers for :meth:`mi_loss`."""
@@ -60,8 +60,8 @@ class MIRegularized(nn.Module):
                 self.regularizer.skip()
                 return self._zero()
             raise RuntimeError(
-                "mi_loss() has nothing to work on: call it once after each forward of the wrapped model, made in training "
-                "mode (model.train()), outside torch.no_grad(), and through the wrapper rather than the bare module"
+                "mi_loss() has nothing to work on: call it once after each forward of the wrapped model, made in "
+                "training mode (model.train()), outside torch.no_grad(), and through the wrapper, not the bare module"
             )
         if len(caught) < 2:
             raise ValueError(
@@ -157,7 +157,14 @@ def _strip_prefix(module: nn.Module, state: dict[str, Any], prefix: str, local_m
 
 
 def _add_prefix(
-    module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: Any, strict: Any, missing: Any, unexpected: Any, errors: Any
+    module: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    local_metadata: Any,
+    strict: Any,
+    missing: Any,
+    unexpected: Any,
+    errors: Any,
 ) -> None:
     _rename(state, prefix, prefix + PREFIX)
 

@@ -63,9 +63,7 @@ class Dataset:
         return tuple(self.train.images.shape[1:])
 
     def to(self, device: torch.device) -> Dataset:
-        return Dataset(
-            self.name, self.train.to(device), self.validation.to(device), self.test.to(device), self.classes
-        )
+        return Dataset(self.name, self.train.to(device), self.validation.to(device), self.test.to(device), self.classes)
 
 
 def load(name: str, data_dir: Path) -> Dataset:
@@ -95,7 +93,9 @@ def _digits(data_dir: Path) -> Dataset:
 
 def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
     folder = _idx_folder(name, torchvision_name, data_dir)
-    parts = [_read_idx(folder, f"{part}-{what}") for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+    parts = [
+        _read_idx(folder, f"{part}-{what}") for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
+    ]
     train_x, train_y, test_x, test_y = (torch.from_numpy(part.copy()) for part in parts)
     return _split(name, train_x[:, None], train_y.long(), test_x[:, None], test_y.long(), VALIDATION)
 
@@ -157,9 +157,7 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
         raise UserError(f"cannot read {which} ({error}): fetch the file again") from error
 
 
-def _split(
-    name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, validation: int
-) -> Dataset:
+def _split(name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, validation: int) -> Dataset:
     cut = len(train_y) - validation
     pixels = train_x[:cut].float()
     mean, std = pixels.mean().item(), pixels.std().item()

@@ -48,7 +48,9 @@ def run_study(
     try:
         write_json(out / "study.json", {"study": study.name, "arms": study.arms})
     except OSError as error:
-        raise UserError(f"cannot write to --out {out} ({error.strerror}): give a folder that you may write to") from error
+        raise UserError(
+            f"cannot write to --out {out} ({error.strerror}): give a folder that you may write to"
+        ) from error
     missing = [spec for spec in runs if _finished(out, spec) is None]
     with _progress(console, missing, done=len(runs) - len(missing)) as progress:
         if workers <= 1 or len(missing) <= 1:
@@ -99,7 +101,8 @@ def _finished(out: Path, spec: RunSpec) -> dict[str, Any] | None:
     if result["spec"] != wanted:
         changed = [key for key in _flat(wanted) if _flat(wanted)[key] != _flat(result["spec"]).get(key)]
         raise UserError(
-            f"{out} holds {spec.path} with other settings ({', '.join(changed)}): give another --out, or remove that folder"
+            f"{out} holds {spec.path} with other settings ({', '.join(changed)}): "
+            "give another --out, or remove that folder"
         )
     return dict(result)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mireg.ablation.config import Cell, Study, Term
+from mireg.ablation.config import Cell, Study
 
 DEMO = Study(
     name="demo",
@@ -13,9 +13,11 @@ DEMO = Study(
             model="mlp",
             model_options={"depth": 10, "width": 64, "activation": "sigmoid", "init": "orthogonal"},
             target=0.8,
-            steps=1000,
+            steps=1500,
             batch_size=64,
-            lr=3e-3,
+            # Each arm at the best of 1e-3, 3e-3 and 1e-2 on other seeds; none never gets there at any of them.
+            lr=1e-2,
+            arm_lr={"none": 1e-3, "mi-binning": 3e-3},
         ),
     ),
     arms=("none", "mi-kde", "mi-binning"),

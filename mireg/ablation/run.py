@@ -78,7 +78,7 @@ def train(
     failure = None
     saved_at = time.monotonic()
     for step in range(start, cell.steps + 1):
-        if step % cell.eval_every == 0 and step > start or step == 0 or step == cell.steps:
+        if (step % cell.eval_every == 0 and step > start) or step == 0 or step == cell.steps:
             point = {"step": step, "seconds": seconds, **evaluate(network, data.validation, spec), **window.summary()}
             curve.append(point)
             tracker.log(point)

@@ -89,7 +89,8 @@ class Binning(Estimator):
         """Unit directions (d, slices), the same for the same width."""
         generator = torch.Generator().manual_seed(self.seed)
         directions = torch.randn(stack.shape[-1], self.slices, generator=generator, dtype=torch.float64)
-        return (directions / directions.norm(dim=0)).to(stack)
+        directions /= torch.linalg.vector_norm(directions, dim=0)
+        return directions.to(stack)
 
 
 SPAN = 2.5
@@ -98,4 +99,5 @@ SPAN = 2.5
 
 def _entropy(probability: Tensor, dims: int) -> Tensor:
     """Entropy in nats over the last ``dims`` dimensions."""
-    return torch.special.entr(probability).flatten(-dims).sum(-1)
+    pieces: Tensor = torch.special.entr(probability)
+    return pieces.flatten(-dims).sum(-1)

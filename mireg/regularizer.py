@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from mireg.balance import GradientBalance
 from mireg.estimators import Estimator
@@ -18,7 +18,7 @@ from mireg.estimators.base import as_matrices, check_samples
 from mireg.schedules import Schedule
 
 MAP_FEATURES = 64
-"""Feature maps are average-pooled until channels times positions come near this number."""
+"""Maps and sequences are average-pooled until channels times positions come near this number."""
 
 
 class MIRegularizer:
@@ -31,7 +31,9 @@ class MIRegularizer:
     Args:
         estimator: any differentiable estimator.
         weight: schedule over the calls that :meth:`step` counts.
-        samples: rows of the batch that the estimate uses, the first ones; all where there are fewer.
+        samples: rows of the batch that the estimate uses, all where there are fewer: the first ones, since
+            batches are shuffled and a leading slice is a view, the same rows of every layer.
+        every: steps from one use of the term to the next; nothing is captured in between.
         balanced: whether ``weight`` is relative to the task's gradient or multiplies raw nats.
         shuffled: estimate between rows that do not belong together, which leaves every marginal
             as it is and no dependence to reward: the control that a real effect must beat.
@@ -46,6 +48,7 @@ class MIRegularizer:
         weight: Schedule,
         *,
         samples: int = 32,
+        every: int = 1,
         balanced: bool = True,
         shuffled: bool = False,
     ) -> None:
@@ -53,19 +56,25 @@ class MIRegularizer:
             raise ValueError(f"estimator {estimator.name!r} has no gradient: it can measure, not regularize")
         if samples < 2:
             raise ValueError(f"samples={samples}: an estimate needs at least 2 samples")
+        if every < 1:
+            raise ValueError(f"every={every}: the term is used at every step (1) or at every k-th")
         self.estimator = estimator
         self.weight = weight
         self.samples = samples
+        self.every = every
         self.shuffled = shuffled
         self.balance = GradientBalance() if balanced else None
-        self.steps = 0
         self.terms: dict[str, Tensor] = {}
         self._warned = False
+        self._at(0)
 
-    @property
-    def active(self) -> bool:
-        """Whether the term has a weight at the present step."""
-        return self.weight(self.steps) != 0
+    def _at(self, step: int) -> None:
+        """Move to a step; ``active`` says whether the term is used at it.
+
+        It is a plain attribute, so that a compiled forward pass depends on nothing that changes at every step.
+        """
+        self.steps = step
+        self.active = step % self.every == 0 and self.weight(step) != 0
 
     def step(self, layers: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> Tensor:
         """The term for one training step: 0-dim, weighted and signed, to be added to the loss.
@@ -89,7 +98,8 @@ class MIRegularizer:
         information = self.estimator.estimate(as_matrices(chosen))
         self.terms = dict(zip(pairs(layers), information.detach().unbind(), strict=True))
         reward = information.mean()
-        self.steps += 1
+        used = self.steps // self.every
+        self._at(self.steps + 1)
         if not reward.requires_grad:
             if not self._warned:
                 warnings.warn(
@@ -99,11 +109,11 @@ class MIRegularizer:
             return -weight * reward
         if self.balance is None:
             return -weight * reward
-        return self.balance(reward, weight, self.steps - 1, parameters)
+        return self.balance(reward, weight, used, parameters)
 
     def skip(self) -> None:
-        """Count a step at which the weight is 0."""
-        self.steps += 1
+        """Count a step at which the term is not used."""
+        self._at(self.steps + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: the step count and the balance in force."""
@@ -111,7 +121,7 @@ class MIRegularizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
-        self.steps = state["steps"]
+        self._at(state["steps"])
         if self.balance is not None:
             self.balance.load_state_dict(state["balance"])
 
@@ -127,14 +137,22 @@ def pairs(layers: Iterable[str]) -> list[str]:
 
 
 def prepare(layer: Tensor, samples: int) -> Tensor:
-    """The rows of a layer that an estimate uses, feature maps average-pooled.
+    """The rows of a layer that an estimate uses, feature maps and sequences average-pooled.
 
     Pooling keeps what a map says and drops where in detail: on whole maps the estimate saturates
     and its gradient works against the task.
+
+    Args:
+        layer: (n, channels, positions ...).
+        samples: rows to take.
     """
     rows = layer[:samples]
-    if rows.ndim == 4:
-        side = max(1, round(math.sqrt(MAP_FEATURES / rows.shape[1])))
-        height, width = rows.shape[2:]
-        rows = adaptive_avg_pool2d(rows, (min(side, height), min(side, width)))
+    places = rows.shape[2:]
+    if 1 <= len(places) <= len(POOLS):
+        side = max(1, round((MAP_FEATURES / rows.shape[1]) ** (1 / len(places))))
+        rows = POOLS[len(places) - 1](rows, [min(side, size) for size in places])
     return rows
+
+
+POOLS: tuple[Callable[[Tensor, Any], Tensor], ...] = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
+"""By number of position dimensions, from 1."""

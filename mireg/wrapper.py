@@ -107,6 +107,7 @@ def wrap(
     weight: float | Schedule = DEFAULT_WEIGHT,
     *,
     samples: int = 32,
+    every: int = 1,
     balanced: bool = True,
 ) -> MIRegularized:
     """Add the reward of MI between successive layers to a network.
@@ -120,7 +121,8 @@ def wrap(
         weight: of the term, a number or a schedule of the step: with ``balanced``, the length of its
             gradient relative to the task's. 0 leaves losses, gradients and random numbers as
             they are without the wrapper, to the bit.
-        samples: rows of each batch that the estimate uses.
+        samples: rows of each batch that the estimate uses, the first ones.
+        every: steps from one use of the term to the next; nothing is captured in between.
         balanced: False lets ``weight`` multiply the mean MI in nats as it is.
 
     Returns:
@@ -140,7 +142,7 @@ def wrap(
     >>> loss = torch.nn.functional.cross_entropy(model(x), y) + model.mi_loss()
     >>> loss.backward()
     >>> list(model.mi_terms())
-    ['input→1']
+    ['input→1', '1→2']
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"wrap() takes a torch.nn.Module, not {type(module).__name__}")
@@ -148,7 +150,9 @@ def wrap(
         raise TypeError("the network is wrapped already: call unwrap() first")
     if isinstance(estimator, str):
         estimator = estimators.get(estimator)
-    regularizer = MIRegularizer(estimator, schedules.as_schedule(weight), samples=samples, balanced=balanced)
+    regularizer = MIRegularizer(
+        estimator, schedules.as_schedule(weight), samples=samples, every=every, balanced=balanced
+    )
     return MIRegularized(module, Taps(module, layers), regularizer)
 
 

@@ -30,7 +30,7 @@ class Taps:
     def __init__(self, module: nn.Module, layers: LayerSpec = "auto") -> None:
         self.module = module
         self._wanted = None if layers == "auto" else _select(module, layers)
-        self._layouts: dict[str, Layout] | None = None  # by key, once a pass has been observed
+        self.layouts: dict[str, Layout] | None = None  # once a pass has been observed
         self._hooks: list[RemovableHandle] = []
         self._caught: dict[str, Tensor] | None = None  # a dict during a pass, None outside
         self._calls: dict[str, int] = {}  # of each module, in the pass under way
@@ -38,7 +38,7 @@ class Taps:
     @property
     def names(self) -> list[str]:
         """The layers, in execution order; with ``"auto"`` none before the first pass."""
-        return list(self._layouts if self._layouts is not None else self._wanted or [])
+        return list(self.layouts if self.layouts is not None else self._wanted or [])
 
     def run(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
         """Run the network and return what it returns, and the outputs of its layers by name.
@@ -50,15 +50,15 @@ class Taps:
             ValueError: in the first pass, if ``"auto"`` finds fewer than 2 layers in the network, or a
                 chosen layer does not run or has no samples in its rows.
         """
-        if self._layouts is None:
+        if self.layouts is None:
             observed: tuple[Any, dict[str, Tensor]] = self._observe(args, kwargs)
             return observed
         self._caught, self._calls = {}, {}
         try:
-            if INPUT in self._layouts:
+            if INPUT in self.layouts:
                 self._store({INPUT: first_float((args, kwargs))})
             result = self.module(*args, **kwargs)
-            return result, {key: self._layouts[key].arrange(tensor) for key, tensor in self._caught.items()}
+            return result, {key: self.layouts[key].arrange(tensor) for key, tensor in self._caught.items()}
         finally:
             self._caught = None
 
@@ -71,10 +71,10 @@ class Taps:
 
     def _store(self, tensors: dict[str, Tensor | None] | dict[str, Tensor]) -> None:
         assert self._caught is not None
-        assert self._layouts is not None
+        assert self.layouts is not None
         for key, tensor in tensors.items():
-            if tensor is not None and key in self._layouts:
-                self._caught[key] = tensor.clone() if self._layouts[key].overwritten else tensor
+            if tensor is not None and key in self.layouts:
+                self._caught[key] = tensor.clone() if self.layouts[key].overwritten else tensor
 
     def remove(self) -> None:
         """Take the hooks off the network."""
@@ -92,9 +92,9 @@ class Taps:
                 f"layers='auto' found {len(found)} successive layers in {type(self.module).__name__}, at least 2 are "
                 "needed: a path runs round every inner module; name the layers, as in layers=['input', 'block*']"
             )
-        self._layouts = {key: layout for key, (layout, _) in found.items()}
+        self.layouts = {key: layout for key, (layout, _) in found.items()}
         modules = {OUTPUT: self.module, **dict(self.module.named_modules())}
-        for name in observer.names(self._layouts):
+        for name in observer.names(self.layouts):
             self._hooks.append(modules[name].register_forward_hook(_Tap(self, name)))
         return result, {key: layout.arrange(tensor) for key, (layout, tensor) in found.items()}
 

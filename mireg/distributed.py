@@ -29,7 +29,7 @@ def gather(layers: Sequence[Tensor]) -> list[Tensor]:
         L tensors (world_size * n, D_l), the dimensions after the first flattened; the rows of rank 0 first.
     """
     flat = [layer.flatten(1) for layer in layers]
-    joined: Tensor = _Gather.apply(torch.cat(flat, 1))  # type: ignore[no-untyped-call]
+    joined: Tensor = _Gather.apply(torch.cat(flat, 1))
     return list(joined.split([layer.shape[1] for layer in flat], 1))
 
 
@@ -51,4 +51,5 @@ def mean_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of the mean over ranks of all those tensors as one vector, 0-dim float32."""
     vector = torch.cat([tensor.flatten().float() for tensor in tensors])
     dist.all_reduce(vector)
-    return torch.linalg.vector_norm(vector) / dist.get_world_size()
+    norm: Tensor = torch.linalg.vector_norm(vector) / dist.get_world_size()
+    return norm

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from mireg.balance import GradientBalance
+from mireg.distributed import gather, world_size
 from mireg.estimators import Estimator
 from mireg.estimators.base import as_matrices, check_samples
 from mireg.schedules import Schedule
@@ -35,6 +36,8 @@ class MIRegularizer:
             batches are shuffled and a leading slice is a view, the same rows of every layer.
         every: steps from one use of the term to the next; nothing is captured in between.
         balanced: whether ``weight`` is relative to the task's gradient or multiplies raw nats.
+        gather: in data-parallel training, estimate on the rows of all ranks, ``samples`` in all, instead of
+            on each rank's own. Every rank must have as many rows as the others.
         shuffled: estimate between rows that do not belong together, which leaves every marginal
             as it is and no dependence to reward: the control that a real effect must beat.
 
@@ -50,6 +53,7 @@ class MIRegularizer:
         samples: int = 32,
         every: int = 1,
         balanced: bool = True,
+        gather: bool = False,
         shuffled: bool = False,
     ) -> None:
         if not estimator.is_differentiable:
@@ -62,6 +66,7 @@ class MIRegularizer:
         self.weight = weight
         self.samples = samples
         self.every = every
+        self.gather = gather
         self.shuffled = shuffled
         self.balance = GradientBalance() if balanced else None
         self.terms: dict[str, Tensor] = {}
@@ -91,7 +96,10 @@ class MIRegularizer:
             raise ValueError(
                 f"weight is {weight!r} at step {self.steps}: a schedule must give finite values of at least 0"
             )
-        chosen = [prepare(layer, self.samples) for layer in layers.values()]
+        ranks = world_size() if self.gather else 1
+        chosen = [prepare(layer, max(1, self.samples // ranks)) for layer in layers.values()]
+        if ranks > 1:
+            chosen = gather(as_matrices(chosen))
         check_samples(chosen)
         if self.shuffled:
             chosen = [rows[torch.randperm(len(rows), device=rows.device)] for rows in chosen]

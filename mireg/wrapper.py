@@ -109,6 +109,7 @@ def wrap(
     samples: int = 32,
     every: int = 1,
     balanced: bool = True,
+    gather: bool = False,
 ) -> MIRegularized:
     """Add the reward of MI between successive layers to a network.
 
@@ -124,6 +125,8 @@ def wrap(
         samples: rows of each batch that the estimate uses, the first ones.
         every: steps from one use of the term to the next; nothing is captured in between.
         balanced: False lets ``weight`` multiply the mean MI in nats as it is.
+        gather: in data-parallel training, estimate on the rows of all ranks together, with gradient, instead
+            of on each rank's own.
 
     Returns:
         The wrapped network: train it with ``loss = criterion(model(x), y) + model.mi_loss()``.
@@ -151,7 +154,7 @@ def wrap(
     if isinstance(estimator, str):
         estimator = estimators.get(estimator)
     regularizer = MIRegularizer(
-        estimator, schedules.as_schedule(weight), samples=samples, every=every, balanced=balanced
+        estimator, schedules.as_schedule(weight), samples=samples, every=every, balanced=balanced, gather=gather
     )
     return MIRegularized(module, Taps(module, layers), regularizer)
 

@@ -142,6 +142,9 @@ class _Run:
     versions: tuple[int, ...]
     has_gradient: bool
 
+    def differentiable(self) -> bool:
+        return self.has_gradient or all(tensor.requires_grad for tensor in self.values().values())
+
     def values(self) -> dict[str, Tensor]:
         return read(self.key, self.module, self.output)
 
@@ -343,18 +346,16 @@ class Observer(TorchDispatchMode):
 
     def _choose(self, chain: list[int]) -> list[_Run]:
         """Of the modules that put out each node, the outermost that holds no other layer."""
-        names = {node: {run.name for run in self._outputs[node]} for node in chain}
+        # Of what ran without gradients, only the output of a checkpointed block has one afterwards.
+        named = [runs for node in chain if (runs := [run for run in self._outputs[node] if run.differentiable()])]
         chosen = []
-        for node in chain:
-            others = set().union(*(names[other] for other in chain if other != node))
-            once = [run for run in self._outputs[node] if self._calls[run.name] == 1] or self._outputs[node]
+        for runs in named:
+            others = {run.name for other in named if other is not runs for run in other}
+            once = [run for run in runs if self._calls[run.name] == 1] or runs
             # What merely hands a tensor on later, such as an identity, is no name for it.
             holders = [run for run in once if run is once[0] or once[0].name.startswith(f"{run.name}.")]
             alone = [run for run in holders if not any(other.startswith(f"{run.name}.") for other in others)]
-            run = alone[-1] if alone else once[0]
-            # Of what ran without gradients, only the output of a checkpointed block has one afterwards.
-            if run.has_gradient or all(tensor.requires_grad for tensor in run.values().values()):
-                chosen.append(run)
+            chosen.append(alone[-1] if alone else once[0])
         return chosen
 
     def _lay_out(

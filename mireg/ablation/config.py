@@ -11,7 +11,7 @@ from typing import Any
 from mireg import estimators
 from mireg.ablation.data import DATASETS
 from mireg.ablation.errors import UserError
-from mireg.regularizer import MIRegularizer
+from mireg.regularizer import MIRegularizer, for_training
 from mireg.schedules import Linear
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -77,7 +77,7 @@ class Term:
         layers: as for :func:`mireg.wrap`.
     """
 
-    weight: float = 0.3
+    weight: float = 1.0
     decay_steps: int = 200
     samples: int = 32
     layers: tuple[str, ...] = ("auto",)
@@ -100,7 +100,7 @@ class Term:
         shuffled = arm == "mi-shuffled"
         estimator = "kde" if arm in ("mi", "mi-shuffled") else arm.removeprefix("mi-")
         return MIRegularizer(
-            estimators.get(estimator),
+            for_training(estimator),
             Linear(self.weight, self.decay_steps),
             samples=self.samples,
             shuffled=shuffled,

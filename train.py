@@ -95,9 +95,9 @@ class Arguments:
     ray_address: str | None = None
     """Ray cluster; by default the one in RAY_ADDRESS, or else this machine alone."""
     workers: int | None = None
-    """Processes on this machine; by default one per core."""
-    threads: int | None = None
-    """CPU threads of each run; by default the cores divided by the workers, on Ray 1."""
+    """Processes on this machine; by default the cores divided by the threads."""
+    threads: int = 1
+    """CPU threads of each run; results are the same to the bit only at the same number."""
     checkpoint_seconds: float = 20.0
     """Least time between checkpoints of a run; 0 writes one at every step."""
     progress: Literal["auto", "bars", "lines", "json"] = "auto"
@@ -140,12 +140,16 @@ def run(arguments: Arguments, stop: Stop) -> int:
     study = chosen_study(arguments)
     out = arguments.out or Path("out") / study.name
     device = chosen_device(arguments.device, arguments.executor)
-    workers, threads = chosen_workers(arguments)
+    if arguments.threads < 1:
+        raise UserError(f"threads={arguments.threads}: give at least 1")
+    if not arguments.checkpoint_seconds >= 0:
+        raise UserError(f"checkpoint_seconds={arguments.checkpoint_seconds}: give at least 0")
+    workers = chosen_workers(arguments)
     if arguments.print_config:
         print(as_toml(arguments, NOT_IN_FILES), end="")
         return 0
     with launched(device) as group, display(chosen_display(arguments, group)) as tell:
-        setup = Setup(out, build, arguments.data_dir, group.device, threads, arguments.checkpoint_seconds)
+        setup = Setup(out, build, arguments.data_dir, group.device, arguments.threads, arguments.checkpoint_seconds)
         execute = chosen_executor(arguments, setup, workers, group, tell, stop)
         results = run_study(study, setup, execute, group=group, tell=tell)
     failed = [result for result in results if result["failure"]]
@@ -240,20 +244,12 @@ def chosen_device(name: str, executor: str) -> torch.device:
     return torch.device(name)
 
 
-def chosen_workers(arguments: Arguments) -> tuple[int, int]:
-    """Worker processes, and the threads of each run."""
-    for name in ("workers", "threads"):
-        count = getattr(arguments, name)
-        if count is not None and count < 1:
-            raise UserError(f"{name}={count}: give at least 1")
-    if not arguments.checkpoint_seconds >= 0:
-        raise UserError(f"checkpoint_seconds={arguments.checkpoint_seconds}: give at least 0")
+def chosen_workers(arguments: Arguments) -> int:
+    """Worker processes to use."""
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"workers={arguments.workers}: give at least 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = arguments.workers or cores
-    shared_by = processes if processes > 1 else workers
-    default = 1 if arguments.executor == "ray" else max(1, cores // shared_by)
-    return workers, arguments.threads or default
+    return arguments.workers or max(1, cores // arguments.threads)
 
 
 def chosen_display(arguments: Arguments, group: Group) -> str:

@@ -198,6 +198,9 @@ def chosen_study(arguments: Arguments) -> Study:
     if arguments.preset not in PRESETS:
         hint = nearest(arguments.preset, PRESETS)
         raise UserError(f"unknown preset {arguments.preset!r}{hint}: choose from {', '.join(PRESETS)}")
+    if arguments.model is not None and arguments.model not in models.REGISTRY:
+        hint = nearest(arguments.model, models.REGISTRY)
+        raise UserError(f"unknown model {arguments.model!r}{hint}: choose from {', '.join(models.REGISTRY)}")
     study = PRESETS[arguments.preset]
     cell_changes = given(
         arguments, "dataset", "model", "target", "steps", "batch_size", "eval_every", "lr", "optimizer"

@@ -90,7 +90,7 @@ def run_in_workers(
                     worker.start(waiting.pop())
                 else:
                     pool.remove(worker)
-                    worker.dismiss()
+                    worker.kill()  # its files are closed; an orderly exit takes seconds
     finally:
         for worker in pool:
             worker.kill()
@@ -137,11 +137,6 @@ class _Worker:
     def stop(self) -> None:
         """Ask it to save its run and end."""
         self._process.terminate()
-
-    def dismiss(self) -> None:
-        """Let it end, its last run being done."""
-        self.connection.close()
-        self._process.join()
 
     def kill(self) -> None:
         """End it at once."""

@@ -57,6 +57,6 @@ def test_an_error_inside_lets_go(tmp_path: Path) -> None:
 
 def test_unwritable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="Not a directory|File exists") as caught, Lock(tmp_path / "file" / "lock"):
+    with pytest.raises(OSError, match=r"Not a directory|File exists") as caught, Lock(tmp_path / "file" / "lock"):
         pass
     assert caught.value.filename == str(tmp_path / "file" / "lock")

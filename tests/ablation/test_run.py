@@ -173,7 +173,7 @@ class TestResume:
             run(tmp_path, digits, spec(lr=0.5))
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818  # an event, not an error
     """Stands for a kill: nothing is saved."""
 
 

@@ -112,16 +112,13 @@ NOT_IN_FILES = frozenset({"config", "print_config", "list"})
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     try:
-        with graceful(signal.SIGINT, signal.SIGTERM) as stop:
-            return run(parse(words), stop)
-    except Stopped:
-        assert stop.signal is not None
-        say(f"stopped by {signal.Signals(stop.signal).name}, its state saved: the same command continues")
-        return 128 + stop.signal
+        return run(parse(words))
     except UserError as error:
         say(str(error))
     except OSError as error:
         say(cannot_write(error))
+    except KeyboardInterrupt:  # before there was anything to save
+        return 128 + signal.SIGINT
     return 2
 
 
@@ -131,7 +128,7 @@ def say(text: str) -> None:
         print(f"train.py: {text}", file=sys.stderr)
 
 
-def run(arguments: Arguments, stop: Stop) -> int:
+def run(arguments: Arguments) -> int:
     """Do what the arguments ask, and return the exit status."""
     console = Console(quiet=arguments.quiet or arguments.progress == "json")
     if arguments.list:
@@ -148,10 +145,19 @@ def run(arguments: Arguments, stop: Stop) -> int:
     if arguments.print_config:
         print(as_toml(arguments, NOT_IN_FILES), end="")
         return 0
-    with launched(device) as group, display(chosen_display(arguments, group)) as tell:
+    with (
+        launched(device) as group,
+        display(chosen_display(arguments, group)) as tell,
+        graceful(signal.SIGINT, signal.SIGTERM) as stop,
+    ):
         setup = Setup(out, build, arguments.data_dir, group.device, arguments.threads, arguments.checkpoint_seconds)
         execute = chosen_executor(arguments, setup, workers, group, tell, stop)
-        results = run_study(study, setup, execute, group=group, tell=tell)
+        try:
+            results = run_study(study, setup, execute, group=group, tell=tell)
+        except Stopped:
+            number = stop.signal or signal.SIGTERM  # None where another process of the group was asked
+            say(f"stopped by {signal.Signals(number).name}, its state saved: the same command continues")
+            return 128 + number
     failed = [result for result in results if result["failure"]]
     if group.writes and len(failed) < len(results):
         report.print_table(report.write(out), console)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from mireg.ablation.errors import UserError
@@ -85,9 +86,15 @@ def launched(device: torch.device) -> Iterator[Group]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, _ = next(rendezvous("env://"))
+    if size == int(os.environ["LOCAL_WORLD_SIZE"]):
+        # torchrun keeps the store through a restart, and in it where the processes listened that are gone
+        # (pytorch/pytorch#135712). Only on a single machine do all processes agree on this count.
+        store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)  # type: ignore[attr-defined]
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
-        yield Group(device, dist.get_rank(), size)
+        yield Group(device, rank, size)
     finally:
         dist.destroy_process_group()
 

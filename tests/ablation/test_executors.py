@@ -21,7 +21,7 @@ import pytest
 import train
 
 ROOT = Path(__file__).parents[2]
-STUDY = ["--seeds", "2", "--steps", "600", "--eval-every", "150", "--model-options", "depth=2", "width=8"]
+STUDY = ["--seeds", "2", "--steps", "300", "--eval-every", "100", "--model-options", "depth=2", "width=8"]
 WORDS = [*STUDY, "--checkpoint-seconds", "0.02"]
 ARMS = ["--arms", "none", "mi"]
 
@@ -83,6 +83,13 @@ def test_workers_one_of_which_is_killed(tmp_path: Path, serial: Path, capsys: py
     assert outcome(tmp_path) == outcome(serial)
 
 
+def test_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert train.main([*WORDS, *ARMS, "--executor", "ray", "--out", str(tmp_path)]) == 2
+    last = "train.py: --executor ray needs Ray: pip install 'mireg[ray]'"
+    assert capsys.readouterr().err.splitlines()[-1] == last
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_ray_cluster_one_machine_of_which_is_lost(
@@ -126,7 +133,7 @@ def test_torchrun_one_process_of_which_is_killed(tmp_path: Path, serial: Path) -
     printed, errors = process.communicate(timeout=250)
     killer.join()
     assert process.returncode == 0, errors
-    assert re.search(r"seed-0: continues at step \d+/600", errors)
+    assert re.search(r"seed-0: continues at step \d+/300", errors)
     assert printed.count("report: ") == 1
     for name, (_, curve) in outcome(tmp_path).items():
         _, alone = outcome(serial)[name]

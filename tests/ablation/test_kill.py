@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 ROOT = Path(__file__).parents[2]
 KILLS = 20
 STUDY = ["--arms", "none", "mi", "--workers", "1", "--seeds", "1", "--checkpoint-seconds", "0.05"]
-SIZE = ["--steps", "1200", "--eval-every", "100", "--model-options", "depth=4", "width=16"]
+SIZE = ["--steps", "1000", "--eval-every", "100", "--model-options", "depth=4", "width=16"]
 
 
 def start(kills: int, out: Path) -> subprocess.Popen[str]:

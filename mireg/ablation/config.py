@@ -17,6 +17,9 @@ from mireg.schedules import Linear
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names that may become part of a path."""
 
+MOST_SEEDS = 10_000
+"""A larger number is a slip of the keyboard."""
+
 OPTIMIZERS = ("adam", "sgd")
 
 
@@ -148,16 +151,25 @@ class Study:
 
     def __post_init__(self) -> None:
         _check_name("study", self.name)
-        _check("seeds", self.seeds, self.seeds >= 1, "give at least 1")
+        _check("seeds", self.seeds, 1 <= self.seeds <= MOST_SEEDS, f"give at least 1 and at most {MOST_SEEDS}")
         _check("arms", self.arms, len(self.arms) > 0, "name at least one")
         _check("arms", self.arms, len(set(self.arms)) == len(self.arms), "name each once")
         for arm in self.arms:
             self.term.regularizer(arm)
 
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
     def runs(self) -> list[RunSpec]:
         """Every run, the seeds outermost so that an interrupted study holds whole pairs."""
-        seeds = range(self.first_seed, self.first_seed + self.seeds)
-        return [RunSpec(cell, arm, seed, self.term) for seed in seeds for cell in self.cells for arm in self.arms]
+        return [
+            RunSpec(cell, arm, seed, self.term)
+            for seed in self.seed_numbers
+            for cell in self.cells
+            for arm in self.arms
+        ]
 
 
 @dataclass(frozen=True)

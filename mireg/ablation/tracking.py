@@ -17,11 +17,13 @@ class Tracker:
     Args:
         folder: of the run; event files of an earlier, interrupted attempt stay.
         spec: of the run, kept as text beside the curves.
-        resumed_at: step from which curves written before are void.
+        resumed_at: step of the checkpoint that the run goes on from, 0 for none; what an earlier attempt
+            wrote after it is void.
     """
 
     def __init__(self, folder: Path, spec: RunSpec, resumed_at: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_at or None, flush_secs=10)
+        # The point at the checkpoint's own step was logged, and flushed, before the checkpoint was written.
+        self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else 0, flush_secs=10)
         if not resumed_at:
             text = json.dumps(spec.as_dict(), indent=2)
             self._writer.add_text("configuration", f"```json\n{text}\n```")
@@ -42,6 +44,23 @@ class Tracker:
             if value is not None:
                 self._writer.add_scalar(tag, value, step)
 
+    def flush(self) -> None:
+        """Hand over what was logged to the file."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Flush and close the event file."""
         self._writer.close()
+
+
+class NoTracker:
+    """Stands in where another process writes the curves."""
+
+    def log(self, point: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""

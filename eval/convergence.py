@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from mireg.ablation.config import BASELINE
+from mireg.ablation.curves import to_target
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -27,15 +28,6 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     if not paths:
         raise FileNotFoundError(f"{folder} holds no finished run (runs/*/*/*/result.json)")
     return [json.loads(path.read_text()) for path in paths]
-
-
-def to_target(curve: Iterable[dict[str, Any]], target: float) -> dict[str, Any] | None:
-    """The first point of a curve at which validation accuracy has reached the target; None if none has.
-
-    >>> to_target([{"step": 0, "validation_accuracy": 0.1}, {"step": 25, "validation_accuracy": 0.8}], 0.75)["step"]
-    25
-    """
-    return next((point for point in curve if point["step"] > 0 and point["validation_accuracy"] >= target), None)
 
 
 def median(values: Sequence[float | None]) -> float | None:

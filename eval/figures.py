@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval.convergence import performance_profile, to_target
+from eval.convergence import performance_profile
+from mireg.ablation.curves import to_target
 
 COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
 """Of the arms in order; the baseline comes first and is grey. Each holds on white and on black."""
@@ -109,9 +110,10 @@ def profile_figure(summary: dict[str, Any], look: dict[str, Line]) -> str:
             solved = [r for r in ratios if np.isfinite(r)]
             share = np.arange(len(solved) + 1) / len(ratios)
             axes.step([1, *solved, end], [0, *share[1:], share[-1]], where="post", **look[arm].options)
-        axes.set(
-            xscale="log", xlabel="steps to target, over the fastest arm's", ylabel="share of cells", ylim=(0, 1.04)
-        )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.set(xlabel="steps to target, over the fastest arm's", ylabel="share of cells", ylim=(-0.02, 1.04))
 
     return _svg(draw)
 

@@ -19,9 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from eval import figures
-from eval.convergence import load_results, summarise, to_target
+from eval.convergence import load_results, summarise
 from mireg.ablation.config import BASELINE
+from mireg.ablation.curves import to_target
+from mireg.ablation.grid import RUNS
 from mireg.ablation.storage import read_json, write_bytes, write_json
+from mireg.ablation.tracking import write_spread
 
 SEEDS_FOR_A_TEST = 6
 """From fewer pairs an exact two-sided test cannot give p < 0.05."""
@@ -29,6 +32,8 @@ SEEDS_FOR_A_TEST = 6
 
 def write(folder: Path) -> dict[str, Any]:
     """Write ``summary.json``, ``report.html``, ``report.md``, ``runs.csv`` and ``curves.png`` into a study's folder.
+
+    Beside its runs it writes their spread over seeds, for TensorBoard.
 
     Returns:
         The summary.
@@ -50,6 +55,9 @@ def write(folder: Path) -> dict[str, Any]:
         }
         for cell in summary["cells"]
     }
+    for cell, of_cell in runs.items():
+        for arm, of_arm in of_cell.items():
+            write_spread(folder / RUNS / cell / arm, [run["curve"] for run in of_arm])
     first = summary["cells"][0]
     write_bytes(folder / "curves.png", figures.curves_png(first, runs[first["cell"]], look))
     environment = Environment(

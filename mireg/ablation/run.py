@@ -126,7 +126,7 @@ def train(
         "curve": curve,
         "spec": spec.as_dict(),
     }
-    tracker.close()
+    tracker.close(result)
     write_tensors(folder / "weights.pt", network.state_dict())
     write_json(folder / "result.json", result)
     (folder / "checkpoint.pt").unlink(missing_ok=True)

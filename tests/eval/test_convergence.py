@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from eval.convergence import holm, load_results, logrank_p_value, median, paired_p_value, ratio, summarise, to_target
+from eval.convergence import holm, load_results, logrank_p_value, median, paired_p_value, ratio, summarise
+from mireg.ablation.curves import to_target
 from tests.eval.synthetic import TARGET, result, write_study
 
 

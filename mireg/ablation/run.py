@@ -14,8 +14,10 @@ from torch.nn.functional import cross_entropy
 
 from mireg.ablation.config import Cell, RunSpec
 from mireg.ablation.data import Dataset, Split
+from mireg.ablation.diagnose import diagnose
 from mireg.ablation.storage import read_tensors, write_json, write_tensors
 from mireg.ablation.tracking import Tracker
+from mireg.diagnostics import layer_parameters
 from mireg.measure import measure
 from mireg.taps import Taps
 from mireg.wrapper import MIRegularized
@@ -80,6 +82,8 @@ def train(
     for step in range(start, cell.steps + 1):
         if (step % cell.eval_every == 0 and step > start) or step == 0 or step == cell.steps:
             point = {"step": step, "seconds": seconds, **evaluate(network, data.validation, spec), **window.summary()}
+            if cell.diagnostics:
+                point["diagnostics"] = diagnose(model, optimizer, data, cell.batch_size, PROBE)
             curve.append(point)
             tracker.log(point)
             on_step(step)
@@ -222,9 +226,17 @@ def _layers(spec: RunSpec) -> Any:
 
 
 def _optimizer(network: nn.Module, cell: Cell, arm: str) -> torch.optim.Optimizer:
+    lr, parameters = cell.lr_of(arm), dict(network.named_parameters())
+    groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "lr": lr}]
+    if cell.lr_divisor > 1:
+        layers = layer_parameters(network)
+        groups = [
+            {"params": [parameters[name] for name in layer], "lr": lr / cell.lr_divisor ** (len(layers) - 1 - index)}
+            for index, layer in enumerate(layers)
+        ]
     if cell.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=cell.lr_of(arm), momentum=0.9)
-    return torch.optim.Adam(network.parameters(), lr=cell.lr_of(arm))
+        return torch.optim.SGD(groups, momentum=0.9)
+    return torch.optim.Adam(groups)
 
 
 def _diagnose(step: int, arm: str, task: Tensor, model: nn.Module) -> str:

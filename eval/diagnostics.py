@@ -81,7 +81,7 @@ def shattering(networks: Sequence[str], dataset: Dataset, depth: int, width: int
 
 
 def training(
-    networks: Sequence[str], dataset: Dataset, depth: int, width: int, seeds: int, steps: int
+    networks: Sequence[str], dataset: Dataset, depth: int, width: int, seeds: int, steps: int, lr: float
 ) -> dict[str, Any]:
     """Diagnostics over training, with and without the MI term, on paired seeds.
 
@@ -93,16 +93,9 @@ def training(
     samples = dataset.train.batch(slice(0, 2 * LINES))[0]
     for name in networks:
         options = {"depth": depth, "width": width, **NETWORKS[name]}
+        every = max(1, steps // 10)
         cell = Cell(
-            name,
-            dataset.name,
-            "mlp",
-            0.8,
-            steps,
-            options,
-            batch_size=64,
-            eval_every=max(1, steps // 10),
-            diagnostics=True,
+            name, dataset.name, "mlp", 0.8, steps, options, batch_size=64, eval_every=every, lr=lr, diagnostics=True
         )
         for arm in ARMS:
             curves, lags = [], []
@@ -140,6 +133,7 @@ def draw(found: dict[str, Any]) -> Figure:
                     axes.plot(arms[arm]["step"], arms[arm][key], color=colour[name], linestyle=dash)
             axes.set(title=title, xlabel="training step")
         norm.set_yscale("log")
+        grid[3].set_yscale("log")
         handles = [*shatter.get_lines()]
         handles += shatter.plot([], [], color="#808080") + shatter.plot([], [], color="#808080", linestyle=(0, (4, 2)))
         figure.legend(
@@ -184,14 +178,15 @@ def main() -> int:
     parser.add_argument("--trained-depth", type=int, default=10, help="hidden layers of the networks in training")
     parser.add_argument("--width", type=int, default=64, help="units of each layer")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=200, help="training steps")
+    parser.add_argument("--steps", type=int, default=300, help="training steps")
+    parser.add_argument("--lr", type=float, default=1e-2, help="learning rate (Adam)")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     a = parser.parse_args()
     dataset = load("digits", a.data_dir)
     found = {
-        "settings": {key: value for key, value in vars(a).items() if isinstance(value, int)},
+        "settings": {key: value for key, value in vars(a).items() if isinstance(value, int | float)},
         "shattering": shattering(list(NETWORKS), dataset, a.depth, a.width, a.seeds),
-        "training": training(TRAINED, dataset, a.trained_depth, a.width, a.seeds, a.steps),
+        "training": training(TRAINED, dataset, a.trained_depth, a.width, a.seeds, a.steps, a.lr),
     }
     if a.json:
         write_json(a.json, found)

@@ -82,6 +82,10 @@ class Arguments:
     """Weight of the MI term at the first step, relative to the task's gradient."""
     decay_steps: int | None = None
     """Steps over which the weight falls to 0."""
+    lr_divisor: float | None = None
+    """Divide the learning rate by it once more per layer towards the input."""
+    diagnostics: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """At each evaluation also measure drift, covariate shift, gradients and ranks."""
     layers: tuple[str, ...] = ()
     """Layers whose outputs are rewarded: names or globs; by default all successive ones."""
     out: Path | None = None
@@ -209,7 +213,7 @@ def chosen_study(arguments: Arguments) -> Study:
         raise UserError(f"unknown model {arguments.model!r}{hint}: choose from {', '.join(models.REGISTRY)}")
     study = PRESETS[arguments.preset]
     cell_changes = given(
-        arguments, "dataset", "model", "target", "steps", "batch_size", "eval_every", "lr", "optimizer"
+        arguments, "dataset", "model", "target", "steps", "batch_size", "eval_every", "lr", "optimizer", "lr_divisor"
     )
     options = read_options(arguments.model_options)
     cells = study.cells
@@ -217,6 +221,8 @@ def chosen_study(arguments: Arguments) -> Study:
         own = replace(cells[0], **given(arguments, "dataset", "model"))
         kept = cells[0].model_options if own.model == cells[0].model else {}
         cells = (replace(own, name=f"{own.dataset}-{own.model}", model_options=kept, arm_lr={}),)
+    if arguments.diagnostics:
+        cell_changes["diagnostics"] = True
     if "lr" in cell_changes:
         cell_changes["arm_lr"] = {}
     cells = tuple(replace(c, **cell_changes, model_options={**c.model_options, **options}) for c in cells)

@@ -39,6 +39,8 @@ class Cell:
         optimizer: ``"adam"``, or ``"sgd"`` with momentum 0.9.
         lr: learning rate.
         arm_lr: learning rates of arms whose own tuning gave another one.
+        lr_divisor: the learning rate is divided by it once more per layer towards the input.
+        diagnostics: measure what :func:`mireg.ablation.diagnose.diagnose` does at each evaluation.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Cell:
     optimizer: str = "adam"
     lr: float = 1e-3
     arm_lr: Mapping[str, float] = field(default_factory=dict)
+    lr_divisor: float = 1.0
+    diagnostics: bool = False
 
     def __post_init__(self) -> None:
         _check_name("cell", self.name)
@@ -61,6 +65,7 @@ class Cell:
         _check("steps", self.steps, self.steps >= 1, "give at least 1")
         _check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
         _check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
+        _check("lr_divisor", self.lr_divisor, 1 <= self.lr_divisor < math.inf, "give at least 1")
         for lr in (self.lr, *self.arm_lr.values()):
             _check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
 

@@ -17,12 +17,14 @@ from torch.nn.utils import get_total_norm
 from mireg.ablation.checkpoint import Checkpoints, random_state, seed_everything, set_random_state
 from mireg.ablation.config import Cell, RunSpec
 from mireg.ablation.data import Dataset, Split
+from mireg.ablation.diagnose import diagnose
 from mireg.ablation.errors import Stopped
 from mireg.ablation.group import Group
 from mireg.ablation.progress import Tell
 from mireg.ablation.record import plain, refuse_changes, settings
 from mireg.ablation.storage import write_result, write_tensors
 from mireg.ablation.tracking import NoTracker, Tracker
+from mireg.diagnostics import layer_parameters
 from mireg.measure import measure
 from mireg.taps import Taps
 from mireg.wrapper import MIRegularized
@@ -98,6 +100,8 @@ def train(
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:
                 point = {"step": step, "seconds": seconds, **evaluate(network, data.validation, spec)}
                 point |= window.summary()
+                if cell.diagnostics:
+                    point["diagnostics"] = diagnose(model, optimizer, data, cell.batch_size, PROBE)
                 curve.append(point)
                 tracker.log(point)
                 tell({"event": "step", "run": spec.path, "steps": cell.steps, **point})
@@ -140,17 +144,18 @@ def train(
             seconds += took
             window.add(group.mean(task), term, took)
 
-    result = {
-        "cell": cell.name,
-        "arm": spec.arm,
-        "seed": spec.seed,
-        "lr": cell.lr_of(spec.arm),
-        "failure": failure,
-        "seconds": seconds,
-        "test_accuracy": accuracy(network, data.test),
-        "curve": curve,
-        "spec": spec.as_dict(),
-    }
+        result = {
+            "cell": cell.name,
+            "arm": spec.arm,
+            "seed": spec.seed,
+            "lr": cell.lr_of(spec.arm),
+            "failure": failure,
+            "seconds": seconds,
+            "test_accuracy": accuracy(network, data.test),
+            "curve": curve,
+            "spec": spec.as_dict(),
+        }
+        tracker.finish(result)
     if group.writes:
         result["weights_sha256"] = write_tensors(folder / "weights.pt", network.state_dict())
         write_result(folder / "result.json", result)
@@ -254,9 +259,17 @@ def _layers(spec: RunSpec) -> Any:
 
 
 def _optimizer(network: nn.Module, cell: Cell, arm: str) -> torch.optim.Optimizer:
+    lr, parameters = cell.lr_of(arm), dict(network.named_parameters())
+    groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "lr": lr}]
+    if cell.lr_divisor > 1:
+        layers = layer_parameters(network)
+        groups = [
+            {"params": [parameters[name] for name in layer], "lr": lr / cell.lr_divisor ** (len(layers) - 1 - index)}
+            for index, layer in enumerate(layers)
+        ]
     if cell.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=cell.lr_of(arm), momentum=0.9)
-    return torch.optim.Adam(network.parameters(), lr=cell.lr_of(arm))
+        return torch.optim.SGD(groups, momentum=0.9)
+    return torch.optim.Adam(groups)
 
 
 def _finite(loss: Tensor, network: nn.Module) -> bool:

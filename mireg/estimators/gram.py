@@ -70,3 +70,24 @@ def squared_distances(layers: list[Tensor], noise_floor: float) -> Tensor:
     k = gram(layers, noise_floor)
     squared_norm = k.diagonal(dim1=-2, dim2=-1)
     return (squared_norm[:, :, None] + squared_norm[:, None, :] - 2 * k).clamp_min(0)
+
+
+def compress(layer: Tensor, noise_floor: float) -> Tensor:
+    """Draw in heavy tails, unit by unit: asinh of the distance to the median over the quartile range.
+
+    A monotone map of single units changes no mutual information. It gives second moments to
+    samples that have none (Cauchy), and leaves a normal sample near normal.
+
+    Args:
+        layer: (..., n, d) samples.
+        noise_floor: squared scale, relative to a unit's mean square, under which differences are
+            rounding noise and stay small.
+
+    Returns:
+        (..., n, d) samples with spread of order 1, less where a unit has collapsed.
+    """
+    n = layer.shape[-2]
+    ordered = layer.sort(-2).values
+    low, median, high = (ordered[..., [round(q * (n - 1))], :] for q in (0.25, 0.5, 0.75))
+    squared_scale = (high - low).square() + noise_floor * layer.square().mean(-2, keepdim=True) + TINY
+    return torch.asinh((layer - median) * squared_scale.rsqrt())

@@ -27,7 +27,7 @@ class Binning(Estimator):
     directions, in general less than the MI.
 
     Args:
-        bins: bins per projection; None takes ``round(2 n^(1/3))``, at least 4.
+        bins: bins per projection; None takes ``round(3 n^(1/3))``, at least 4.
         slices: random projections per layer.
         softness: standard deviation of the kernel, in bin widths.
         correct_bias: subtract the first-order bias of the histograms (Miller-Madow, with the number
@@ -98,7 +98,7 @@ class Binning(Estimator):
 
     def _assign(self, z: Tensor) -> Tensor:
         """Soft bin memberships (..., n, bins) of values (..., n); each row sums to 1."""
-        bins = self.bins if self.bins is not None else max(4, round(2 * z.shape[-1] ** (1 / 3)))
+        bins = self.bins if self.bins is not None else max(4, round(3 * z.shape[-1] ** (1 / 3)))
         width = 2 * SPAN / bins
         centres = torch.linspace(-SPAN + width / 2, SPAN - width / 2, bins, dtype=z.dtype, device=z.device)
         return torch.softmax(-((z[..., None] - centres) ** 2) / (2 * (self.softness * width) ** 2), -1)
@@ -119,7 +119,7 @@ class Binning(Estimator):
         return ((squares / (probability + TINY)).sum(-1) - 1) / (2 * n)
 
 
-SPAN = 2.5
+SPAN = 3.5
 """Bins cover this many standard deviations to each side; beyond, the outermost bin takes all."""
 
 NOISE = 1e-4

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from mireg.estimators.base import Estimator, as_matrices, check_samples, in_full_precision
-from mireg.estimators.gram import by_width, compress, standardise
+from mireg.estimators.gram import by_width, compress
 
 
 class InfoNCE(Estimator):
     """Contrastive lower bound, ``log n + mean_i [s_ii - log sum_j exp s_ij]``, of both directions.
 
     ``s_ij`` scores the pairing of row i of one layer with row j of the next by the inner product of
-    two small networks, one pair of networks for each pair of layers. Each layer is standardised and,
-    where it has more than ``features`` units, projected on that many random directions, so that the
-    critic's size does not depend on the layers.
+    two small networks, one pair of networks for each pair of layers. Tails are drawn in, unit by
+    unit (:func:`mireg.estimators.gram.compress`); a layer of more than ``features`` units is projected
+    on that many random directions, so that the critic's size does not depend on the layers.
 
     The critic takes shape at the first estimate, from the number of layers. Its parameters,
     :meth:`parameters`, can be handed to an optimizer before that. Raising the estimate trains the
@@ -79,7 +79,7 @@ class InfoNCE(Estimator):
             return self._bound(by_width(layers, self._inputs))
 
     def fit(
-        self, *layers: Tensor, steps: int = 600, batch: int = 256, learning_rate: float = 3e-3
+        self, *layers: Tensor, steps: int = 500, batch: int = 256, learning_rate: float = 1e-2
     ) -> None:
         """Train the critic on samples; judge it on others.
 
@@ -111,13 +111,12 @@ class InfoNCE(Estimator):
 
     def _inputs(self, stack: Tensor) -> Tensor:
         """What the critic sees (g, n, features) of a stack (g, n, d)."""
-        n, d = stack.shape[-2:]
-        z = standardise(stack, self.noise_floor) * math.sqrt(d)  # units of about unit variance
+        d = stack.shape[-1]
+        z = compress(stack, self.noise_floor)
         if d > self.features:
             generator = torch.Generator().manual_seed(self.seed)
             directions = torch.randn(d, self.features, generator=generator, dtype=torch.float64)
             z = z @ (directions / torch.linalg.vector_norm(directions, dim=0)).to(z)
-        z = torch.asinh(z / 2) * 2
         return pad(z, (0, self.features - z.shape[-1]))
 
     def _bound(self, inputs: Tensor) -> Tensor:
@@ -166,8 +165,9 @@ class _Critic(nn.Module):
             for name, shape in shapes.items():
                 parameter = self.get_parameter(name)
                 parameter.materialize(shape, like.device, like.dtype)
-                fan_in = 1 if shape[-2] == 1 else shape[-2]
-                parameter.copy_(torch.randn(shape, generator=generator) / math.sqrt(fan_in))
+                # A critic that scores all pairs alike reads 0.
+                size = SMALL if name in ("out", "skip", "out_bias") else 1.0
+                parameter.copy_(size * torch.randn(shape, generator=generator) / math.sqrt(shape[-2]))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Scores (P, n, n) of inputs (P, n, features)."""
@@ -176,5 +176,8 @@ class _Critic(nn.Module):
         embedded = hidden @ self.out + z @ self.skip + self.out_bias
         return embedded[:, 0] @ embedded[:, 1].mT / math.sqrt(embedded.shape[-1])
 
+
+SMALL = 0.1
+"""Size of the critic's last weights at first, relative to those that keep the variance."""
 
 NAMES = ("weight", "bias", "out", "skip", "out_bias")

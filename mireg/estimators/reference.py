@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import digamma
+from scipy.special import digamma, ndtri
+from scipy.stats import rankdata
 from sklearn.metrics import mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
@@ -18,11 +19,12 @@ from mireg.estimators.base import Estimator
 
 
 class KSG(Estimator):
-    """Kraskov's nearest-neighbour estimate.
+    """Kraskov's nearest-neighbour estimate, in its second form.
 
-    ``psi(k) + psi(n) - <psi(n_x) + psi(n_y)>``, with n_x the samples (itself counted) nearer in x than
-    the k-th neighbour in (x, y) under the maximum norm. Layers are scaled to unit total variance. A
-    sample with k or more exact duplicates takes their number for k (Gao et al.).
+    ``psi(k) - 1/k + psi(n) - <psi(n_x) + psi(n_y)>``: n_x samples are no further away in x than the
+    furthest, in x, of the k nearest in (x, y) under the maximum norm. Units are first turned into
+    normal scores, which changes no MI and takes off heavy tails; samples with exact duplicates take
+    their number for k (Gao et al.).
 
     Args:
         k: neighbours; fewer has less bias, more has less spread.
@@ -44,50 +46,47 @@ class KSG(Estimator):
         self.k = k
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
-        samples = [_scaled(layer) for layer in layers]
+        samples = [_normal_scores(layer.detach().double().cpu().numpy()) for layer in layers]
         nats = [_ksg(x, y, min(self.k, len(x) - 1)) for x, y in itertools.pairwise(samples)]
         return layers[0].new_tensor(nats)
 
     def ceiling(self, n: int) -> float:
-        """What n samples of a layer with itself give, every one distinct."""
-        return float(digamma(n) - digamma(min(self.k, n - 1)) + 2 / min(self.k, n - 1))
+        """What n samples give where no neighbourhood in x or y holds more than the k neighbours."""
+        k = min(self.k, n - 1)
+        return max(math.log(n), float(digamma(n) - digamma(k)))
 
 
-def _scaled(layer: Tensor) -> NDArray[np.float64]:
-    rows = layer.detach().double().cpu().numpy()
-    spread = math.sqrt(rows.var(0).sum())
-    return rows / spread if spread > 0 else rows
+def _normal_scores(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each unit mapped to normal quantiles by rank, equal values to equal scores."""
+    scores = ndtri((rankdata(rows, axis=0) - 0.5) / len(rows))
+    return np.asarray(scores / math.sqrt(rows.shape[1]))
 
 
 def _ksg(x: NDArray[np.float64], y: NDArray[np.float64], k: int) -> float:
     joint = np.hstack([x, y])
-    search = NearestNeighbors(metric="chebyshev", n_neighbors=k).fit(joint)
-    radius = search.kneighbors()[0][:, -1]
-    # Strictly inside the k-th distance; where that is 0, the duplicates.
-    inside = np.where(radius > 0, np.nextafter(radius, 0), 0.0)
-    neighbours = np.full(len(joint), float(k))
-    for row in np.flatnonzero(radius == 0):
-        neighbours[row] = _count(joint, inside[row : row + 1], joint[row : row + 1])[0]
-    total = digamma(neighbours) + digamma(len(x))
-    return float(np.mean(total - digamma(_count(x, inside)) - digamma(_count(y, inside))))
+    nearest = NearestNeighbors(metric="chebyshev", n_neighbors=k).fit(joint).kneighbors(return_distance=False)
+    reach_x, reach_y = (np.abs(rows[nearest] - rows[:, None]).max((1, 2)) for rows in (x, y))
+    near_x, near_y = _count(x, reach_x), _count(y, reach_y)
+    neighbours = digamma(k) - np.where((reach_x > 0) & (reach_y > 0), 1 / k, 0)
+    # Where the k neighbours are duplicates, the duplicates are counted, in x and y as in (x, y).
+    _, symbol, copies = np.unique(joint, axis=0, return_inverse=True, return_counts=True)
+    duplicate = (reach_x == 0) & (reach_y == 0)
+    neighbours = np.where(duplicate, digamma(copies[symbol.reshape(-1)]), neighbours)
+    nats = neighbours + digamma(len(x)) - digamma(near_x + duplicate) - digamma(near_y + duplicate)
+    return float(nats.mean())
 
 
-def _count(
-    rows: NDArray[np.float64], radius: NDArray[np.float64], centres: NDArray[np.float64] | None = None
-) -> NDArray[np.int64]:
-    """Rows within each radius of each centre, the centre itself counted."""
-    centres = rows if centres is None else centres
+def _count(rows: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Other rows within ``reach[i]`` of row i."""
     if rows.shape[1] == 1:
-        ordered = np.sort(rows[:, 0])
-        upper = np.searchsorted(ordered, centres[:, 0] + radius, side="right")
-        return np.asarray(upper - np.searchsorted(ordered, centres[:, 0] - radius, side="left"))
-    counts = np.empty(len(centres), dtype=np.int64)
-    tensor = torch.from_numpy(rows)
-    for first in range(0, len(centres), CHUNK):
-        part = slice(first, first + CHUNK)
-        near = torch.cdist(torch.from_numpy(centres[part]), tensor, p=math.inf)
-        counts[part] = (near <= torch.from_numpy(radius[part])[:, None]).sum(1).numpy()
-    return counts
+        values = rows[:, 0]
+        ordered, rounding = np.sort(values), 1e-12
+        upper = np.searchsorted(ordered, values + reach + rounding, side="right")
+        return np.asarray(upper - np.searchsorted(ordered, values - reach - rounding, side="left") - 1)
+    samples, limit = torch.from_numpy(rows), torch.from_numpy(reach)[:, None]
+    parts = zip(samples.split(CHUNK), limit.split(CHUNK), strict=True)
+    counts = [(torch.cdist(part, samples, p=math.inf) <= within).sum(1) - 1 for part, within in parts]
+    return np.asarray(torch.cat(counts).numpy())
 
 
 CHUNK = 512

@@ -19,7 +19,7 @@ class Estimator(ABC):
     :meth:`parameters`, where it learns).
 
     A layer whose rows all agree up to rounding gives about 0, and a gradient whose norm is at most
-    ``10 / (sqrt(noise_floor) * |mean row|)`` where the estimator has a ``noise_floor``.
+    ``100 / (sqrt(noise_floor) * |mean row|)`` where the estimator has a ``noise_floor``.
 
     Attributes:
         measures: ``"mutual information"`` (nats), or ``"dependence"`` (a bounded index that is

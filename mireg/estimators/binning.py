@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mireg.estimators.base import Estimator, in_full_precision
-from mireg.estimators.gram import TINY, by_width, compress, standardise
+from mireg.estimators.gram import TINY, by_width, compress
 
 
 class Binning(Estimator):
@@ -32,7 +32,8 @@ class Binning(Estimator):
         softness: standard deviation of the kernel, in bin widths.
         correct_bias: subtract the first-order bias of the histograms (Miller-Madow, with the number
             of bins counted softly).
-        noise_floor: see :func:`mireg.estimators.gram.standardise`.
+        noise_floor: squared spread, relative to the squared mean, under which differences are rounding
+            noise.
         seed: of the random directions, which are the same at every call and take nothing from
             the global random-number stream.
 
@@ -85,9 +86,11 @@ class Binning(Estimator):
 
     def _project(self, stack: Tensor, slices: int) -> Tensor:
         """Slices (g, slices, n) of a stack (g, n, d), centred, with variance at most 1."""
-        z = compress(standardise(stack, self.noise_floor) @ self._directions(stack, slices), self.noise_floor).mT
+        mean = stack.mean(-2, keepdim=True)
+        floor = self.noise_floor * mean.square().mean(-1, keepdim=True)  # of the mean, projected
+        z = compress((stack - mean) @ self._directions(stack, slices), floor).mT
         z = z - z.mean(-1, keepdim=True)
-        return z * (z.square().mean(-1, keepdim=True) + self.noise_floor).rsqrt()
+        return z * (z.square().mean(-1, keepdim=True) + NOISE).rsqrt()
 
     def _directions(self, stack: Tensor, slices: int) -> Tensor:
         """Unit directions (d, slices), the same for the same width."""

@@ -72,7 +72,7 @@ def squared_distances(layers: list[Tensor], noise_floor: float) -> Tensor:
     return (squared_norm[:, :, None] + squared_norm[:, None, :] - 2 * k).clamp_min(0)
 
 
-def compress(layer: Tensor, noise_floor: float) -> Tensor:
+def compress(layer: Tensor, squared_floor: Tensor) -> Tensor:
     """Draw in heavy tails, unit by unit: asinh of the distance to the median over the quartile range.
 
     A monotone map of single units changes no mutual information. It gives second moments to
@@ -80,8 +80,8 @@ def compress(layer: Tensor, noise_floor: float) -> Tensor:
 
     Args:
         layer: (..., n, d) samples.
-        noise_floor: squared scale, relative to a unit's mean square, under which differences are
-            rounding noise and stay small.
+        squared_floor: (..., 1, d) or (..., 1, 1); squared scale under which differences are rounding
+            noise and stay small.
 
     Returns:
         (..., n, d) samples with spread of order 1, less where a unit has collapsed.
@@ -89,5 +89,4 @@ def compress(layer: Tensor, noise_floor: float) -> Tensor:
     n = layer.shape[-2]
     ordered = layer.sort(-2).values
     low, median, high = (ordered[..., [round(q * (n - 1))], :] for q in (0.25, 0.5, 0.75))
-    squared_scale = (high - low).square() + noise_floor * layer.square().mean(-2, keepdim=True) + TINY
-    return torch.asinh((layer - median) * squared_scale.rsqrt())
+    return torch.asinh((layer - median) * ((high - low).square() + squared_floor + TINY).rsqrt())

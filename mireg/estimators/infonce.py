@@ -79,7 +79,7 @@ class InfoNCE(Estimator):
             return self._bound(by_width(layers, self._inputs))
 
     def fit(
-        self, *layers: Tensor, steps: int = 500, batch: int = 256, learning_rate: float = 1e-2
+        self, *layers: Tensor, steps: int = 400, batch: int = 256, learning_rate: float = 1e-2
     ) -> None:
         """Train the critic on samples; judge it on others.
 
@@ -112,7 +112,7 @@ class InfoNCE(Estimator):
     def _inputs(self, stack: Tensor) -> Tensor:
         """What the critic sees (g, n, features) of a stack (g, n, d)."""
         d = stack.shape[-1]
-        z = compress(stack, self.noise_floor)
+        z = compress(stack, self.noise_floor * stack.square().mean(-2, keepdim=True))
         if d > self.features:
             generator = torch.Generator().manual_seed(self.seed)
             directions = torch.randn(d, self.features, generator=generator, dtype=torch.float64)

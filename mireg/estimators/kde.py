@@ -77,7 +77,7 @@ class KDE(Estimator):
 
     def _whitened(self, layers: list[Tensor]) -> Tensor:
         """The estimate at the automatic bandwidth."""
-        compressed = [compress(layer, self.noise_floor) for layer in layers]
+        compressed = [compress(layer, self.noise_floor * layer.square().mean(0, keepdim=True)) for layer in layers]
         centred = [z - z.mean(0) for z in compressed]
         spectra = [_mahalanobis(z) for z in centred]
         pairs = zip(itertools.pairwise(centred), itertools.pairwise(spectra), strict=True)

@@ -235,7 +235,11 @@ def tasks() -> list[Task]:
     ]
     found += [
         Task(
-            f"gamma-exponential, shape {s}", "gamma-exponential", (1, 1), gamma_exponential_nats(s), gamma_exponential(s)
+            f"gamma-exponential, shape {s}",
+            "gamma-exponential",
+            (1, 1),
+            gamma_exponential_nats(s),
+            gamma_exponential(s),
         )
         for s in (1, 3)
     ]
@@ -462,25 +466,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen:
         parser.error(f"no task is named like {options.tasks!r}: " + "; ".join(task.name for task in tasks()))
     console = Console(width=None if sys.stdout.isatty() else 140)
+    command = ["python", "-m", "eval.truth", *(sys.argv[1:] if arguments is None else arguments)]
+    record: dict[str, Any] = {**environment(command), "workers": options.workers, "claims": [], "rows": []}
     start = time.perf_counter()
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         finished = pool.map(judge, chosen, [options.seeds] * len(chosen))
-        progress = track(finished, "tasks", total=len(chosen), console=Console(stderr=True), transient=True)
-        rows = [row for task_rows in progress for row in task_rows]
-    claims = verdicts(rows) if len(chosen) == len(tasks()) else []
-    print_tables(rows, claims, console)
+        for rows in track(finished, "tasks", total=len(chosen), console=Console(stderr=True), transient=True):
+            record["rows"] += rows
+            record["seconds"] = round(time.perf_counter() - start, 1)
+            if options.json:  # after every task: an interrupted run leaves what it found
+                _write(options.json, record)
+    if len(chosen) == len(tasks()):
+        record["claims"] = verdicts(record["rows"])
+    print_tables(record["rows"], record["claims"], console)
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        record = {
-            **environment(["python", "-m", "eval.truth", *(sys.argv[1:] if arguments is None else arguments)]),
-            "seconds": round(time.perf_counter() - start, 1),
-            "workers": options.workers,
-            "claims": claims,
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        draw_figure(rows).savefig(options.json.with_suffix(".png"), dpi=150)
+        _write(options.json, record)
+        draw_figure(record["rows"]).savefig(options.json.with_suffix(".png"), dpi=150)
     return 0
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

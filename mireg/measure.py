@@ -16,7 +16,6 @@ from mireg.regularizer import pairs, prepare
 from mireg.taps import Taps
 from mireg.wrapper import MIRegularized
 
-
 NARROW = 3
 """Most units per layer at which nearest neighbours are the recommended estimate."""
 

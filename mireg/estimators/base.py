@@ -99,7 +99,9 @@ class Estimator(ABC):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             shuffled = [
-                self.successive([rows[torch.randperm(len(rows), generator=generator).to(rows.device)] for rows in layers])
+                self.successive(
+                    [rows[torch.randperm(len(rows), generator=generator).to(rows.device)] for rows in layers]
+                )
                 for _ in range(permutations)
             ]
         return torch.stack(shuffled).mean(0)

@@ -90,6 +90,7 @@ _Spectrum = tuple[Tensor, Tensor]
 RIDGE = 1e-4
 """Added to each variance of the compressed units, which is of order 1, before it is inverted."""
 
+
 def _pair(x: Tensor, y: Tensor, of_x: _Spectrum, of_y: _Spectrum) -> Tensor:
     joint = torch.cat([x, y], -1)
     n, width = joint.shape

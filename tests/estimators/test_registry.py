@@ -84,9 +84,7 @@ class TestVariant:
     def test_order_of_the_samples_does_not_matter(self, variant):
         x, y = related(40, 3, 2)
         order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
-        torch.testing.assert_close(
-            made(variant)(x[order], y[order]), made(variant)(x, y), atol=ROUNDING, rtol=ROUNDING
-        )
+        torch.testing.assert_close(made(variant)(x[order], y[order]), made(variant)(x, y), atol=ROUNDING, rtol=ROUNDING)
 
     def test_scale_and_shift_do_not_matter(self, variant):
         @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -51,7 +51,7 @@ class Taps:
                 chosen layer does not run or has no samples in its rows.
         """
         if self.layouts is None:
-            observed: tuple[Any, dict[str, Tensor]] = self._observe(args, kwargs)
+            observed: tuple[Any, dict[str, Tensor]] = self.observe(*args, **kwargs)
             return observed
         self._caught, self._calls = {}, {}
         try:
@@ -83,7 +83,8 @@ class Taps:
         self._hooks.clear()
 
     @torch.compiler.disable
-    def _observe(self, args: Any, kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+    def observe(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """The first :meth:`run`, never compiled: install the taps on what it finds."""
         with torch.compiler.set_stance("force_eager"), Observer(self.module, (args, kwargs)) as observer:
             result = self.module(*args, **kwargs)
         found = observer.layers(result) if self._wanted is None else observer.named(self._wanted, result)

@@ -41,7 +41,10 @@ class MIRegularized(nn.Module):
         self._caught = None
         if not (self.training and torch.is_grad_enabled() and self.regularizer.active):
             return self.module(*args, **kwargs)
-        result, self._caught = self.taps.run(*args, **kwargs)
+        if self.taps.layouts is None:  # called here rather than by run(), it is one graph break, and only once
+            result, self._caught = self.taps.observe(*args, **kwargs)
+        else:
+            result, self._caught = self.taps.run(*args, **kwargs)
         return result
 
     def mi_loss(self) -> Tensor:

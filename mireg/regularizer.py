@@ -16,6 +16,7 @@ from mireg.balance import GradientBalance
 from mireg.distributed import gather, world_size
 from mireg.estimators import Estimator
 from mireg.estimators.base import as_matrices, check_samples
+from mireg.finite import FiniteWatch
 from mireg.schedules import Schedule
 
 MAP_FEATURES = 64
@@ -71,6 +72,7 @@ class MIRegularizer:
         self.balance = GradientBalance() if balanced else None
         self.terms: dict[str, Tensor] = {}
         self._warned = False
+        self._watch = FiniteWatch()
         self._at(0)
 
     def _at(self, step: int) -> None:
@@ -105,6 +107,8 @@ class MIRegularizer:
             chosen = [rows[torch.randperm(len(rows), device=rows.device)] for rows in chosen]
         information = self.estimator.estimate(as_matrices(chosen))
         self.terms = dict(zip(pairs(layers), information.detach().unbind(), strict=True))
+        names = list(self.terms)
+        self._warn_of([names[index] for index in self._watch(information.detach())])
         reward = information.mean()
         used = self.steps // self.every
         self._at(self.steps + 1)
@@ -118,6 +122,15 @@ class MIRegularizer:
         if self.balance is None:
             return -weight * reward
         return self.balance(reward, weight, used, parameters)
+
+    def _warn_of(self, broken: list[str]) -> None:
+        if broken:
+            warnings.warn(
+                f"the MI term is not finite at step {self.steps} or just before, in {', '.join(broken)}: a layer of "
+                "that pair holds NaN or infinity, or the estimator broke",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def skip(self) -> None:
         """Count a step at which the term is not used."""

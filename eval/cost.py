@@ -129,7 +129,7 @@ def step_times(
     Args:
         setting: what is trained.
         device: where.
-        seconds: to spend, at least 3 rounds.
+        seconds: to spend, at least 2 rounds.
         phases: to time; ``"none"`` must be among them.
 
     Returns:
@@ -148,12 +148,11 @@ def step_times(
         return active.step()
 
     phases = [phase for phase in phases if phase in ("none", "off", *first)]
-    for _ in range(2):  # the first pass is observed; allocators and caches warm up
-        for phase in phases:
-            run(phase)
+    for phase in phases:  # the first pass is observed; allocators and caches warm up
+        run(phase)
     times: dict[str, list[float]] = {phase: [] for phase in phases}
     end = time.monotonic() + seconds
-    while len(times["none"]) < 3 or time.monotonic() < end:
+    while len(times["none"]) < 2 or time.monotonic() < end:
         shift = len(times["none"]) % len(phases)
         for phase in [*phases[shift:], *phases[:shift]]:
             times[phase].append(run(phase))
@@ -200,7 +199,7 @@ def peak_memory(setting: Setting, device: torch.device) -> dict[str, float]:
 
 def _peak(sender: Any, setting: Setting, device: torch.device, wrapped: bool) -> None:
     training = Training(setting, device, wrapped=wrapped)
-    for _ in range(3):
+    for _ in range(2):  # the optimizer's state is there from the second one on
         training.step()
     if device.type == "cuda":
         sender.send(torch.cuda.max_memory_allocated() / 1e6)
@@ -313,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.cost", description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
     parser.add_argument("--figure", type=Path, help="draw how the cost grows into this file")
-    parser.add_argument("--seconds", type=float, default=25.0, help="to spend on each network (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="to spend on each network (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of PyTorch on the CPU; by default its own choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pytest
@@ -47,11 +48,9 @@ def loader() -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(TensorDataset(images, torch.randint(3, (32,), generator=generator)), batch_size=16)
 
 
-def fit(
-    module: LightningModule, folder: Path, callbacks: list[MIRegularization], epochs: int = 2, **options: str
-) -> None:
+def fit(module: LightningModule, folder: Path, callback: MIRegularization, **options: Any) -> lightning.Trainer:
     trainer = lightning.Trainer(
-        max_epochs=epochs,
+        max_epochs=options.pop("epochs", 2),
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,

@@ -233,6 +233,7 @@ def measure(device: torch.device, seconds: float, report: Callable[[str], None])
             times = step_times(chosen, device, seconds)
             row = {**asdict(chosen), **times, **averages(times["ratio"]), "peak_mb": peak_memory(chosen, device)}
             networks.append(row)
+            report(f"  {row['training']:.3f} over a training, {row['active']:.3f} while active")
     report("estimators")
     known = [name for name in ESTIMATORS if name in estimators.names()]
     by_estimator = {
@@ -320,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(chosen.threads)
     console = Console()
     progress = Console(stderr=True)
-    found = measure(torch.device(chosen.device), chosen.seconds, lambda what: progress.print(f"measuring: {what}"))
+    found = measure(torch.device(chosen.device), chosen.seconds, lambda what: progress.print(what, highlight=False))
     print_tables(found, console)
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=1))

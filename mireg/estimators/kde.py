@@ -73,10 +73,9 @@ class KDE(Estimator):
             if self.bandwidth == "auto":
                 return self._whitened(layers)
             distances = squared_distances(layers, self.noise_floor, self.shared_noise)
-            precision = distances.new_tensor([0.5 / b**2 for b in self.bandwidth])
-            exponent = -precision[:, None, None, None] * distances
-            entropy = _entropy(exponent)
-            joint = _entropy(exponent[:, :-1] + exponent[:, 1:])
+            kernel = torch.stack([distances * (-0.5 / b**2) for b in self.bandwidth]).exp()
+            entropy = _entropy(kernel)
+            joint = _entropy(kernel[:, :-1] * kernel[:, 1:])
             return (entropy[:, :-1] + entropy[:, 1:] - joint).mean(0)
 
     def _whitened(self, layers: list[Tensor]) -> Tensor:
@@ -135,7 +134,6 @@ CHUNK = 512
 """Rows of the kernel computed at once: they stay in the cache."""
 
 
-def _entropy(exponent: Tensor) -> Tensor:
-    """Entropy, less that of the noise, from log-kernels (..., n, n)."""
-    n = exponent.shape[-1]
-    return math.log(n) - torch.logsumexp(exponent, -1).mean(-1)
+def _entropy(kernel: Tensor) -> Tensor:
+    """Entropy, less that of the noise, from kernels (..., n, n); their diagonal of ones keeps the log finite."""
+    return -kernel.mean(-1).log().mean(-1)

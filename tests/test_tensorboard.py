@@ -154,7 +154,7 @@ SHOWN = {
 
 @pytest.mark.browser
 def test_pages_show_the_study(server):
-    with browser_page(viewport={"width": 1400, "height": 1000}) as page:
+    with browser_page(viewport={"width": 1800, "height": 1000}) as page:
         requests = []
         page.on("request", lambda request: requests.append(request.url))
         for tab, texts in SHOWN.items():

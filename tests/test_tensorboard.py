@@ -9,10 +9,14 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import models
 from eval import report
 from mireg.ablation.config import Cell, RunSpec, Term
+from mireg.ablation.data import load
+from mireg.ablation.run import train
 from mireg.ablation.tracking import Tracker
 from tests.browser import browser_page, keep_screenshot
 from tests.eval.synthetic import TARGET, result, write_study
@@ -110,6 +114,21 @@ def test_resuming_voids_what_was_written_after_the_checkpoint(tmp_path):
     accuracy = events(tmp_path / "runs" / "cell" / "mi" / "seed-0").Scalars("validation/accuracy")
     assert [event.step for event in accuracy] == list(range(0, STEPS + 1, 25))
     assert accuracy[-1].value == pytest.approx(0.9)
+
+
+def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path):
+    cell = Cell("cell", "digits", "mlp", 0.8, 4, model_options={"depth": 3}, eval_every=2, diagnostics=True)
+
+    def build(of, dataset):
+        return models.build(of.model, of.model_options, dataset.input_shape, dataset.classes)
+
+    digits = load("digits", tmp_path)
+    train(RunSpec(cell, "mi", 0, Term()), digits, build, tmp_path, device=torch.device("cpu"))
+    tags = events(tmp_path).Tags()
+    assert {"mi_nats/000_input→layers.0", "result/test_accuracy", "diagnostics_feature_drift/layer_001"} <= set(
+        tags["scalars"]
+    )
+    assert tags["images"] == ["mi/by_pair_and_step", "mi/flow_from_input_to_output"]
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,9 @@ from eval import figures
 from eval.convergence import CONFIDENCE, load_results, summarise
 from mireg.ablation.config import BASELINE
 from mireg.ablation.curves import to_target
-from mireg.ablation.grid import RUNS
 from mireg.ablation.storage import read_json, write_bytes, write_json
 from mireg.ablation.tracking import write_spread
+from mireg.ablation.work import RUNS
 
 SEEDS_FOR_A_TEST = 6
 """From fewer pairs an exact two-sided test cannot give p < 0.05."""

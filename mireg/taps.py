@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mireg.layers import INPUT, LayerSpec, Observer, first_float, match
+from mireg.layers import INPUT, OUTPUT, LayerSpec, Layout, Observer, first_float, match, read, repeated
 
 
 class Taps:
     """Catches the outputs of the chosen layers during a forward pass, in execution order.
 
-    A tap is a forward hook that stores a reference; it copies nothing and changes nothing. With
-    ``layers="auto"`` the first observed pass chooses the layers, later ones reuse the choice. A
-    layer that runs more than once in a pass is caught each time, as ``name``, ``name#2``, ...
+    A tap is a forward hook that stores a reference; it copies nothing (but an output that the network
+    overwrites) and changes nothing. The first pass is observed: it chooses the layers of
+    ``layers="auto"`` and tells where each has its samples and channels; later ones reuse what it
+    found. A layer that runs more than once in a pass is caught each time, as ``name``, ``name#2``, ...
 
     Args:
         module: the network.
@@ -28,40 +29,52 @@ class Taps:
 
     def __init__(self, module: nn.Module, layers: LayerSpec = "auto") -> None:
         self.module = module
-        self.names: list[str] | None = None
+        self._wanted = None if layers == "auto" else _select(module, layers)
+        self.layouts: dict[str, Layout] | None = None  # once a pass has been observed
         self._hooks: list[RemovableHandle] = []
         self._caught: dict[str, Tensor] | None = None  # a dict during a pass, None outside
-        if layers != "auto":
-            self._install(_select(module, layers))
+        self._calls: dict[str, int] = {}  # of each module, in the pass under way
+
+    @property
+    def names(self) -> list[str]:
+        """The layers, in execution order; with ``"auto"`` none before the first pass."""
+        return list(self.layouts if self.layouts is not None else self._wanted or [])
 
     def run(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
         """Run the network and return what it returns, and the outputs of its layers by name.
 
+        Returns:
+            The network's own result, and a dict of (n, channels, positions ...) tensors.
+
         Raises:
-            ValueError: if ``"auto"`` finds fewer than 2 layers in the network.
+            ValueError: in the first pass, if ``"auto"`` finds fewer than 2 layers in the network, or a
+                chosen layer does not run or has no samples in its rows.
         """
-        if self.names is None:
-            found: tuple[Any, dict[str, Tensor]] = self._observe(args, kwargs)
-            return found
-        self._caught = {}
+        if self.layouts is None:
+            observed: tuple[Any, dict[str, Tensor]] = self.observe(*args, **kwargs)
+            return observed
+        self._caught, self._calls = {}, {}
         try:
-            if INPUT in self.names:
-                self.catch(INPUT, (args, kwargs))
+            if INPUT in self.layouts:
+                self._store({INPUT: first_float((args, kwargs))})
             result = self.module(*args, **kwargs)
-            return result, self._caught
+            return result, {key: self.layouts[key].arrange(tensor) for key, tensor in self._caught.items()}
         finally:
             self._caught = None
 
-    def catch(self, name: str, output: object) -> None:
+    def catch(self, name: str, module: nn.Module, output: object) -> None:
         """Store a layer's output if a pass is being watched (recomputation in backward is not)."""
-        tensor = first_float(output)
-        if self._caught is None or tensor is None:
+        if self._caught is None:
             return
-        key, repeat = name, 1
-        while key in self._caught:
-            repeat += 1
-            key = f"{name}#{repeat}"
-        self._caught[key] = tensor
+        self._calls[name] = self._calls.get(name, 0) + 1
+        self._store(read(repeated(name, self._calls[name]), module, output))
+
+    def _store(self, tensors: dict[str, Tensor | None] | dict[str, Tensor]) -> None:
+        assert self._caught is not None
+        assert self.layouts is not None
+        for key, tensor in tensors.items():
+            if tensor is not None and key in self.layouts:
+                self._caught[key] = tensor.clone() if self.layouts[key].overwritten else tensor
 
     def remove(self) -> None:
         """Take the hooks off the network."""
@@ -70,22 +83,21 @@ class Taps:
         self._hooks.clear()
 
     @torch.compiler.disable
-    def _observe(self, args: Any, kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
-        with Observer(self.module, (args, kwargs)) as observer:
+    def observe(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """The first :meth:`run`: eager, also in a compiled network."""
+        with torch.compiler.set_stance("force_eager"), Observer(self.module, (args, kwargs)) as observer:
             result = self.module(*args, **kwargs)
-        layers = observer.layers(result)
-        if len(layers) < 2:
+        found = observer.layers(result) if self._wanted is None else observer.named(self._wanted, result)
+        if len(found) < 2:
             raise ValueError(
-                f"layers='auto' found {len(layers)} successive layers in {type(self.module).__name__}, at least 2 are "
+                f"layers='auto' found {len(found)} successive layers in {type(self.module).__name__}, at least 2 are "
                 "needed: a path runs round every inner module; name the layers, as in layers=['input', 'block*']"
             )
-        self._install(list(layers))
-        return result, layers
-
-    def _install(self, names: list[str]) -> None:
-        self.names = names
-        modules = dict(self.module.named_modules())
-        self._hooks = [modules[name].register_forward_hook(_Tap(self, name)) for name in names if name != INPUT]
+        self.layouts = {key: layout for key, (layout, _) in found.items()}
+        modules = {OUTPUT: self.module, **dict(self.module.named_modules())}
+        for name in observer.names(self.layouts):
+            self._hooks.append(modules[name].register_forward_hook(_Tap(self, name)))
+        return result, {key: layout.arrange(tensor) for key, (layout, tensor) in found.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: those belong to the graph of one pass.
@@ -100,7 +112,7 @@ class _Tap:
         self.name = name
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.taps.catch(self.name, output)
+        self.taps.catch(self.name, module, output)
 
 
 def _select(module: nn.Module, layers: LayerSpec) -> list[str]:

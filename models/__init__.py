@@ -55,4 +55,4 @@ def _read(model: str, key: str, value: Any, default: Any) -> Any:
             return {"true": True, "false": False, "1": True, "0": False}[value.lower()]
         return type(default)(value)
     except (KeyError, ValueError):
-        raise ValueError(f"model {model!r}: {key}={value!r} is not a {type(default).__name__}") from None
+        raise ValueError(f"model {model!r}: {key}={value!r} cannot be read as {type(default).__name__}") from None

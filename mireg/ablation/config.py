@@ -11,11 +11,14 @@ from typing import Any
 from mireg import estimators
 from mireg.ablation.data import DATASETS
 from mireg.ablation.errors import UserError
-from mireg.regularizer import MIRegularizer
+from mireg.regularizer import MIRegularizer, for_training
 from mireg.schedules import Linear
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names that may become part of a path."""
+
+MOST_SEEDS = 10_000
+"""A larger number is a slip of the keyboard."""
 
 OPTIMIZERS = ("adam", "sgd")
 
@@ -82,7 +85,7 @@ class Term:
         layers: as for :func:`mireg.wrap`.
     """
 
-    weight: float = 0.3
+    weight: float = 1.0
     decay_steps: int = 200
     samples: int = 32
     layers: tuple[str, ...] = ("auto",)
@@ -105,7 +108,7 @@ class Term:
         shuffled = arm == "mi-shuffled"
         estimator = "kde" if arm in ("mi", "mi-shuffled") else arm.removeprefix("mi-")
         return MIRegularizer(
-            estimators.get(estimator),
+            for_training(estimator),
             Linear(self.weight, self.decay_steps),
             samples=self.samples,
             shuffled=shuffled,
@@ -153,16 +156,25 @@ class Study:
 
     def __post_init__(self) -> None:
         _check_name("study", self.name)
-        _check("seeds", self.seeds, self.seeds >= 1, "give at least 1")
+        _check("seeds", self.seeds, 1 <= self.seeds <= MOST_SEEDS, f"give at least 1 and at most {MOST_SEEDS}")
         _check("arms", self.arms, len(self.arms) > 0, "name at least one")
         _check("arms", self.arms, len(set(self.arms)) == len(self.arms), "name each once")
         for arm in self.arms:
             self.term.regularizer(arm)
 
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
     def runs(self) -> list[RunSpec]:
         """Every run, the seeds outermost so that an interrupted study holds whole pairs."""
-        seeds = range(self.first_seed, self.first_seed + self.seeds)
-        return [RunSpec(cell, arm, seed, self.term) for seed in seeds for cell in self.cells for arm in self.arms]
+        return [
+            RunSpec(cell, arm, seed, self.term)
+            for seed in self.seed_numbers
+            for cell in self.cells
+            for arm in self.arms
+        ]
 
 
 @dataclass(frozen=True)

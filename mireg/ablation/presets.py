@@ -21,6 +21,7 @@ DEMO = Study(
         ),
     ),
     arms=("none", "mi-kde", "mi-binning"),
+    seeds=6,  # the fewest with which the exact paired test can fall below 0.05
 )
 
 FASHION_SIGMOID10 = Study(

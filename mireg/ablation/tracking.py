@@ -53,7 +53,8 @@ class Tracker:
     Args:
         folder: of the run; event files of an earlier, interrupted attempt stay.
         spec: of the run.
-        resumed_at: step from which curves written before are void.
+        resumed_at: step of the checkpoint that the run goes on from, 0 for none; what an earlier attempt
+            wrote after it is void.
     """
 
     def __init__(self, folder: Path, spec: RunSpec, resumed_at: int) -> None:
@@ -61,7 +62,8 @@ class Tracker:
         self._points: list[dict[str, Any]] = []
         self._began = time.monotonic()
         self._drawing = 0.0  # seconds spent on figures
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_at or None, flush_secs=10)
+        # The point at the checkpoint's own step was logged, and flushed, before the checkpoint was written.
+        self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else 0, flush_secs=10)
         if not resumed_at:
             text = json.dumps(spec.as_dict(), indent=2)
             self._writer.add_text("configuration", f"```json\n{text}\n```")
@@ -86,8 +88,16 @@ class Tracker:
             self._draw(self._points)
             self._drawing += time.monotonic() - began
 
-    def close(self, result: dict[str, Any]) -> None:
-        """Write the last figures and the row of the HParams page, and close the event file.
+    def flush(self) -> None:
+        """Hand over what was logged to the file."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the last figures and the row of the HParams page.
 
         Args:
             result: of the run, see :func:`mireg.ablation.run.train`.
@@ -105,7 +115,6 @@ class Tracker:
         # add_hparams() would open another run directory, and the page would show each run twice.
         for summary in hparams(self._hparams(), outcome):
             self._file().add_summary(summary)
-        self._writer.close()
 
     def _hparams(self) -> dict[str, Any]:
         spec, cell = self._spec, self._spec.cell
@@ -188,3 +197,19 @@ def draw_flow(curve: Sequence[dict[str, Any]], lines: int = 6) -> Figure:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+class NoTracker:
+    """Stands in where another process writes the curves."""
+
+    def log(self, point: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""

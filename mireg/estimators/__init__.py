@@ -23,7 +23,7 @@ def get(name: str, **options: Any) -> Estimator:
         ValueError: if there is no such estimator or option; the message lists those there are.
 
     >>> get("kde", bandwidth=0.25)
-    KDE(bandwidth=(0.25,), noise_floor=1e-05)
+    KDE(bandwidth=(0.25,), noise_floor=1e-05, shared_noise=0.0)
     """
     if name not in REGISTRY:
         raise ValueError(f"unknown estimator {name!r}: choose from {', '.join(names())}")

@@ -26,6 +26,8 @@ class KDE(Estimator):
             wide kernel alone rewards the leading direction and lets a layer collapse to it; narrow
             ones keep the finer structure in sight.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
+        shared_noise: see :func:`mireg.estimators.gram.gram`. Above 0, the scale of a layer relative to the
+            input's counts: what a layer passes on too faintly for the gradient to come back is not rewarded.
 
     Source: Kolchinsky & Tracey, Estimating mixture entropy with pairwise distances, Entropy 19(7),
     2017.
@@ -37,15 +39,21 @@ class KDE(Estimator):
 
     name: ClassVar[str] = "kde"
 
-    def __init__(self, bandwidth: float | Sequence[float] = (0.5, 0.25, 0.125), noise_floor: float = 1e-5) -> None:
+    def __init__(
+        self,
+        bandwidth: float | Sequence[float] = (0.5, 0.25, 0.125),
+        noise_floor: float = 1e-5,
+        shared_noise: float = 0.0,
+    ) -> None:
         self.bandwidth = (bandwidth,) if isinstance(bandwidth, int | float) else tuple(bandwidth)
         if not self.bandwidth or not all(math.isfinite(b) and b > 0 for b in self.bandwidth):
             raise ValueError(f"bandwidth={bandwidth!r}: every bandwidth must be a positive number")
         self.noise_floor = noise_floor
+        self.shared_noise = shared_noise
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
         with in_full_precision(layers[0]):
-            distances = squared_distances(layers, self.noise_floor)
+            distances = squared_distances(layers, self.noise_floor, self.shared_noise)
             precision = distances.new_tensor([0.5 / b**2 for b in self.bandwidth])
             exponent = -precision[:, None, None, None] * distances
             entropy = _entropy(exponent)

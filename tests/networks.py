@@ -1,0 +1,227 @@
+"""Networks as people have them, small: what ``layers="auto"`` must be right for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+import torchvision
+import transformers
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+
+ROWS = 6
+
+
+@dataclass
+class Case:
+    """A network, a batch for it, and layers that it must be found to have."""
+
+    make: Callable[[], nn.Module]
+    args: Callable[[], tuple[Any, ...]] = tuple
+    kwargs: Callable[[], dict[str, Any]] = dict
+    layers: tuple[str, ...] = field(default=())
+
+
+def images(size: int, channels: int = 3) -> Callable[[], tuple[Tensor]]:
+    return lambda: (torch.randn(ROWS, channels, size, size),)
+
+
+def rows(*shape: int) -> Callable[[], tuple[Tensor]]:
+    return lambda: (torch.randn(shape),)
+
+
+def tokens() -> dict[str, Tensor]:
+    mask = torch.ones(ROWS, 7, dtype=torch.int64)
+    mask[:2, 5:] = 0
+    return {"input_ids": torch.randint(1, 50, (ROWS, 7)), "attention_mask": mask}
+
+
+def tokens_and_labels() -> dict[str, Tensor]:
+    batch = tokens()
+    return {**batch, "labels": batch["input_ids"]}
+
+
+def bert(**options: Any) -> nn.Module:
+    config = transformers.BertConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=16,
+        **options,
+    )
+    return transformers.BertForSequenceClassification(config)
+
+
+def gpt2() -> nn.Module:
+    sizes = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 16}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+
+
+def vgg11() -> nn.Module:
+    """With 64 units, not 4096, in the classifier: the rest as it is."""
+    with torch.device("meta"):
+        network = torchvision.models.vgg11(num_classes=4)
+    network.features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"])
+    hidden = [layer for width in (512, 64) for layer in (nn.Linear(width, 64), nn.ReLU(True), nn.Dropout())]
+    network.avgpool, network.classifier = nn.AdaptiveAvgPool2d(1), nn.Sequential(*hidden, nn.Linear(64, 4))
+    return network
+
+
+class Recurrent(nn.Module):
+    def __init__(self, cell: type[nn.RNNBase], *, batch_first: bool, use_state: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.rnn = cell(5, 8, batch_first=batch_first, **options)
+        self.head = nn.Linear(8, 3)
+        self.batch_first, self.use_state = batch_first, use_state
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs, state = self.rnn(x)
+        if self.use_state:
+            return self.head(state[-1])
+        return self.head(outputs[:, -1] if self.batch_first else outputs[-1])
+
+
+class Encoder(nn.Module):
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x))
+
+
+class UNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.middle, self.up_block = self.block(1, 8), self.block(8, 16), self.block(16, 8)
+        self.up = nn.ConvTranspose2d(16, 8, 2, 2)
+        self.out = nn.Conv2d(8, 2, 1)
+
+    @staticmethod
+    def block(inputs: int, outputs: int) -> nn.Module:
+        convs = nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)
+        return nn.Sequential(convs[0], nn.ReLU(inplace=True), convs[1], nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.down(x)
+        deep = self.up(self.middle(max_pool2d(skip, 2)))
+        return self.out(self.up_block(torch.cat([deep, skip], 1)))
+
+
+class Functional(nn.Module):
+    """Activations that are no modules, one layer used twice, a dict for a result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.again, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = relu(self.first(x))
+        x = relu(self.again(x))
+        return {"logits": self.head(relu(self.again(x)))}
+
+
+@dataclass
+class Result:
+    loss: Tensor
+    logits: Tensor
+
+
+class TwoInputs(nn.Module):
+    """A mask first, two inputs of numbers, a dataclass with a scalar first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(3, 8)
+        self.joint, self.after, self.head = nn.Linear(16, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, use: Tensor, x: Tensor, y: Tensor) -> Result:
+        joint = relu(self.joint(torch.cat([self.a(x).relu(), self.b(y).relu()], 1)))
+        logits = self.head(relu(self.after(joint)) * use)
+        return Result(logits.square().mean(), logits)
+
+
+class Overwriting(nn.Module):
+    """Each block adds to its input in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(5, 8)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Linear(8, 8)) for _ in range(3))
+        self.merge, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x += block(x)
+        return self.head(self.merge(x).relu())
+
+
+NETWORKS: dict[str, Case] = {
+    "resnet18": Case(
+        torchvision.models.resnet18, images(32), layers=("input", "layer1.0", "layer1.1", "layer2.0", "layer4.0")
+    ),
+    "vgg11": Case(
+        vgg11,
+        images(32),
+        layers=("input", "features.2", "features.5", "classifier.2"),
+    ),
+    "mobilenet_v3_small": Case(torchvision.models.mobilenet_v3_small, images(32)),
+    "densenet121": Case(torchvision.models.densenet121, images(32), layers=("input", "features.transition1.pool")),
+    "convnext_tiny": Case(torchvision.models.convnext_tiny, images(32), layers=("input", "features.1.0")),
+    "vit_b_16": Case(
+        lambda: torchvision.models.vit_b_16(image_size=32), images(32), layers=("encoder.layers.encoder_layer_0",)
+    ),
+    "swin_t": Case(torchvision.models.swin_t, images(64), layers=("input", "features.1.0", "features.3.0")),
+    "timm-resnet": Case(
+        lambda: timm.create_model("resnet10t", num_classes=4), images(32), layers=("input", "layer1", "layer3")
+    ),
+    "timm-vit": Case(
+        lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, num_classes=4),
+        images(32),
+        layers=("input", "patch_embed", "blocks.0", "blocks.1"),
+    ),
+    "bert": Case(bert, kwargs=tokens, layers=("bert.encoder.layer.0.attention", "bert.encoder.layer.1.output")),
+    "bert-eager-attention": Case(lambda: bert(attn_implementation="eager"), kwargs=tokens),
+    "gpt2": Case(gpt2, kwargs=tokens_and_labels, layers=("transformer.h.0", "transformer.h.1")),
+    "lstm": Case(
+        lambda: nn.LSTM(5, 8, 2, batch_first=True), rows(ROWS, 7, 5), layers=("input", "output[0]", "output[1]")
+    ),
+    "gru": Case(
+        lambda: Recurrent(nn.GRU, batch_first=True, num_layers=2),
+        rows(ROWS, 7, 5),
+        layers=("input", "rnn[0]", "rnn[1]"),
+    ),
+    "lstm-sequence-first": Case(
+        lambda: Recurrent(nn.LSTM, batch_first=False, use_state=True), rows(7, ROWS, 5), layers=("input", "rnn", "head")
+    ),
+    "transformer-encoder": Case(
+        lambda: Encoder(batch_first=True), rows(ROWS, 7, 16), layers=("input", "encoder.layers.0.norm1")
+    ),
+    "transformer-encoder-sequence-first": Case(
+        lambda: Encoder(batch_first=False), rows(7, ROWS, 16), layers=("input", "encoder.layers.0.norm1")
+    ),
+    "u-net": Case(UNet, images(16, 1), layers=("input", "down.1", "down.3", "up_block.1", "up_block.3")),
+    "functional-and-twice": Case(Functional, rows(ROWS, 5), layers=("input", "first", "again", "again#2")),
+    "two-inputs": Case(
+        TwoInputs,
+        lambda: (torch.ones(ROWS, 1), torch.randn(ROWS, 5), torch.randn(ROWS, 3)),
+        layers=("a", "joint", "after"),
+    ),
+    "overwriting": Case(Overwriting, rows(ROWS, 5), layers=("input", "stem", "merge")),
+    "conv1d": Case(
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 8, 3), nn.ReLU(), nn.Conv1d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)
+        ),
+        rows(ROWS, 2, 7),
+        layers=("input", "1", "4"),
+    ),
+}

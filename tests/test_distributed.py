@@ -1,0 +1,122 @@
+"""Two processes over gloo against one on the joined batch."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+import mireg
+
+RANKS, ROWS, STEPS = 2, 12, 4
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [layer for width in (6, 16, 16) for layer in (nn.Linear(width, 16), nn.Tanh())]
+    return nn.Sequential(*layers, nn.Linear(16, 3)).double()
+
+
+def batch(rank: int, step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(10 * step + rank)
+    x = torch.randn(ROWS, 6, generator=generator, dtype=torch.float64)
+    return x, torch.randint(3, (ROWS,), generator=generator)
+
+
+def joined(step: int) -> tuple[Tensor, Tensor]:
+    parts = [batch(rank, step) for rank in range(RANKS)]
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def train(model: nn.Module, wrapped: mireg.MIRegularized, batches: Callable[[int], Any]) -> list[Tensor]:
+    """Gradients of every step, all of plain SGD."""
+    gradients = []
+    for step in range(STEPS):
+        x, y = batches(step)
+        loss = cross_entropy(model(x), y) + wrapped.mi_loss()
+        wrapped.zero_grad()
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in wrapped.parameters()]))
+        with torch.no_grad():
+            for parameter in wrapped.parameters():
+                parameter -= 0.1 * parameter.grad
+    return gradients
+
+
+def wrap(**options: Any) -> mireg.MIRegularized:
+    return mireg.wrap(network(), weight=0.5, samples=RANKS * ROWS, **options)
+
+
+def parallel(rank: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
+    found = {}
+    for balanced in (True, False):
+        for gather in (True, False):
+            model = wrap(balanced=balanced, gather=gather)
+            found[balanced, gather] = train(DistributedDataParallel(model), model, functools.partial(batch, rank))
+
+    model = wrap(balanced=False)
+    for layer in [*model.module, model]:
+        fully_shard(layer)
+    loss = cross_entropy(model(batch(rank, 0)[0]), batch(rank, 0)[1]) + model.mi_loss()
+    loss.backward()
+    found["sharded"] = torch.cat([p.grad.full_tensor().flatten() for p in model.parameters()])
+
+    model = wrap()
+    for layer in [*model.module, model]:
+        fully_shard(layer)
+    model(batch(rank, 0)[0])
+    with pytest.raises(ValueError, match="balanced=False"):
+        model.mi_loss()
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(parallel, (port, folder), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_gathered_is_one_process_on_the_joined_batch(found: list[dict[Any, Any]], balanced: bool) -> None:
+    model = wrap(balanced=balanced)
+    for step, expected in enumerate(train(model, model, joined)):
+        for rank in range(RANKS):
+            torch.testing.assert_close(found[rank][balanced, True][step], expected, rtol=0, atol=1e-6)
+
+
+def test_ungathered_is_the_mean_over_ranks(found: list[dict[Any, Any]]) -> None:
+    gradients = []
+    for rank in range(RANKS):
+        model = wrap(balanced=False)
+        gradients.append(train(model, model, functools.partial(batch, rank))[0])
+    assert not torch.allclose(*gradients)
+    for rank in range(RANKS):
+        torch.testing.assert_close(found[rank][False, False][0], sum(gradients) / RANKS, rtol=0, atol=1e-6)
+
+
+def test_balance_is_the_same_on_every_rank(found: list[dict[Any, Any]]) -> None:
+    """Equal gradients at every step say so; the ungathered terms are not equal."""
+    for step in range(STEPS):
+        assert torch.equal(found[0][True, False][step], found[1][True, False][step])
+        assert torch.isfinite(found[0][True, False][step]).all()
+
+
+def test_fully_sharded_is_data_parallel(found: list[dict[Any, Any]]) -> None:
+    for rank in range(RANKS):
+        torch.testing.assert_close(found[rank]["sharded"], found[rank][False, False][0], rtol=0, atol=1e-6)

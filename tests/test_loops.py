@@ -1,0 +1,233 @@
+"""The training loops that people have: the term is the same in all of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
+
+import mireg
+from mireg.schedules import Linear
+from models import build
+
+SHAPE, CLASSES, ROWS = (1, 8, 8), 10, 24
+
+
+def network(name: str = "mlp") -> nn.Module:
+    torch.manual_seed(0)
+    return build(name, {"depth": 4, "width": 16}, SHAPE, CLASSES)
+
+
+def batch(step: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(ROWS, *SHAPE, generator=generator)
+    return images, torch.randint(CLASSES, (ROWS,), generator=generator)
+
+
+def loss_of(model: Any, step: int = 0) -> Tensor:
+    images, labels = batch(step)
+    return cross_entropy(model(images), labels) + model.mi_loss()
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def train(model: nn.Module, forward: Callable[..., Tensor] | None = None, steps: int = 8) -> list[float]:
+    """Losses of plain SGD, through ``forward`` where it is not the model itself."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for step in range(steps):
+        images, labels = batch(step)
+        loss = cross_entropy((model if forward is None else forward)(images), labels)
+        if isinstance(model, mireg.MIRegularized):
+            loss = loss + model.mi_loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_accumulation_adds_up() -> None:
+    model = mireg.wrap(network(), weight=0.5, balanced=False)
+    parts = []
+    for step in range(2):
+        model.zero_grad()
+        loss_of(model, step).backward()
+        parts.append(gradients(model))
+    model.zero_grad()
+    for step in range(2):
+        loss_of(model, step).backward()
+    for total, first, second in zip(gradients(model), *parts, strict=True):
+        torch.testing.assert_close(total, first + second)
+
+
+def test_a_scaled_loss_is_balanced_as_it_would_be_unscaled() -> None:
+    plain, scaled = mireg.wrap(network(), weight=0.5), mireg.wrap(network(), weight=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (plain, scaled)]
+    for step in range(3):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss_of(plain, step).backward()
+        scaler.scale(loss_of(scaled, step)).backward()
+        scaler.unscale_(optimizers[1])
+        for ours, theirs in zip(gradients(scaled), gradients(plain), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        optimizers[0].step()
+        scaler.step(optimizers[1])
+        scaler.update()
+
+
+def test_autocast_leaves_the_estimate_in_float32() -> None:
+    full, mixed = mireg.wrap(network(), weight=0.5), mireg.wrap(network(), weight=0.5)
+    loss_of(full)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = loss_of(mixed)
+    loss.backward()
+    assert all(torch.isfinite(g).all() for g in gradients(mixed))
+    for ours, theirs in zip(mixed.mi_terms().values(), full.mi_terms().values(), strict=True):
+        assert ours.dtype == torch.float32
+        assert ours.item() == pytest.approx(theirs.item(), abs=0.15)
+
+
+def test_half_precision_network_trains() -> None:
+    model = mireg.wrap(network().bfloat16(), weight=0.5)
+    before = [p.clone() for p in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(3):
+        images, labels = batch(step)
+        (cross_entropy(model(images.bfloat16()), labels) + model.mi_loss()).backward()
+        optimizer.step()
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, while it traces
+@pytest.mark.parametrize("every", [1, 2])
+def test_compiled(every: int) -> None:
+    """The same losses; one graph break, at the observed pass; one graph with the taps and one without."""
+
+    def compiled(model: nn.Module) -> tuple[list[float], int, int]:
+        torch._dynamo.reset()
+        counters.clear()
+        counter = CompileCounterWithBackend("aot_eager")
+        losses = train(model, torch.compile(model, backend=counter))
+        return losses, counter.frame_count, sum(counters["graph_break"].values())
+
+    def wrapped() -> mireg.MIRegularized:
+        return mireg.wrap(network(), weight=Linear(0.3, 5), every=every)
+
+    _, bare_graphs, bare_breaks = compiled(network())
+    losses, graphs, breaks = compiled(wrapped())
+    assert losses == pytest.approx(train(wrapped()), abs=1e-5)
+    assert graphs == bare_graphs + 1
+    assert breaks <= bare_breaks + 1
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, use_reentrant: bool | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Linear(64, 16)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh()) for _ in range(3)
+        )
+        self.head = nn.Linear(16, CLASSES)
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.flatten(1))
+        for block in self.blocks:
+            x = block(x) if self.use_reentrant is None else checkpoint(block, x, use_reentrant=self.use_reentrant)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointed_activations(use_reentrant: bool) -> None:
+    layers = "auto" if not use_reentrant else ["stem", "blocks.?"]
+    expected = mireg.wrap(Checkpointed(None), layers, weight=0.5, balanced=False)
+    model = mireg.wrap(Checkpointed(use_reentrant), layers, weight=0.5, balanced=False)
+    for step in range(2):  # the first pass is observed, the second one tapped
+        for each in (expected, model):
+            each.zero_grad()
+            loss_of(each, step).backward()
+        assert list(model.mi_terms()) == list(expected.mi_terms())
+        for ours, theirs in zip(gradients(model), gradients(expected), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_auto_taps_only_what_has_a_gradient_under_reentrant_checkpoints() -> None:
+    model = mireg.wrap(Checkpointed(use_reentrant=True), weight=0.5, balanced=False)
+    loss_of(model).backward()
+    assert model.taps.names == ["input", "stem", "blocks.0", "blocks.1", "blocks.2"]
+
+
+def test_reentrant_checkpoints_say_what_they_cannot_balance() -> None:
+    model = mireg.wrap(Checkpointed(use_reentrant=True), weight=0.5)
+    model(batch()[0])
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        model.mi_loss()
+
+
+def test_channels_last() -> None:
+    losses = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        model = mireg.wrap(network("cnn"), weight=0.5, balanced=False).to(memory_format=memory_format)
+        images, labels = batch()
+        for _ in range(2):
+            loss = cross_entropy(model(images.to(memory_format=memory_format)), labels) + model.mi_loss()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_averaged_model_averages_the_weights() -> None:
+    model = mireg.wrap(network(), weight=0.3)
+    averaged = AveragedModel(model)
+    for _ in range(2):
+        train(model, steps=1)
+        averaged.update_parameters(model)
+    averaged.eval()
+    assert averaged(batch()[0]).shape == (ROWS, CLASSES)
+    assert list(averaged.module.state_dict()) == list(network().state_dict())
+
+
+def test_saved_whole_and_loaded() -> None:
+    model = mireg.wrap(network(), weight=0.3)
+    train(model, steps=2)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    twin = torch.load(file, weights_only=False)
+    assert train(twin, steps=3) == train(model, steps=3)
+
+
+def test_unwrapped_network_exports() -> None:
+    model = mireg.wrap(network(), weight=0.3)
+    train(model, steps=1)
+    bare = model.unwrap().eval()
+    exported = torch.export.export(bare, (batch()[0],))
+    torch.testing.assert_close(exported.module()(batch()[0]), bare(batch()[0]))
+
+
+def test_every_captures_nothing_in_between() -> None:
+    model = mireg.wrap(network(), weight=0.5, every=3)
+    captured = []
+    for step in range(7):
+        images, labels = batch(step)
+        output = model(images)
+        captured.append(model._caught is not None)
+        term = model.mi_loss()
+        assert term.requires_grad == (step % 3 == 0)
+        (cross_entropy(output, labels) + term).backward()
+    assert captured == [True, False, False, False, False, False, True]  # step 3 holds the directions of step 0

@@ -1,0 +1,95 @@
+"""The wrapper on every network of :mod:`tests.networks`."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mireg
+from mireg.layers import tensors_in
+from tests.networks import NETWORKS, ROWS, Case
+
+
+def run(model: nn.Module, case: Case) -> Any:
+    """One forward pass; the batch and the dropout are the same every time."""
+    torch.manual_seed(1)
+    return model(*case.args(), **case.kwargs())
+
+
+def task_gradients(model: nn.Module, case: Case) -> tuple[list[Tensor], list[Tensor | None]]:
+    outputs = [t for t in tensors_in(run(model, case)) if t.is_floating_point()]
+    loss = sum(t.square().mean() for t in outputs if t.requires_grad)
+    if isinstance(model, mireg.MIRegularized):
+        loss = loss + model.mi_loss()
+    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return [t.detach() for t in outputs], list(gradients)
+
+
+def equal(ours: list[Tensor | None], theirs: list[Tensor | None]) -> bool:
+    return all(
+        (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network(name: str) -> None:
+    case = NETWORKS[name]
+    torch.manual_seed(0)
+    network = case.make().train()
+    buffers = copy.deepcopy(dict(network.named_buffers()))
+
+    def reset() -> None:
+        for key, buffer in network.named_buffers():
+            buffer.copy_(buffers[key])
+
+    bare_outputs, bare_gradients = task_gradients(network, case)
+    reset()
+    off = mireg.wrap(network, weight=0)
+    outputs, gradients = task_gradients(off, case)
+    assert equal(bare_outputs, outputs)
+    assert equal(bare_gradients, gradients)
+    off.unwrap()
+    del bare_gradients, gradients
+
+    model = mireg.wrap(network, weight=1.0, balanced=False)
+    losses = []
+    for _ in range(3):  # observed, tapped, and after one step along the gradient
+        reset()
+        result = run(model, case)
+        assert equal(bare_outputs, [t for t in tensors_in(result) if t.is_floating_point()]) or len(losses) == 2
+        refs = [weakref.ref(t) for key, t in model._caught.items() if key != "input"]
+        assert all(t.shape[0] == ROWS for t in model._caught.values())
+        term = model.mi_loss()
+        losses.append(term.item())
+        if len(losses) == 2:
+            move(network, term)
+        del result, term
+    assert len(model.mi_terms()) >= 2
+    assert losses[0] == losses[1] or any(layout.overwritten for layout in model.taps.layouts.values())
+    assert losses[2] < losses[1]
+    found = model.taps.names
+    assert [layer for layer in found if layer in case.layers] == list(case.layers)
+
+    gc.collect()
+    assert all(ref() is None for ref in refs)
+    assert model.unwrap() is network
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+def move(network: nn.Module, term: Tensor, length: float = 1e-3) -> None:
+    """One short step of each parameter along its gradient."""
+    parameters = list(network.parameters())
+    gradients = torch.autograd.grad(term, parameters, allow_unused=True)
+    norm = torch.stack([g.norm() for g in gradients if g is not None]).norm()
+    assert norm > 0
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter -= length * gradient / norm

@@ -9,15 +9,12 @@ import urllib.error
 import urllib.request
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import models
 from eval import report
 from mireg.ablation.config import Cell, RunSpec, Term
-from mireg.ablation.data import load
-from mireg.ablation.run import train
 from mireg.ablation.tracking import Tracker
+from tests.ablation.running import run
 from tests.browser import browser_page, keep_screenshot
 from tests.eval.synthetic import TARGET, result, write_study
 
@@ -33,9 +30,10 @@ def track(folder, arm, seed, reached, steps=STEPS, pairs=PAIRS, resume_at=0):
     for point in run["curve"]:
         low = min(point["mi"].values())
         point["mi"] = {f"layers.{i}→layers.{i + 1}": low + 2 * (pairs - i) / pairs for i in range(pairs)}
-        if point["step"] >= resume_at:
+        if point["step"] > resume_at or not resume_at:
             tracker.log(point)
-    tracker.close(run)
+    tracker.finish(run)
+    tracker.close()
     return run
 
 
@@ -104,7 +102,8 @@ def test_logging_is_cheap(tmp_path):
         began = time.perf_counter()
         tracker.log(point | {"step": step})
         times.append(time.perf_counter() - began)
-    tracker.close(run)
+    tracker.finish(run)
+    tracker.close()
     assert sorted(times)[100] < 0.02 * 25 * 2e-3  # 2% of 25 steps of 2 ms each
 
 
@@ -118,12 +117,7 @@ def test_resuming_voids_what_was_written_after_the_checkpoint(tmp_path):
 
 def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path):
     cell = Cell("cell", "digits", "mlp", 0.8, 4, model_options={"depth": 3}, eval_every=2, diagnostics=True)
-
-    def build(of, dataset):
-        return models.build(of.model, of.model_options, dataset.input_shape, dataset.classes)
-
-    digits = load("digits", tmp_path)
-    train(RunSpec(cell, "mi", 0, Term()), digits, build, tmp_path, device=torch.device("cpu"))
+    run(tmp_path, cell, "mi")
     tags = events(tmp_path).Tags()
     assert {"mi_nats/000_input→layers.0", "result/test_accuracy", "diagnostics_feature_drift/layer_001"} <= set(
         tags["scalars"]

@@ -111,6 +111,7 @@ class Term:
             for_training(estimator),
             Linear(self.weight, self.decay_steps),
             samples=self.samples,
+            gather=True,
             shuffled=shuffled,
         )
 

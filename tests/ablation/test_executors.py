@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 import train
+from mireg.ablation.storage import read_json
 
 ROOT = Path(__file__).parents[2]
 STUDY = ["--seeds", "2", "--steps", "300", "--eval-every", "100", "--model-options", "depth=2", "width=8"]
@@ -64,17 +64,24 @@ def once(condition: Callable[[], bool], action: Callable[[], None]) -> threading
     return thread
 
 
-def running(out: Path) -> int:
-    """How many runs have written two checkpoints."""
-    return len(list(out.rglob("checkpoint.previous.pt")))
+def trainers(out: Path) -> list[int]:
+    """The processes whose runs have written two checkpoints."""
+    locks = [path.with_name("lock") for path in out.rglob("checkpoint.previous.pt")]
+    owners = [read_json(path) for path in locks]
+    return [owner["pid"] for owner in owners if isinstance(owner, dict)]
+
+
+def parent(pid: int) -> int:
+    """The parent of a process, 0 if that has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return 0
 
 
 @pytest.mark.slow
 def test_workers_one_of_which_is_killed(tmp_path: Path, serial: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    killer = once(
-        lambda: running(tmp_path) == 2,
-        lambda: os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL),
-    )
+    killer = once(lambda: bool(trainers(tmp_path)), lambda: os.kill(trainers(tmp_path)[0], signal.SIGKILL))
     assert train.main([*WORDS, *ARMS, "--workers", "2", "--out", str(tmp_path)]) == 0
     killer.join()
     errors = capsys.readouterr().err
@@ -103,7 +110,11 @@ def test_ray_cluster_one_machine_of_which_is_lost(
     cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": soon})
     try:
         lost = cluster.add_node(**node)
-        killer = once(lambda: running(tmp_path) == 2, lambda: cluster.remove_node(lost, allow_graceful=False))
+        raylet = lost.all_processes["raylet"][0].process.pid
+        killer = once(
+            lambda: raylet in map(parent, trainers(tmp_path)),
+            lambda: cluster.remove_node(lost, allow_graceful=False),
+        )
         words = [*WORDS, *ARMS, "--executor", "ray", "--ray-address", cluster.address, "--out", str(tmp_path)]
         assert train.main(words) == 0
         killer.join()
@@ -122,14 +133,14 @@ def test_torchrun_one_process_of_which_is_killed(tmp_path: Path, serial: Path) -
     """Two processes take as many samples a step as one, and end where it ends."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     process = subprocess.Popen(
-        [*launcher, "--monitor-interval", "0.1", "train.py", *WORDS, "--arms", "none", "--out", str(tmp_path)],
+        [*launcher, "--monitor-interval", "0.1", "train.py", *WORDS, *ARMS, "--out", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    killer = once(lambda: running(tmp_path) == 1, lambda: os.kill(children(process.pid)[-1], signal.SIGKILL))
+    killer = once(lambda: bool(trainers(tmp_path)), lambda: os.kill(children(process.pid)[-1], signal.SIGKILL))
     printed, errors = process.communicate(timeout=250)
     killer.join()
     assert process.returncode == 0, errors
@@ -140,4 +151,4 @@ def test_torchrun_one_process_of_which_is_killed(tmp_path: Path, serial: Path) -
         assert [point["step"] for point in curve] == [point["step"] for point in alone]
         for ours, theirs in zip(curve[1:], alone[1:], strict=True):
             assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
-    assert len(outcome(tmp_path)) == 2
+    assert len(outcome(tmp_path)) == 4

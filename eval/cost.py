@@ -192,6 +192,7 @@ def peak_memory(setting: Setting, device: torch.device) -> dict[str, float]:
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_peak, args=(sender, setting, device, wrapped))
         process.start()
+        sender.close()  # so that a process that dies ends the wait
         peaks[name] = receiver.recv()
         process.join()
     return {**peaks, "ratio": peaks["mi"] / peaks["none"]}

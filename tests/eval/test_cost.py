@@ -47,7 +47,7 @@ class InThisProcess:
     @staticmethod
     def Pipe(duplex: bool) -> tuple[SimpleNamespace, SimpleNamespace]:  # noqa: N802
         sent: list[float] = []
-        return SimpleNamespace(recv=sent.pop), SimpleNamespace(send=sent.append)
+        return SimpleNamespace(recv=sent.pop), SimpleNamespace(send=sent.append, close=lambda: None)
 
 
 InThisProcess.Process = InThisProcess

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from mireg.ablation.config import BASELINE
+from mireg.ablation.curves import to_target
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -27,15 +28,6 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     if not paths:
         raise FileNotFoundError(f"{folder} holds no finished run (runs/*/*/*/result.json)")
     return [json.loads(path.read_text()) for path in paths]
-
-
-def to_target(curve: Iterable[dict[str, Any]], target: float) -> dict[str, Any] | None:
-    """The first point of a curve at which validation accuracy has reached the target; None if none has.
-
-    >>> to_target([{"step": 0, "validation_accuracy": 0.1}, {"step": 25, "validation_accuracy": 0.8}], 0.75)["step"]
-    25
-    """
-    return next((point for point in curve if point["step"] > 0 and point["validation_accuracy"] >= target), None)
 
 
 def median(values: Sequence[float | None]) -> float | None:
@@ -111,8 +103,56 @@ def logrank_p_value(baseline: Sequence[float | None], arm: Sequence[float | None
         stats.CensoredData(uncensored=[v for v in values if v is not None], right=[limit for v in values if v is None])
         for values in (baseline, arm)
     ]
-    p = float(stats.logrank(*samples).pvalue)
+    with np.errstate(invalid="ignore"):  # everybody there at the same step: 0/0
+        p = float(stats.logrank(*samples).pvalue)
     return p if math.isfinite(p) else None
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted for their number; None, where there was no test, stays and does not count.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics 6, 1979.
+
+    >>> holm([0.01, 0.04, None, 0.03])
+    [0.03, 0.06, None, 0.06]
+    """
+    tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p))
+        adjusted[index] = largest
+    return adjusted
+
+
+def performance_profile(cells: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """How far each arm is from the fastest, over the cells that it ran in.
+
+    Args:
+        cells: of a summary.
+
+    Returns:
+        By arm, a number per cell: its median steps to target over the smallest of any arm in that
+        cell, in increasing order, infinity where it has no median. The share of these that is at
+        most tau, drawn over tau, is the performance profile. Cells that no arm solves are left out.
+
+    Source: Dolan & Moré, Benchmarking optimization software with performance profiles, Mathematical
+    Programming 91, 2002.
+
+    >>> def cell(**steps):
+    ...     return {"arms": {arm: {"steps_to_target": {"median": median}} for arm, median in steps.items()}}
+    >>> performance_profile([cell(none=None, mi=100), cell(none=50, mi=100)])
+    {'none': [1.0, inf], 'mi': [1.0, 2.0]}
+    """
+    profile: dict[str, list[float]] = {}
+    for cell in cells:
+        medians = {name: arm["steps_to_target"]["median"] or math.inf for name, arm in cell["arms"].items()}
+        best = min(medians.values())
+        for name, steps in medians.items():
+            if math.isfinite(best):
+                profile.setdefault(name, []).append(steps / best)
+    return {name: sorted(ratios) for name, ratios in profile.items()}
 
 
 def summarise(study: str, results: Sequence[dict[str, Any]], arms: Sequence[str] = ()) -> dict[str, Any]:
@@ -130,25 +170,32 @@ def summarise(study: str, results: Sequence[dict[str, Any]], arms: Sequence[str]
         present = {result["arm"] for result in of_cell}
         order = [arm for arm in arms if arm in present] + sorted(present.difference(arms))
         by_arm = {arm: {r["seed"]: r for r in of_cell if r["arm"] == arm} for arm in order}
-        summaries = {arm: _arm(runs, cell["target"]) for arm, runs in by_arm.items()}
+        shortest = min((r["seconds"] for r in of_cell if r["failure"] is None), default=0.0)
+        summaries = {arm: _arm(runs, cell["target"], shortest) for arm, runs in by_arm.items()}
         if BASELINE in by_arm:
             for arm in order:
                 if arm != BASELINE:
                     summaries[arm]["vs_none"] = _versus(by_arm[BASELINE], by_arm[arm], cell)
         cells.append({"cell": name, "target": cell["target"], "budget_steps": cell["steps"], "arms": summaries})
+    for arm in {arm for cell in cells for arm in cell["arms"]}:
+        tested = [cell["arms"][arm]["vs_none"] for cell in cells if cell["arms"].get(arm, {}).get("vs_none")]
+        for versus, p in zip(tested, holm([versus["p_value"] for versus in tested]), strict=True):
+            versus["p_holm"] = p
     return {"study": study, "cells": cells}
 
 
-def _arm(runs: dict[int, dict[str, Any]], target: float) -> dict[str, Any]:
+def _arm(runs: dict[int, dict[str, Any]], target: float, seconds: float) -> dict[str, Any]:
     reached = [to_target(run["curve"], target) for run in runs.values()]
-    accuracy = np.array([run["test_accuracy"] for run in runs.values()])
+    accuracy = [run["test_accuracy"] for run in runs.values()]
+    timely = [[p for p in run["curve"] if p["seconds"] <= seconds][-1] for run in runs.values()]
     return {
         "n_seeds": len(runs),
         "n_reached": sum(point is not None for point in reached),
         "n_failed": sum(run["failure"] is not None for run in runs.values()),
         "steps_to_target": _times(reached, lambda point: point["step"]),
         "seconds_to_target": _times(reached, lambda point: point["seconds"]),
-        "final_accuracy": {"mean": float(accuracy.mean()), "ci95": _mean_interval(accuracy)},
+        "final_accuracy": _mean(accuracy),
+        "equal_time": {"seconds": seconds, **_mean([point["validation_accuracy"] for point in timely])},
         "step_ms": float(
             np.median([p["step_ms"] for r in runs.values() for p in r["curve"] if p["step_ms"]] or [np.nan])
         ),
@@ -188,9 +235,9 @@ def _censored(values: Sequence[float | None], limit: float) -> np.ndarray:
     return np.array([limit if value is None else value for value in values], dtype=float)
 
 
-def _mean_interval(values: np.ndarray) -> list[float] | None:
-    """Student's interval of the mean over seeds."""
-    if len(values) < 2:
-        return None
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
-    return [float(values.mean() - half), float(values.mean() + half)]
+def _mean(shares: Sequence[float]) -> dict[str, Any]:
+    """Mean over seeds of numbers in [0, 1], and Student's interval cut off at these ends."""
+    if len(shares) < 2:
+        return {"mean": float(np.mean(shares)), "ci95": None}
+    mean, half = np.mean(shares), stats.t.ppf((1 + CONFIDENCE) / 2, len(shares) - 1) * stats.sem(shares)
+    return {"mean": float(mean), "ci95": [max(0.0, float(mean - half)), min(1.0, float(mean + half))]}

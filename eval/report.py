@@ -1,4 +1,4 @@
-"""The summary, the table and the HTML report of a study, rebuilt from the runs in its folder.
+"""The summary, the tables and the report of a study, rebuilt from the runs in its folder.
 
 python -m eval.report DIR
 """
@@ -6,34 +6,34 @@ python -m eval.report DIR
 from __future__ import annotations
 
 import argparse
-import base64
+import csv
 import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
 from jinja2 import Environment, FileSystemLoader
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from eval.convergence import load_results, summarise
+from eval import figures
+from eval.convergence import CONFIDENCE, load_results, summarise
 from mireg.ablation.config import BASELINE
+from mireg.ablation.curves import to_target
 from mireg.ablation.storage import read_json, write_bytes, write_json
+from mireg.ablation.tracking import write_spread
+from mireg.ablation.work import RUNS
 
-COLOURS = ["#7f7f7f", "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf"]
-"""Of the arms in order; the baseline comes first and is grey. They hold on white and on black."""
+SEEDS_FOR_A_TEST = 6
+"""From fewer pairs an exact two-sided test cannot give p < 0.05."""
 
 
 def write(folder: Path) -> dict[str, Any]:
-    """Write ``summary.json``, ``report.html`` and ``curves.png`` into a study's folder.
+    """Write ``summary.json``, ``report.html``, ``report.md``, ``runs.csv`` and ``curves.png`` into a study's folder.
+
+    Beside its runs it writes their spread over seeds, for TensorBoard.
 
     Returns:
         The summary.
@@ -45,24 +45,43 @@ def write(folder: Path) -> dict[str, Any]:
     study = read_json(folder / "study.json") or {"study": folder.name, "arms": []}
     summary = summarise(study["study"], results, study["arms"])
     write_json(folder / "summary.json", summary)
-    figures = {cell["cell"]: draw_cell(cell, results) for cell in summary["cells"]}
-    for index, figure in enumerate(figures.values()):
-        if index == 0:
-            write_bytes(folder / "curves.png", as_bytes(figure, "png"))
+    write_bytes(folder / "runs.csv", as_csv(results, summary).encode())
+    write_bytes(folder / "report.md", as_markdown(summary).encode())
+
+    look = figures.lines(list(dict.fromkeys(arm for cell in summary["cells"] for arm in cell["arms"])))
+    runs = {
+        cell["cell"]: {
+            arm: [r for r in results if r["cell"] == cell["cell"] and r["arm"] == arm] for arm in cell["arms"]
+        }
+        for cell in summary["cells"]
+    }
+    for cell, of_cell in runs.items():
+        for arm, of_arm in of_cell.items():
+            write_spread(folder / RUNS / cell / arm, [run["curve"] for run in of_arm])
+    first = summary["cells"][0]
+    write_bytes(folder / "curves.png", figures.curves_png(first, runs[first["cell"]], look))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html.j2").render(
         summary=summary,
+        folder=folder,
+        look=look,
         header=HEADER,
-        rows={cell["cell"]: list(rows(cell)) for cell in summary["cells"]},
-        verdicts={cell["cell"]: verdicts(cell) for cell in summary["cells"]},
-        figures={name: base64.b64encode(as_bytes(figure, "svg")).decode() for name, figure in figures.items()},
+        rows=rows,
+        headline=headline,
+        verdicts=verdicts,
+        profile=Markup(figures.profile_figure(summary, look)) if len(summary["cells"]) > 1 else None,
+        figures={
+            cell["cell"]: {
+                caption: Markup(svg) for caption, svg in figures.cell_figures(cell, runs[cell["cell"]], look).items()
+            }
+            for cell in summary["cells"]
+        },
         settings={cell["cell"]: _settings(cell["cell"], results) for cell in summary["cells"]},
+        study={key: value for key, value in study.items() if key not in ("study", "arms")},
     )
     write_bytes(folder / "report.html", page.encode())
-    for figure in figures.values():
-        plt.close(figure)
     return summary
 
 
@@ -70,14 +89,19 @@ HEADER = (
     "arm",
     "reached",
     "steps to target",
-    "ratio to none",
+    "speed [95%]",
     "p",
-    "seconds",
-    "ratio",
-    "test accuracy",
-    "ms/step",
-    "lr",
+    "p (Holm)",
+    "seconds to target",
+    "speed in seconds [95%]",
+    "test accuracy [95%]",
+    "validation accuracy at equal time",
+    "ms per step",
+    "learning rate",
 )
+
+NARROW = {0: "arm", 1: "reached", 2: "steps", 3: "speed [95%]", 4: "p", 8: "accuracy [95%]"}
+"""The columns that fit a terminal of 80 characters."""
 
 
 def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -92,9 +116,11 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
                 _number(arm["steps_to_target"]["median"], "never", ".0f"),
                 _ratio(versus.get("steps_ratio"), versus.get("bound"), versus.get("ci95")),
                 _number(versus.get("p_value"), "", ".3f"),
+                _number(versus.get("p_holm"), "", ".3f"),
                 _number(arm["seconds_to_target"]["median"], "never", ".1f"),
-                _ratio(versus.get("seconds_ratio"), versus.get("bound"), None),
+                _ratio(versus.get("seconds_ratio"), versus.get("bound"), versus.get("seconds_ci95")),
                 _accuracy(arm["final_accuracy"]),
+                _accuracy(arm["equal_time"]),
                 _number(arm["step_ms"], "", ".1f"),
                 f"{arm['lr']:g}",
             )
@@ -102,80 +128,95 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
     return table
 
 
-def verdicts(cell: dict[str, Any]) -> list[str]:
+def headline(cell: dict[str, Any]) -> str:
+    """The verdict on the first arm beside the baseline, and how the others fared."""
+    compared = {name: arm["vs_none"] for name, arm in cell["arms"].items() if arm.get("vs_none")}
+    if not compared:
+        return f"There is nothing to compare: the baseline {BASELINE!r} or every other arm is missing."
+    first, *others = compared
+    sentence = verdicts(cell)[first]
+    if not others:
+        return sentence
+    counts = [_verdict(compared[name]) for name in others]
+    tally = [
+        f"{word} for {counts.count(word)}" for word in ("faster", "slower", "no difference shown") if word in counts
+    ]
+    return f"{sentence} Other arms: {', '.join(tally)}."
+
+
+def verdicts(cell: dict[str, Any]) -> dict[str, str]:
     """A sentence per arm: whether it got to the target sooner than the baseline, and how sure that is."""
-    sentences = []
+    sentences = {}
     for name, arm in cell["arms"].items():
         versus = arm.get("vs_none")
         if not versus:
             continue
-        median = _number(arm["steps_to_target"]["median"], "no median", ".0f")
         reached = f"{name} reached {cell['target']:.0%} on {arm['n_reached']} of {arm['n_seeds']} seeds"
         if versus["steps_ratio"] is None:
-            sentences.append(
+            sentences[name] = (
                 f"{reached}: at the median neither it nor {BASELINE} got there in {cell['budget_steps']} steps."
             )
             continue
-        low, high = versus["ci95"] or (None, None)
-        sure = "one seed says little" if low is None else f"95% interval {low:.2f} to {high:.2f}"
-        verdict = "no difference shown"
-        if low is not None and low > 1:
-            verdict = "faster"
-        elif low is not None and high < 1:
-            verdict = "slower"
+        median = _number(arm["steps_to_target"]["median"], "no median", ".0f")
         factor = _ratio(versus["steps_ratio"], versus["bound"], None)
-        sentences.append(f"{reached} (median {median} steps), {factor} the speed of {BASELINE} ({sure}): {verdict}.")
+        interval = versus["ci95"]
+        sure = f"95% interval {interval[0]:.1f} to {interval[1]:.1f}" if interval else "no interval from one seed"
+        few = "" if versus["n_pairs"] >= SEEDS_FOR_A_TEST else f" ({versus['n_pairs']} seeds are too few for a test)"
+        sentences[name] = (
+            f"{reached} (median {median} steps), {factor} the speed of {BASELINE} ({sure}): {_verdict(versus)}{few}."
+        )
     return sentences
 
 
+def _verdict(versus: dict[str, Any]) -> str:
+    """Faster or slower where the interval lies beyond 1, and the test, where it can, agrees."""
+    low, high = versus["ci95"] or (0.0, float("inf"))
+    refuted = versus["n_pairs"] >= SEEDS_FOR_A_TEST and versus["p_value"] > 1 - CONFIDENCE
+    if versus["steps_ratio"] is None or refuted:
+        return "no difference shown"
+    return "faster" if low > 1 else "slower" if high < 1 else "no difference shown"
+
+
 def print_table(summary: dict[str, Any], console: Console) -> None:
-    """Print the tables of all cells."""
+    """Print the tables of all cells, in what fits a terminal of 80 characters."""
     for cell in summary["cells"]:
-        title = f"{cell['cell']}: {cell['target']:.0%} validation accuracy within {cell['budget_steps']} steps"
-        table = Table(*HEADER, title=title)
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for column, name in NARROW.items():
+            table.add_column(name, justify="left" if column == 0 else "right", no_wrap=column == 0)
         for row in rows(cell):
-            table.add_row(*row)
+            table.add_row(*(row[column] for column in NARROW))
+        console.print(f"[bold]{_title(cell)}[/bold]", highlight=False)
         console.print(table)
-        for sentence in verdicts(cell):
-            console.print(sentence, highlight=False)
+        console.print(headline(cell), highlight=False)
 
 
-def draw_cell(cell: dict[str, Any], results: Sequence[dict[str, Any]]) -> Figure:
-    """Accuracy of all arms by step (median, and the range over seeds), and the smallest MI of a pair."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for index, (name, arm) in enumerate(cell["arms"].items()):
-        curves = [r["curve"] for r in results if r["cell"] == cell["cell"] and r["arm"] == name]
-        colour = COLOURS[index % len(COLOURS)]
-        label = f"{name} ({arm['n_reached']}/{arm['n_seeds']} reach it)"
-        _band(left, [[(p["step"], p["validation_accuracy"]) for p in curve] for curve in curves], colour, label)
-        _band(right, [[(p["step"], min(p["mi"].values())) for p in curve] for curve in curves], colour, name)
-    left.axhline(cell["target"], color="#888888", linestyle=":", linewidth=1)
-    left.set(
-        title=f"{cell['cell']}: validation accuracy, dotted: target", xlabel="step", ylabel="accuracy", ylim=(0, 1)
-    )
-    right.set(title="the weakest link: smallest MI of a successive pair", xlabel="step", ylabel="nats")
-    for axes in (left, right):
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
+def as_markdown(summary: dict[str, Any]) -> str:
+    """The verdicts and tables of all cells."""
+    parts = [f"# {summary['study']}: with and without the MI term", ""]
+    for cell in summary["cells"]:
+        parts += [f"## {_title(cell)}", "", headline(cell), ""]
+        parts += [f"| {' | '.join(HEADER)} |", "|---" + "|--:" * (len(HEADER) - 1) + "|"]
+        parts += [f"| {' | '.join(row)} |" for row in rows(cell)]
+        parts.append("")
+    return "\n".join(parts)
 
 
-def as_bytes(figure: Figure, kind: str) -> bytes:
-    """A figure as an image file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=110)
-    return buffer.getvalue()
+def as_csv(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
+    """A row per run; a target never reached leaves its columns empty."""
+    targets = {cell["cell"]: cell["target"] for cell in summary["cells"]}
+    text = io.StringIO()
+    columns = ["cell", "arm", "seed", "lr", "steps_to_target", "seconds_to_target", "test_accuracy", "seconds"]
+    table = csv.DictWriter(text, [*columns, "failure"], lineterminator="\n")
+    table.writeheader()
+    for run in results:
+        reached = to_target(run["curve"], targets[run["cell"]]) or {}
+        row = {key: run[key] for key in ("cell", "arm", "seed", "lr", "test_accuracy", "seconds", "failure")}
+        table.writerow({**row, "steps_to_target": reached.get("step"), "seconds_to_target": reached.get("seconds")})
+    return text.getvalue()
 
 
-def _band(axes: Axes, curves: list[list[tuple[float, float]]], colour: str, label: str) -> None:
-    length = max(len(curve) for curve in curves)
-    steps = next([step for step, _ in curve] for curve in curves if len(curve) == length)
-    values = np.full((len(curves), length), np.nan)
-    for row, curve in zip(values, curves, strict=True):
-        row[: len(curve)] = [value for _, value in curve]
-    axes.plot(steps, np.nanmedian(values, axis=0), color=colour, label=label)
-    axes.fill_between(steps, np.nanmin(values, axis=0), np.nanmax(values, axis=0), color=colour, alpha=0.2, linewidth=0)
+def _title(cell: dict[str, Any]) -> str:
+    return f"{cell['cell']}: {cell['target']:.0%} validation accuracy within {cell['budget_steps']} steps"
 
 
 def _settings(cell: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -196,7 +237,7 @@ def _ratio(value: float | None, bound: str | None, interval: Sequence[float] | N
 
 def _accuracy(value: dict[str, Any]) -> str:
     mean, interval = value["mean"], value["ci95"]
-    return f"{mean:.1%}" if interval is None else f"{mean:.1%} ± {(interval[1] - interval[0]) / 2:.1%}"
+    return f"{mean:.1%}" + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
 
 
 def main() -> int:

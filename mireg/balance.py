@@ -1,173 +1,250 @@
-"""How strongly the reward pushes, relative to the task."""
+"""How the reward pushes: in every direction alike, and as strongly as the task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch._functorch.config
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
-from mireg.distributed import mean_norm, world_size
+from mireg.distributed import mean_over_ranks, world_size
+
+RANK = 16
+"""Directions of a weight's gradient that are pushed; more change nothing that was measured."""
+
+ITERATIONS = 6
+"""Newton-Schulz steps: enough to raise singular values of a thousandth of the norm to order 1."""
 
 
 class GradientBalance:
-    """Scales the reward so that its gradient is a set fraction of the task's.
+    """Turns the reward's gradient into a push that no network makes too strong or too narrow.
 
     A fixed weight does not carry over from one network to the next: the gradient of the MI grows
-    and shrinks by orders of magnitude with depth, width and how far the network has collapsed. So
-    both gradients are measured over all parameters, and the reward is multiplied by
-    ``|task gradient| / |reward gradient|``. The measurement takes one more backward pass; it is
-    done at each of the first ``warmup`` steps, in which the ratio changes fast, and at every
-    ``interval``-th step after, and is used from the following step on. Before anything is measured
-    the task's gradient is taken to have norm 1.
+    and shrinks by orders of magnitude with depth, width and how far the network has collapsed. And
+    where little signal is left, its gradient amplifies the leading direction alone, and the layers
+    come back with features of rank one. Two measures, per parameter:
 
-    No value leaves the device. The task's part is what arrives at each parameter less the
-    reward's known part, so gradient accumulation, clipping, loss scaling and data parallelism, all
-    of which act elsewhere, do not disturb it. Under data parallelism both norms are those of the mean
-    gradient over the ranks, exchanged at measured steps only, so that every rank has the same ratio.
+    - **Direction.** The gradient of a weight is replaced by its orthogonal factor (U V^T of its singular
+      value decomposition), which raises all directions alike.
+    - **Length.** ``weight`` times the length of the task's gradient of that parameter, or of the root mean
+      square over all parameters where that is larger: layers that the task does not reach are the
+      ones that need the push.
+
+    Directions and lengths are found at every ``interval``-th use, by one more backward pass, and held
+    in between. Before any task gradient was seen, it is taken to have norm 1. No value leaves the
+    device. What the task brought is told apart from the push as the gradient arrives at each
+    parameter, so that accumulation, clipping, loss scaling and data parallelism, which act elsewhere,
+    do not disturb it. In data-parallel training the mean over ranks takes the gradients' place, exchanged
+    when they are found, so that every rank pushes alike.
+
+    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, for the
+    orthogonal factor by Newton-Schulz iteration; Chen et al., GradNorm, ICML 2018, for balancing by
+    gradient norms.
     """
 
-    def __init__(self, warmup: int = 20, interval: int = 10) -> None:
-        self.warmup = warmup
+    def __init__(self, interval: int = 2) -> None:
         self.interval = interval
-        self._ratio: Tensor | None = None
-        self._measured: _Measurement | None = None
+        self._directions: list[Tensor | None] | None = None
+        self._lengths: Tensor | None = None  # of the task's gradient, by parameter
+        self._watch: _Watch | None = None
         _allow_second_backward()
 
-    def due(self, step: int) -> bool:
-        """Whether both gradients are measured at this step."""
-        return step < self.warmup or step % self.interval == 0
+    def due(self, use: int) -> bool:
+        """Whether directions are found anew at this use of the term, and a reward is needed."""
+        return use % self.interval == 0 or self._directions is None
 
-    def __call__(self, reward: Tensor, weight: float, step: int, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """The term to add to the task's loss: ``-weight * ratio * reward``.
+    def __call__(
+        self, value: Tensor, reward: Tensor | None, weight: float, parameters: Iterable[nn.Parameter]
+    ) -> Tensor:
+        """The term to add to the task's loss.
 
         Args:
-            reward: 0-dim, attached to the graph of the forward pass.
-            weight: gradient norm of the term relative to the task's.
-            step: of training, from 0.
+            value: 0-dim, what the term reads as.
+            reward: 0-dim, attached to the graph of the forward pass; None where none is due.
+            weight: length of the push relative to the task's gradient.
             parameters: of the network; frozen ones are passed over.
+
+        Returns:
+            0-dim tensor equal to ``value``, whose gradient is the push.
 
         Raises:
             ValueError: if the parameters are sharded over the ranks.
         """
-        self._settle()
-        if self._ratio is not None and not self.due(step):
-            return -weight * self._ratio * reward
         trained = [p for p in parameters if p.requires_grad]
         if any(hasattr(p, "device_mesh") for p in trained):  # a DTensor; its class is slow to import
             raise ValueError(
                 "the term can't be balanced against the task where parameters are sharded (fully_shard): no rank has "
                 "a whole gradient; wrap with balanced=False and a weight of your own"
             )
-        gradients = torch.autograd.grad(-reward, trained, retain_graph=True, allow_unused=True)
-        self._measured = _Measurement(trained, gradients)
-        if self._ratio is None:
-            self._ratio = 1 / self._measured.reward_norm
-        scale = weight * self._ratio
-        term = -scale * reward
-        self._measured.watch(term, scale)
+        self._settle()
+        if reward is not None:
+            gradients = torch.autograd.grad(-reward, trained, retain_graph=True, allow_unused=True)
+            self._directions = directions(mean_over_ranks(gradients, trained))
+        if self._directions is None:
+            raise RuntimeError("the first use of the term needs a reward")
+        if self._lengths is None:
+            self._lengths = torch.full((len(trained),), len(trained) ** -0.5, device=trained[0].device)
+        lengths = weight * torch.maximum(self._lengths, self._lengths.square().mean().sqrt())
+        pushes = [
+            None if direction is None else (length * direction).to(parameter.dtype)
+            for parameter, direction, length in zip(trained, self._directions, lengths.unbind(), strict=True)
+        ]
+        term: Tensor = _Term.apply(value, pushes, *trained)
+        if reward is not None:
+            self._watch = _Watch(trained, pushes, term)
         return term
 
     def _settle(self) -> None:
-        """Turn what the last measurement saw into the ratio in force."""
-        if self._measured is not None and self._ratio is not None:
-            self._ratio = self._measured.ratio(self._ratio)
-            self._measured.close()
-        self._measured = None
+        """Take over the task's gradient lengths that the last watched backward pass showed."""
+        if self._watch is not None and self._lengths is not None:
+            self._lengths = self._watch.lengths(self._lengths)
+        self._watch = None
+
+    def release(self) -> None:
+        """Forget the directions, which take as much memory as the parameters."""
+        self._settle()
+        self._directions = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The ratio in force, for a checkpoint taken between steps."""
-        if world_size() == 1:  # where one rank alone may save, nothing can be exchanged
+        """Directions and lengths in force, for a checkpoint taken between steps."""
+        if world_size() == 1:  # else the ranks must exchange, and one of them alone may be saving
             self._settle()
-        return {"ratio": self._ratio}
+        return {"directions": self._directions, "lengths": self._lengths}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
-        self._ratio = state["ratio"]
-        self._measured = None
+        self._directions, self._lengths = state["directions"], state["lengths"]
+        self._watch = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ratio": self.state_dict()["ratio"], "_measured": None}
+        state = self.state_dict()
+        return {**self.__dict__, "_directions": state["directions"], "_lengths": state["lengths"], "_watch": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         _allow_second_backward()
 
 
-def _allow_second_backward() -> None:
-    """Let a network that is compiled from now on run backward twice, as a measured step does.
+def directions(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Gradients brought to length 1, those of weights orthogonalised first.
 
-    A compiled backward pass otherwise gives away the buffers that it reads, and refuses the second one.
+    Args:
+        gradients: by parameter; None where a parameter has none. Dimensions after the first of a weight are
+            flattened, so that a convolution is a matrix of output channels by all inputs.
     """
-    torch._functorch.config.donated_buffer = False
+    found: list[Tensor | None] = [None] * len(gradients)
+    shapes: defaultdict[torch.Size, list[int]] = defaultdict(list)
+    for index, gradient in enumerate(gradients):
+        if gradient is not None:
+            shapes[gradient.shape].append(index)
+    for shape, indices in shapes.items():
+        stack = torch.stack([gradient.float() for i in indices if (gradient := gradients[i]) is not None])
+        if len(shape) >= 2:
+            stack = orthogonalise(stack.flatten(2))
+        lengths = torch.linalg.vector_norm(stack.flatten(1), dim=1) + SMALLEST
+        for index, direction, length in zip(indices, stack, lengths, strict=True):
+            found[index] = (direction / length).reshape(shape)
+    return found
 
 
-class _Measurement:
-    """The task's gradient norm in the next backward pass, told apart from the reward's."""
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Orthogonal factor of each matrix's leading part: its singular values raised to about 1.
 
-    def __init__(self, parameters: list[nn.Parameter], gradients: tuple[Tensor | None, ...]) -> None:
+    Args:
+        matrices: (g, m, n).
+
+    Returns:
+        (g, m, n) with at most :data:`RANK` singular values between about 0.7 and 1.2, the others 0.
+
+    Source: Jordan et al., Muon, 2024 (quintic Newton-Schulz iteration); Halko, Martinsson & Tropp, Finding
+    structure with randomness, SIAM Review 53(2), 2011 (range from a random sketch).
+    """
+    m, n = matrices.shape[1:]
+    if min(m, n) > RANK:
+        generator = torch.Generator().manual_seed(0)  # a sketch of its own: the global stream is the user's
+        sketch = torch.randn(n, RANK, generator=generator).to(matrices)
+        basis = torch.linalg.qr(matrices @ sketch).Q
+        lead: Tensor = basis @ orthogonalise(basis.mT @ matrices)
+        return lead
+    if m > n:
+        return orthogonalise(matrices.mT).mT
+    x: Tensor = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + SMALLEST)
+    for _ in range(ITERATIONS):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x
+
+
+SMALLEST = 1e-20
+"""Keeps the gradient of a parameter that the reward does not reach at 0."""
+
+
+class _Term(torch.autograd.Function):
+    """A number whose gradient is given."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, pushes: list[Tensor | None], *parameters: Tensor) -> Tensor:
+        ctx.pushes = pushes
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *factor: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(None if push is None else factor[0] * push for push in ctx.pushes)
+
+
+class _Watch:
+    """The task's gradient in the next backward pass, told apart from the push."""
+
+    def __init__(self, parameters: list[nn.Parameter], pushes: list[Tensor | None], term: Tensor) -> None:
         self._parameters = parameters
-        self.reward_norm = self._norm(dict(enumerate(gradients))).clamp_min(SMALLEST)
-        self._scale: Tensor | None = None
         self._factor: Tensor | None = None  # what the caller multiplied the term by, once known
-        self._task: dict[int, Tensor | None] = {}  # by parameter
-        self._observers = [_Observe(self, i, parameters[i], gradient) for i, gradient in enumerate(gradients)]
-
-    def _norm(self, gradients: Mapping[int, Tensor | None]) -> Tensor:
-        """Norm of the gradient, given by parameter, in data parallelism of its mean over the ranks."""
-        if world_size() == 1:
-            return get_total_norm([g for g in gradients.values() if g is not None]).float()
-        found = [gradients.get(index) for index in range(len(self._parameters))]
-        return mean_norm(
-            [torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, found, strict=True)]
-        )
-
-    def watch(self, term: Tensor, scale: Tensor) -> None:
-        """Observe the backward pass that ``term``, the reward times ``-scale``, takes part in."""
-        self._scale = scale
+        self._task: list[Tensor | None] = [None] * len(parameters)
         term.register_hook(self._set_factor)
+        self._hooks = [_Arrival(self, i, p, push) for i, (p, push) in enumerate(zip(parameters, pushes, strict=True))]
 
     def _set_factor(self, gradient: Tensor) -> None:
         self._factor = gradient.detach()
 
-    def close(self) -> None:
-        """Take off the hooks of a backward pass that never came."""
-        for observer in self._observers:
-            observer.handle.remove()
+    def arrived(self, index: int, gradient: Tensor, push: Tensor | None) -> None:
+        """Take in what the backward pass brought to one parameter."""
+        task = gradient.detach().clone()
+        if push is not None and self._factor is not None:
+            task -= self._factor * push
+        self._task[index] = task
 
-    def arrived(self, index: int, gradient: Tensor, reward_gradient: Tensor | None) -> None:
-        """Take in what one backward pass brought to one parameter."""
-        task = gradient.detach().float()
-        if self._factor is not None and self._scale is not None and reward_gradient is not None:
-            task = task - self._factor * self._scale * reward_gradient.float()
-        self._task[index] = torch.linalg.vector_norm(task) if world_size() == 1 else task
-
-    def ratio(self, previous: Tensor) -> Tensor:
-        """Task norm over reward norm; the previous ratio where the task's gradient never came."""
-        if not self._task or self._factor is None:
+    def lengths(self, previous: Tensor) -> Tensor:
+        """Lengths by parameter, 0 where nothing came; the previous ones where no usable gradient came at all."""
+        for hook in self._hooks:
+            hook.handle.remove()
+        if self._factor is None or all(task is None for task in self._task):
             return previous
-        task = self._norm(self._task) / self._factor.abs()
-        return torch.where(task.isfinite() & (task > 0), task / self.reward_norm, previous)
+        task = mean_over_ranks(self._task, self._parameters)
+        zero = torch.zeros_like(previous[0])
+        found = torch.stack([zero if t is None else torch.linalg.vector_norm(t.float()) for t in task])
+        found = found / self._factor.abs().float()
+        return torch.where(found.isfinite().all() & (found > 0).any(), found, previous)
 
 
-class _Observe:
+class _Arrival:
     """A hook on one parameter that fires once, before the gradient is accumulated."""
 
-    def __init__(
-        self, measurement: _Measurement, index: int, parameter: nn.Parameter, reward_gradient: Tensor | None
-    ) -> None:
-        self.measurement = measurement
+    def __init__(self, watch: _Watch, index: int, parameter: nn.Parameter, push: Tensor | None) -> None:
+        self.watch = watch
         self.index = index
-        self.reward_gradient = reward_gradient
+        self.push = push
         self.handle = parameter.register_hook(self)
 
     def __call__(self, gradient: Tensor) -> None:
         self.handle.remove()
-        self.measurement.arrived(self.index, gradient, self.reward_gradient)
+        self.watch.arrived(self.index, gradient, self.push)
 
 
-SMALLEST = 1e-12
-"""A reward whose gradient is shorter than this is not blown up to the task's."""
+def _allow_second_backward() -> None:
+    """Let a network that is compiled from now on run backward twice, as finding directions does.
+
+    A compiled backward pass otherwise gives away the buffers that it reads, and refuses the second one.
+    """
+    torch._functorch.config.donated_buffer = False

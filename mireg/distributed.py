@@ -47,9 +47,17 @@ class _Gather(torch.autograd.Function):
         return dist.get_world_size() * gradients[0][first : first + ctx.rows]
 
 
-def mean_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of the mean over ranks of all those tensors as one vector, 0-dim float32."""
-    vector = torch.cat([tensor.flatten().float() for tensor in tensors])
+def mean_over_ranks(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+    """The mean of each tensor over the ranks, in one exchange; as they are where there is one process.
+
+    Args:
+        tensors: on this rank; None counts as 0.
+        like: tensors of the same shapes.
+    """
+    if world_size() == 1:
+        return list(tensors)
+    whole = [torch.zeros_like(b) if a is None else a for a, b in zip(tensors, like, strict=True)]
+    vector = torch.cat([tensor.flatten() for tensor in whole])
     dist.all_reduce(vector)
-    norm: Tensor = torch.linalg.vector_norm(vector) / dist.get_world_size()
-    return norm
+    parts = (vector / world_size()).split([tensor.numel() for tensor in whole])
+    return [part.view_as(tensor) for part, tensor in zip(parts, whole, strict=True)]

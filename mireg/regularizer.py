@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 
+from mireg import estimators
 from mireg.balance import GradientBalance
 from mireg.distributed import gather, world_size
 from mireg.estimators import Estimator
@@ -26,9 +27,9 @@ MAP_FEATURES = 64
 class MIRegularizer:
     """Rewards the mutual information between successive layers.
 
-    The reward is the mean, over successive pairs, of the estimated MI in nats; the term is minus the
-    reward, weighted so that its gradient is ``weight`` times as long as the task's
-    (:class:`mireg.balance.GradientBalance`), or, without balance, times the plain number.
+    The reward is the mean, over successive pairs, of the estimated MI in nats; the term is ``-weight``
+    times the reward. Balanced, its gradient is a push along the reward's, ``weight`` times as long as
+    the task's (:class:`mireg.balance.GradientBalance`); else it is the plain gradient of the term.
 
     Args:
         estimator: any differentiable estimator.
@@ -36,7 +37,7 @@ class MIRegularizer:
         samples: rows of the batch that the estimate uses, all where there are fewer: the first ones, since
             batches are shuffled and a leading slice is a view, the same rows of every layer.
         every: steps from one use of the term to the next; nothing is captured in between.
-        balanced: whether ``weight`` is relative to the task's gradient or multiplies raw nats.
+        balanced: whether the gradient is balanced against the task's or is that of plain nats.
         gather: in data-parallel training, estimate on the rows of all ranks, ``samples`` in all, instead of
             on each rank's own. Every rank must have as many rows as the others.
         shuffled: estimate between rows that do not belong together, which leaves every marginal
@@ -71,23 +72,25 @@ class MIRegularizer:
         self.shuffled = shuffled
         self.balance = GradientBalance() if balanced else None
         self.terms: dict[str, Tensor] = {}
+        self._last = torch.zeros(())  # the reward, as of the last step that captured
         self._warned = False
         self._watch = FiniteWatch()
         self._at(0)
 
     def _at(self, step: int) -> None:
-        """Move to a step; ``active`` says whether the term is used at it.
+        """Move to a step; ``captures`` says whether it needs the layers' outputs.
 
         It is a plain attribute, so that a compiled forward pass depends on nothing that changes at every step.
         """
         self.steps = step
         self.active = step % self.every == 0 and self.weight(step) != 0
+        self.captures = self.active and (self.balance is None or self.balance.due(step // self.every))
 
-    def step(self, layers: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> Tensor:
+    def step(self, layers: Mapping[str, Tensor] | None, parameters: Iterable[nn.Parameter]) -> Tensor:
         """The term for one training step: 0-dim, weighted and signed, to be added to the loss.
 
         Args:
-            layers: outputs of successive layers in order, n rows each.
+            layers: outputs of successive layers in order, n rows each; None at a step that captures nothing.
             parameters: of the network, over which the term is balanced against the task.
 
         Raises:
@@ -98,6 +101,14 @@ class MIRegularizer:
             raise ValueError(
                 f"weight is {weight!r} at step {self.steps}: a schedule must give finite values of at least 0"
             )
+        reward = None if layers is None else self._reward(layers)
+        term = self._term(weight, reward, list(parameters))
+        self._at(self.steps + 1)
+        if self.balance is not None and not self.weight(self.steps):
+            self.balance.release()
+        return term
+
+    def _reward(self, layers: Mapping[str, Tensor]) -> Tensor:
         ranks = world_size() if self.gather else 1
         chosen = [prepare(layer, max(1, self.samples // ranks)) for layer in layers.values()]
         if ranks > 1:
@@ -110,18 +121,20 @@ class MIRegularizer:
         names = list(self.terms)
         self._warn_of([names[index] for index in self._watch(information.detach())])
         reward = information.mean()
-        used = self.steps // self.every
-        self._at(self.steps + 1)
-        if not reward.requires_grad:
+        self._last = reward.detach()
+        return reward
+
+    def _term(self, weight: float, reward: Tensor | None, parameters: list[nn.Parameter]) -> Tensor:
+        if reward is not None and not reward.requires_grad:
             if not self._warned:
                 warnings.warn(
-                    "the MI term has no gradient: no layer that it sees depends on a trained parameter", stacklevel=3
+                    "the MI term has no gradient: no layer that it sees depends on a trained parameter", stacklevel=4
                 )
                 self._warned = True
             return -weight * reward
-        if self.balance is None:
-            return -weight * reward
-        return self.balance(reward, weight, used, parameters)
+        if self.balance is not None and weight:
+            return self.balance(-weight * self._last, reward, weight, parameters)
+        return -weight * (self._last if reward is None else reward)
 
     def _warn_of(self, broken: list[str]) -> None:
         if broken:
@@ -137,14 +150,25 @@ class MIRegularizer:
         self._at(self.steps + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step count and the balance in force."""
-        return {"steps": self.steps, "balance": self.balance.state_dict() if self.balance else None}
+        """What a resumed run needs: the step count, the last reward and the balance in force."""
+        balance = self.balance.state_dict() if self.balance else None
+        return {"steps": self.steps, "reward": self._last, "balance": balance}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
-        self._at(state["steps"])
+        self._last = state["reward"]
         if self.balance is not None:
             self.balance.load_state_dict(state["balance"])
+        self._at(state["steps"])
+
+
+TRAINING: dict[str, dict[str, Any]] = {"kde": {"shared_noise": 0.01}}
+"""Options with which a named estimator is rewarded, beyond its own defaults."""
+
+
+def for_training(name: str) -> Estimator:
+    """The estimator of that name, set up to be rewarded."""
+    return estimators.get(name, **TRAINING.get(name, {}))
 
 
 def pairs(layers: Iterable[str]) -> list[str]:

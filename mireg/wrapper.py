@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mireg import estimators, schedules
+from mireg import schedules
 from mireg.estimators import Estimator
 from mireg.layers import LayerSpec
-from mireg.regularizer import MIRegularizer
+from mireg.regularizer import MIRegularizer, for_training
 from mireg.schedules import Schedule
 from mireg.taps import Taps
 
 PREFIX = "module."
 
-DEFAULT_WEIGHT = schedules.Linear(start=0.3, steps=200)
-"""The rescue is a transient: strong at first, off once information flows."""
+DEFAULT_WEIGHT = schedules.Linear(start=1.0, steps=200)
+"""The rescue is a transient: as strong as the task at first, off once information flows."""
 
 
 class MIRegularized(nn.Module):
@@ -32,6 +32,7 @@ class MIRegularized(nn.Module):
         self.module = module
         self.taps = taps
         self.regularizer = regularizer
+        self._ran = False  # a training forward since the last mi_loss()
         self._caught: dict[str, Tensor] | None = None
         self.register_state_dict_post_hook(_strip_prefix)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
@@ -39,7 +40,8 @@ class MIRegularized(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; in training, keep the outputs of its layers for :meth:`mi_loss`."""
         self._caught = None
-        if not (self.training and torch.is_grad_enabled() and self.regularizer.active):
+        self._ran = self.training and torch.is_grad_enabled()
+        if not (self._ran and self.regularizer.captures):
             return self.module(*args, **kwargs)
         if self.taps.layouts is None:  # called here rather than by run(), it is one graph break, and only once
             result, self._caught = self.taps.observe(*args, **kwargs)
@@ -58,15 +60,16 @@ class MIRegularized(nn.Module):
             ValueError: if the batch had a single sample, or fewer than two layers ran.
         """
         caught, self._caught = self._caught, None
-        if caught is None:
-            if not self.regularizer.active:
-                self.regularizer.skip()
-                return self._zero()
+        ran, self._ran = self._ran, False
+        if not self.regularizer.active:
+            self.regularizer.skip()
+            return self._zero()
+        if not ran:
             raise RuntimeError(
                 "mi_loss() has nothing to work on: call it once after each forward of the wrapped model, made in "
                 "training mode (model.train()), outside torch.no_grad(), and through the wrapper, not the bare module"
             )
-        if len(caught) < 2:
+        if caught is not None and len(caught) < 2:
             raise ValueError(
                 f"only {len(caught)} of the layers {self.taps.names} ran in the last forward: choose layers that every "
                 "forward runs; a network that was compiled must be wrapped before it runs"
@@ -100,7 +103,7 @@ class MIRegularized(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: those belong to the graph of one pass.
-        return {**self.__dict__, "_caught": None}
+        return {**self.__dict__, "_caught": None, "_ran": False}
 
 
 def wrap(
@@ -122,12 +125,12 @@ def wrap(
             left out), module names, globs such as ``"layer*.*"``, module types, a predicate of (name,
             module), or a list of these.
         estimator: a name that :func:`mireg.estimators.get` knows, or an estimator.
-        weight: of the term, a number or a schedule of the step: with ``balanced``, the length of its
-            gradient relative to the task's. 0 leaves losses, gradients and random numbers as
-            they are without the wrapper, to the bit.
+        weight: of the term, a number or a schedule of the step: with ``balanced``, the length of its push
+            relative to the task's gradient, parameter by parameter. 0 leaves losses, gradients and
+            random numbers as they are without the wrapper, to the bit.
         samples: rows of each batch that the estimate uses, the first ones.
         every: steps from one use of the term to the next; nothing is captured in between.
-        balanced: False lets ``weight`` multiply the mean MI in nats as it is.
+        balanced: False lets ``weight`` multiply the mean MI in nats, with its plain gradient.
         gather: in data-parallel training, estimate on the rows of all ranks together, with gradient, instead
             of on each rank's own.
 
@@ -155,7 +158,7 @@ def wrap(
     if isinstance(module, MIRegularized):
         raise TypeError("the network is wrapped already: call unwrap() first")
     if isinstance(estimator, str):
-        estimator = estimators.get(estimator)
+        estimator = for_training(estimator)
     regularizer = MIRegularizer(
         estimator, schedules.as_schedule(weight), samples=samples, every=every, balanced=balanced, gather=gather
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU}
 
-INITS = ("default", "he", "xavier", "orthogonal")
+INITS = ("default", "he", "xavier", "orthogonal", "looks-linear")
 
 
 def activation(name: str) -> nn.Module:
@@ -21,22 +22,50 @@ def activation(name: str) -> nn.Module:
 def initialise(module: nn.Module, scheme: str) -> None:
     """Initialise the weights of every linear and convolutional layer inside a module.
 
-    ``default`` keeps PyTorch's own; ``he``, ``xavier`` and ``orthogonal`` (gain sqrt 2) set biases to 0.
+    ``default`` keeps PyTorch's own; all others set biases to 0. ``orthogonal`` has gain sqrt 2.
+    ``looks-linear`` gives layers mirrored halves, so that ReLU units come in pairs of which one always
+    passes: a chain of layers is then linear at the start, and its gradients cannot shatter.
+
+    Raises:
+        ValueError: on an unknown scheme, or an odd width with ``looks-linear``.
+
+    Source of looks-linear: Balduzzi et al., The shattered gradients problem, ICML 2017, section 4.
     """
     if scheme not in INITS:
         raise ValueError(f"unknown init {scheme!r}: choose from {', '.join(INITS)}")
     if scheme == "default":
         return
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            if scheme == "he":
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            elif scheme == "xavier":
-                nn.init.xavier_normal_(layer.weight)
-            else:
-                nn.init.orthogonal_(layer.weight, gain=math.sqrt(2))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    for index, layer in enumerate(layers):
+        if scheme == "he":
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        elif scheme == "xavier":
+            nn.init.xavier_normal_(layer.weight)
+        elif scheme == "orthogonal":
+            nn.init.orthogonal_(layer.weight, gain=math.sqrt(2))
+        else:
+            _mirror(layer.weight, input_mirrored=index > 0)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def _mirror(weight: Tensor, *, input_mirrored: bool) -> None:
+    """Fill a weight with [[W, -W], [-W, W]], W orthogonal; where the input has no mirrored halves, with [[W], [-W]].
+
+    A convolution whose input is mirrored reads the middle of its window alone, so that it stays orthogonal.
+    """
+    if weight.shape[0] % 2:
+        raise ValueError(f"width={weight.shape[0]}: init 'looks-linear' needs an even width, for its mirrored halves")
+    half = weight.shape[0] // 2
+    if not input_mirrored:
+        nn.init.orthogonal_(weight[:half])
+        weight[half:] = -weight[:half]
+        return
+    w = nn.init.orthogonal_(weight.new_empty(half, weight.shape[1] // 2))
+    middle = tuple(size // 2 for size in weight.shape[2:])
+    weight.zero_()
+    weight[(..., *middle)] = torch.cat([torch.cat([w, -w], 1), torch.cat([-w, w], 1)])
 
 
 def check_size(**sizes: int) -> None:

@@ -11,11 +11,14 @@ from typing import Any
 from mireg import estimators
 from mireg.ablation.data import DATASETS
 from mireg.ablation.errors import UserError
-from mireg.regularizer import MIRegularizer
+from mireg.regularizer import MIRegularizer, for_training
 from mireg.schedules import Linear
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names that may become part of a path."""
+
+MOST_SEEDS = 10_000
+"""A larger number is a slip of the keyboard."""
 
 OPTIMIZERS = ("adam", "sgd")
 
@@ -36,6 +39,8 @@ class Cell:
         optimizer: ``"adam"``, or ``"sgd"`` with momentum 0.9.
         lr: learning rate.
         arm_lr: learning rates of arms whose own tuning gave another one.
+        lr_divisor: the learning rate is divided by it once more per layer towards the input.
+        diagnostics: measure what :func:`mireg.ablation.diagnose.diagnose` does at each evaluation.
     """
 
     name: str
@@ -49,6 +54,8 @@ class Cell:
     optimizer: str = "adam"
     lr: float = 1e-3
     arm_lr: Mapping[str, float] = field(default_factory=dict)
+    lr_divisor: float = 1.0
+    diagnostics: bool = False
 
     def __post_init__(self) -> None:
         _check_name("cell", self.name)
@@ -58,6 +65,7 @@ class Cell:
         _check("steps", self.steps, self.steps >= 1, "give at least 1")
         _check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
         _check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
+        _check("lr_divisor", self.lr_divisor, 1 <= self.lr_divisor < math.inf, "give at least 1")
         for lr in (self.lr, *self.arm_lr.values()):
             _check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
 
@@ -77,7 +85,7 @@ class Term:
         layers: as for :func:`mireg.wrap`.
     """
 
-    weight: float = 0.3
+    weight: float = 1.0
     decay_steps: int = 200
     samples: int = 32
     layers: tuple[str, ...] = ("auto",)
@@ -100,9 +108,10 @@ class Term:
         shuffled = arm == "mi-shuffled"
         estimator = "kde" if arm in ("mi", "mi-shuffled") else arm.removeprefix("mi-")
         return MIRegularizer(
-            estimators.get(estimator),
+            for_training(estimator),
             Linear(self.weight, self.decay_steps),
             samples=self.samples,
+            gather=True,
             shuffled=shuffled,
         )
 
@@ -148,16 +157,25 @@ class Study:
 
     def __post_init__(self) -> None:
         _check_name("study", self.name)
-        _check("seeds", self.seeds, self.seeds >= 1, "give at least 1")
+        _check("seeds", self.seeds, 1 <= self.seeds <= MOST_SEEDS, f"give at least 1 and at most {MOST_SEEDS}")
         _check("arms", self.arms, len(self.arms) > 0, "name at least one")
         _check("arms", self.arms, len(set(self.arms)) == len(self.arms), "name each once")
         for arm in self.arms:
             self.term.regularizer(arm)
 
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
     def runs(self) -> list[RunSpec]:
         """Every run, the seeds outermost so that an interrupted study holds whole pairs."""
-        seeds = range(self.first_seed, self.first_seed + self.seeds)
-        return [RunSpec(cell, arm, seed, self.term) for seed in seeds for cell in self.cells for arm in self.arms]
+        return [
+            RunSpec(cell, arm, seed, self.term)
+            for seed in self.seed_numbers
+            for cell in self.cells
+            for arm in self.arms
+        ]
 
 
 @dataclass(frozen=True)

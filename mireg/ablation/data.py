@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,9 @@ def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
     parts = [
         _read_idx(folder, f"{part}-{what}") for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
     ]
+    for images, labels in (parts[:2], parts[2:]):
+        if len(images) != len(labels):
+            raise UserError(f"{folder} holds {len(images)} images but {len(labels)} labels: fetch its files again")
     train_x, train_y, test_x, test_y = (torch.from_numpy(part.copy()) for part in parts)
     return _split(name, train_x[:, None], train_y.long(), test_x[:, None], test_y.long(), VALIDATION)
 
@@ -119,7 +123,10 @@ def _cifar10(data_dir: Path) -> Dataset:
 
     if not (data_dir / CIFAR10.base_folder).exists():
         _download("cifar10", "CIFAR10", data_dir, f"unpack its Python version into {data_dir}")
-    train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
+    try:
+        train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
+    except RuntimeError as error:  # its checksums
+        raise UserError(f"cifar10 in {data_dir / CIFAR10.base_folder} is damaged: fetch its files again") from error
     images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
     labels = [torch.tensor(part.targets) for part in (train, test)]
     return _split("cifar10", images[0], labels[0], images[1], labels[1], VALIDATION)
@@ -151,8 +158,10 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
         if data[:3] != b"\x00\x00\x08":
             raise ValueError("it is not an IDX file of bytes")
         shape = struct.unpack_from(f">{data[3]}I", data, 4)
+        if 0 in shape:
+            raise ValueError("it holds no samples")
         return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError, struct.error) as error:
+    except (OSError, EOFError, ValueError, IndexError, struct.error, zlib.error) as error:
         which = path if path.exists() else compressed
         raise UserError(f"cannot read {which} ({error}): fetch the file again") from error
 

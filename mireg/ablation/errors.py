@@ -1,5 +1,32 @@
 """What a user can put right, said in one line."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A bad request or a missing resource: the message names it and the remedy."""
+
+
+class Stopped(Exception):  # noqa: N818  # a request that was met, not an error
+    """The run was asked to stop, and has saved its state."""
+
+
+def cannot_write(error: OSError) -> str:
+    """A line for a file that could not be written."""
+    return (
+        f"cannot write {error.filename} ({error.strerror}): make room for it, or give an --out that you may write to; "
+        "what is finished is kept, and the same command continues"
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name most like an unknown one; empty if none is like it.
+
+    >>> nearest("batchsize", ["steps", "batch-size"])
+    ' (did you mean batch-size?)'
+    """
+    found = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {found[0]}?)" if found else ""

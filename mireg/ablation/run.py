@@ -5,17 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import get_total_norm
 
+from mireg.ablation.checkpoint import Checkpoints, random_state, seed_everything, set_random_state
 from mireg.ablation.config import Cell, RunSpec
 from mireg.ablation.data import Dataset, Split
-from mireg.ablation.storage import read_tensors, write_json, write_tensors
-from mireg.ablation.tracking import Tracker
+from mireg.ablation.diagnose import diagnose
+from mireg.ablation.errors import Stopped
+from mireg.ablation.group import Group
+from mireg.ablation.progress import Tell
+from mireg.ablation.record import plain, refuse_changes, settings
+from mireg.ablation.storage import write_result, write_tensors
+from mireg.ablation.tracking import NoTracker, Tracker
+from mireg.diagnostics import layer_parameters
 from mireg.measure import measure
 from mireg.taps import Taps
 from mireg.wrapper import MIRegularized
@@ -26,8 +35,6 @@ Build = Callable[[Cell, Dataset], nn.Module]
 PROBE = 128
 """Validation samples on which the MI of every pair is measured, the same for every arm."""
 
-CHECKPOINT_SECONDS = 20.0
-
 
 def train(
     spec: RunSpec,
@@ -35,102 +42,126 @@ def train(
     build: Build,
     folder: Path,
     *,
-    device: torch.device,
-    on_step: Callable[[int], None] = lambda step: None,
-) -> dict[str, Any]:
+    group: Group,
+    checkpoint_seconds: float,
+    tell: Tell,
+    stop: Callable[[], bool],
+) -> None:
     """Train one arm of one cell from one seed, and write ``result.json`` into its folder.
 
     The seed alone decides the initial weights and the order of the data, so that arms are paired.
     Time is counted in training steps only; evaluation and logging stand outside it for every arm.
-    A loss that is not finite ends the run; its result says where.
+    A loss or gradient that is not finite ends the run before the weights change; its result says where.
 
     Args:
         spec: what to train.
         dataset: the data, on any device.
         build: makes the network.
-        folder: of the run. A checkpoint found in it is resumed.
-        device: to train on.
-        on_step: told the number of finished steps at each evaluation.
+        folder: of the run. A checkpoint found in it is resumed, bit for bit on a CPU.
+        group: the processes that train it, and their device.
+        checkpoint_seconds: least time between checkpoints; 0 writes one at every step.
+        tell: told of progress.
+        stop: asked at every step whether to save and stop.
 
-    Returns:
-        The result as written: the curve, and the accuracy on the test set after the last step.
+    Raises:
+        Stopped: if ``stop`` said so.
+        UserError: if the folder's checkpoint is of other settings.
+        OSError: if a file cannot be written; the last checkpoint is still there.
     """
-    cell, data = spec.cell, dataset.to(device)
-    torch.manual_seed(spec.seed)
+    cell, data, device = spec.cell, dataset.to(group.device), group.device
+    seed_everything(spec.seed)
     network = build(cell, dataset).to(device)
     model = _wrapped(network, spec)
+    forward = group.join(model)
     optimizer = _optimizer(network, cell, spec.arm)
     batches = Batches(len(data.train), cell.batch_size, spec.seed)
+    window = Window()
 
     start, seconds, curve = 0, 0.0, []
-    checkpoint = read_tensors(folder / "checkpoint.pt", device)
+    checkpoints = Checkpoints(folder, note=lambda text: tell({"event": "note", "run": spec.path, "text": text}))
+    checkpoint = checkpoints.load(device)
     if checkpoint is not None:
+        refuse_changes(str(folder), settings(checkpoint["spec"]), settings(spec.as_dict()))
         start, seconds, curve = checkpoint["step"], checkpoint["seconds"], checkpoint["curve"]
         network.load_state_dict(checkpoint["network"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         batches.load_state_dict(checkpoint["batches"])
-        _set_random_state(checkpoint["random"], device)
+        window.load_state_dict(checkpoint["window"])
+        set_random_state(checkpoint["random"], device)
         if isinstance(model, MIRegularized):
             model.regularizer.load_state_dict(checkpoint["regularizer"])
+    tell({"event": "start", "run": spec.path, "step": start, "steps": cell.steps})
 
-    tracker = Tracker(folder, spec, start)
-    window = Window()
     failure = None
     saved_at = time.monotonic()
-    for step in range(start, cell.steps + 1):
-        if (step % cell.eval_every == 0 and step > start) or step == 0 or step == cell.steps:
-            point = {"step": step, "seconds": seconds, **evaluate(network, data.validation, spec), **window.summary()}
-            curve.append(point)
-            tracker.log(point)
-            on_step(step)
-            window = Window()
-            if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-                state = {
-                    "step": step,
-                    "seconds": seconds,
-                    "curve": curve,
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "batches": batches.state_dict(),
-                    "random": _random_state(device),
-                    "regularizer": model.regularizer.state_dict() if isinstance(model, MIRegularized) else None,
-                }
-                write_tensors(folder / "checkpoint.pt", state)
+    with closing(Tracker(folder, spec, start) if group.writes else NoTracker()) as tracker:
+        for step in range(start, cell.steps + 1):
+            evaluated = bool(curve) and curve[-1]["step"] == step  # and then saved, and resumed here
+            if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:
+                point = {"step": step, "seconds": seconds, **evaluate(network, data.validation, spec)}
+                point |= window.summary()
+                if cell.diagnostics:
+                    point["diagnostics"] = diagnose(model, optimizer, data, cell.batch_size, PROBE)
+                curve.append(point)
+                tracker.log(point)
+                tell({"event": "step", "run": spec.path, "steps": cell.steps, **point})
+                window = Window()
+            if step == cell.steps:
+                break
+            stopping = group.any(stop())
+            if group.writes and (stopping or time.monotonic() - saved_at >= checkpoint_seconds):
+                tracker.flush()
+                checkpoints.save(
+                    {
+                        "spec": plain(spec.as_dict()),
+                        "step": step,
+                        "seconds": seconds,
+                        "curve": curve,
+                        "network": network.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "batches": batches.state_dict(),
+                        "window": window.state_dict(),
+                        "random": random_state(device),
+                        "regularizer": model.regularizer.state_dict() if isinstance(model, MIRegularized) else None,
+                    }
+                )
                 saved_at = time.monotonic()
-        if step == cell.steps:
-            break
+            if stopping:
+                raise Stopped(spec.path)
 
-        images, labels = data.train.batch(next(batches).to(device))
-        began = time.perf_counter()
-        task = cross_entropy(model(images), labels)
-        term = model.mi_loss() if isinstance(model, MIRegularized) else None
-        loss = task if term is None else task + term
-        if not math.isfinite(loss.item()):
-            failure = _diagnose(step, spec.arm, task, model)
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        took = time.perf_counter() - began
-        seconds += took
-        window.add(task, term, took)
+            images, labels = data.train.batch(group.share(next(batches)).to(device))
+            began = time.perf_counter()
+            task = cross_entropy(forward(images), labels)
+            term = model.mi_loss() if isinstance(model, MIRegularized) else None
+            loss = task if term is None else task + term
+            optimizer.zero_grad()
+            loss.backward()
+            if group.any(not _finite(loss, network)):
+                failure = group.first(_diagnose(step, spec.arm, task, loss, model, images, labels))
+                break
+            optimizer.step()
+            took = max(0.0, time.perf_counter() - began)
+            seconds += took
+            window.add(group.mean(task), term, took)
 
-    result = {
-        "cell": cell.name,
-        "arm": spec.arm,
-        "seed": spec.seed,
-        "lr": cell.lr_of(spec.arm),
-        "failure": failure,
-        "seconds": seconds,
-        "test_accuracy": accuracy(network, data.test),
-        "curve": curve,
-        "spec": spec.as_dict(),
-    }
-    tracker.close()
-    write_tensors(folder / "weights.pt", network.state_dict())
-    write_json(folder / "result.json", result)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
-    return result
+        result = {
+            "cell": cell.name,
+            "arm": spec.arm,
+            "seed": spec.seed,
+            "lr": cell.lr_of(spec.arm),
+            "failure": failure,
+            "seconds": seconds,
+            "test_accuracy": accuracy(network, data.test),
+            "curve": curve,
+            "spec": spec.as_dict(),
+        }
+        tracker.finish(result)
+    if group.writes:
+        result["weights_sha256"] = write_tensors(folder / "weights.pt", network.state_dict())
+        write_result(folder / "result.json", result)
+        if failure is None:
+            checkpoints.clear()
+    tell({"event": "finish", "run": spec.path, "failure": failure})
 
 
 class Batches(Iterator[Tensor]):
@@ -174,6 +205,12 @@ class Window:
             self._shares.append(term.detach().abs() / (term.detach().abs() + task.detach().abs()))
         self._times.append(seconds)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self._losses, "shares": self._shares, "times": self._times}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._losses, self._shares, self._times = state["losses"], state["shares"], state["times"]
+
     def summary(self) -> dict[str, float | None]:
         """Mean task loss, mean share of the term in the loss (of absolute values), median step time."""
 
@@ -201,12 +238,12 @@ def accuracy(network: nn.Module, split: Split, chunk: int = 1000) -> float:
 
 
 def evaluate(network: nn.Module, validation: Split, spec: RunSpec) -> dict[str, Any]:
-    """Validation accuracy, and the MI in nats of every successive pair on the probe samples."""
+    """Validation accuracy, and the MI in nats, where it is finite, of every successive pair on the probe samples."""
     probe = validation.batch(slice(0, PROBE))[0]
     found = measure(network, [probe], layers=_layers(spec))
     return {
         "validation_accuracy": accuracy(network, validation),
-        "mi": {record.pair: record.nats for record in found},
+        "mi": {record.pair: record.nats for record in found if math.isfinite(record.nats)},
     }
 
 
@@ -222,28 +259,47 @@ def _layers(spec: RunSpec) -> Any:
 
 
 def _optimizer(network: nn.Module, cell: Cell, arm: str) -> torch.optim.Optimizer:
+    lr, parameters = cell.lr_of(arm), dict(network.named_parameters())
+    groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "lr": lr}]
+    if cell.lr_divisor > 1:
+        layers = layer_parameters(network)
+        groups = [
+            {"params": [parameters[name] for name in layer], "lr": lr / cell.lr_divisor ** (len(layers) - 1 - index)}
+            for index, layer in enumerate(layers)
+        ]
     if cell.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=cell.lr_of(arm), momentum=0.9)
-    return torch.optim.Adam(network.parameters(), lr=cell.lr_of(arm))
+        return torch.optim.SGD(groups, momentum=0.9)
+    return torch.optim.Adam(groups)
 
 
-def _diagnose(step: int, arm: str, task: Tensor, model: nn.Module) -> str:
-    """Which part of the loss broke, where and in which arm."""
+def _finite(loss: Tensor, network: nn.Module) -> bool:
+    """Whether the loss and the norm of its gradient are finite: one wait for the device, not two."""
+    norm = get_total_norm(_gradients(network))
+    return bool(torch.isfinite(loss.detach() + norm))
+
+
+def _gradients(network: nn.Module) -> list[Tensor]:
+    return [p.grad for p in network.parameters() if p.grad is not None]
+
+
+def _diagnose(
+    step: int, arm: str, task: Tensor, loss: Tensor, model: nn.Module, images: Tensor, labels: Tensor
+) -> str | None:
+    """Which part of the loss or its gradient broke in this process, where and in which arm; None if none did."""
+    where = f"step {step}, arm {arm}"
     if not torch.isfinite(task):
-        return f"step {step}, arm {arm}: the task loss is {task.item()}; a lower learning rate may help"
-    terms = model.mi_terms() if isinstance(model, MIRegularized) else {}
-    broken = [pair for pair, nats in terms.items() if not torch.isfinite(nats)]
-    return f"step {step}, arm {arm}: the MI term is not finite, in {', '.join(broken) or 'its weight'}"
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+        return f"{where}: the task loss is {task.item()}; a lower learning rate may help"
+    network = model.module if isinstance(model, MIRegularized) else model
+    if not torch.isfinite(loss):
+        terms = model.mi_terms() if isinstance(model, MIRegularized) else {}
+        broken = [pair for pair, nats in terms.items() if not torch.isfinite(nats)]
+        return f"{where}: the MI term is not finite, in {', '.join(broken) or 'its weight'}"
+    names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    alone = torch.autograd.grad(
+        cross_entropy(network(images), labels), [p for p in network.parameters() if p.requires_grad], allow_unused=True
+    )
+    in_task = not get_total_norm([g for g in alone if g is not None]).isfinite()
+    of = "the task loss" if in_task else "the MI term"
+    if names or in_task or isinstance(model, MIRegularized):
+        return f"{where}: the gradient of {of} is not finite, in {', '.join(names) or 'its norm'}"
+    return None

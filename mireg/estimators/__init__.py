@@ -6,10 +6,16 @@ from typing import Any
 
 from mireg.estimators.base import Estimator
 from mireg.estimators.binning import Binning
-from mireg.estimators.hsic import CKA
+from mireg.estimators.gaussian import Gaussian
+from mireg.estimators.hsic import CKA, HSIC
+from mireg.estimators.infonce import InfoNCE
 from mireg.estimators.kde import KDE
+from mireg.estimators.reference import KSG, HardBinning
+from mireg.estimators.renyi import Renyi
 
-REGISTRY: dict[str, type[Estimator]] = {cls.name: cls for cls in (KDE, CKA, Binning)}
+REGISTRY: dict[str, type[Estimator]] = {
+    cls.name: cls for cls in (KDE, Renyi, HSIC, CKA, Gaussian, Binning, InfoNCE, KSG, HardBinning)
+}
 
 
 def get(name: str, **options: Any) -> Estimator:
@@ -23,7 +29,7 @@ def get(name: str, **options: Any) -> Estimator:
         ValueError: if there is no such estimator or option; the message lists those there are.
 
     >>> get("kde", bandwidth=0.25)
-    KDE(bandwidth=(0.25,), noise_floor=1e-05)
+    KDE(bandwidth=(0.25,), noise_floor=1e-05, shared_noise=0.0)
     """
     if name not in REGISTRY:
         raise ValueError(f"unknown estimator {name!r}: choose from {', '.join(names())}")
@@ -42,4 +48,17 @@ def names() -> list[str]:
     return list(REGISTRY)
 
 
-__all__ = ["CKA", "KDE", "Binning", "Estimator", "get", "names"]
+__all__ = [
+    "CKA",
+    "HSIC",
+    "KDE",
+    "KSG",
+    "Binning",
+    "Estimator",
+    "Gaussian",
+    "HardBinning",
+    "InfoNCE",
+    "Renyi",
+    "get",
+    "names",
+]

@@ -12,7 +12,7 @@ TINY = 1e-20
 """Squared length below which a layer counts as exactly constant; only keeps 0/0 out."""
 
 
-def standardise(layer: Tensor, noise_floor: float) -> Tensor:
+def standardise(layer: Tensor, noise_floor: float, noise: float | Tensor = 0.0) -> Tensor:
     """Centre the samples and divide by the layer's total standard deviation.
 
     The scale is part of the graph, so that inflating a layer gains nothing, and it holds a floor
@@ -23,6 +23,7 @@ def standardise(layer: Tensor, noise_floor: float) -> Tensor:
         layer: (..., n, d) samples.
         noise_floor: squared spread, relative to the squared length of the mean, at which half of
             the normalised variance is taken to be rounding noise.
+        noise: variance of noise added to every unit, in the layer's own unit.
 
     Returns:
         (..., n, d) samples with total variance (summed over units) at most 1.
@@ -30,7 +31,7 @@ def standardise(layer: Tensor, noise_floor: float) -> Tensor:
     mean = layer.mean(-2, keepdim=True)
     centred = layer - mean
     variance = centred.square().sum(-1, keepdim=True).mean(-2, keepdim=True)
-    floor = noise_floor * mean.square().sum(-1, keepdim=True)
+    floor = noise_floor * mean.square().sum(-1, keepdim=True) + noise * layer.shape[-1]
     return centred * (variance + floor + TINY).rsqrt()
 
 
@@ -55,18 +56,46 @@ def by_width(layers: list[Tensor], share: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.stack([shares[position[i]] for i in range(len(layers))])
 
 
-def gram(layers: list[Tensor], noise_floor: float) -> Tensor:
-    """Linear Gram matrices (L, n, n) of the standardised layers."""
+def gram(layers: list[Tensor], noise_floor: float, shared_noise: float = 0.0) -> Tensor:
+    """Linear Gram matrices (L, n, n) of the standardised layers.
+
+    Args:
+        layers: L matrices (n, d_l).
+        noise_floor: see :func:`standardise`.
+        shared_noise: variance of noise added to every unit of every layer, relative to the mean variance of
+            the first layer's units: a layer whose scale falls far below the input's then loses its signal.
+    """
+    noise = shared_noise * layers[0].detach().var(0, correction=0).mean() if shared_noise else 0.0
 
     def of_stack(stack: Tensor) -> Tensor:
-        z = standardise(stack, noise_floor)
+        z = standardise(stack, noise_floor, noise)
         return z @ z.mT
 
     return by_width(layers, of_stack)
 
 
-def squared_distances(layers: list[Tensor], noise_floor: float) -> Tensor:
-    """Pairwise squared distances (L, n, n) of the standardised layers, at least 0."""
-    k = gram(layers, noise_floor)
+def squared_distances(layers: list[Tensor], noise_floor: float, shared_noise: float = 0.0) -> Tensor:
+    """Pairwise squared distances (L, n, n) of the standardised layers, at least 0; see :func:`gram`."""
+    k = gram(layers, noise_floor, shared_noise)
     squared_norm = k.diagonal(dim1=-2, dim2=-1)
     return (squared_norm[:, :, None] + squared_norm[:, None, :] - 2 * k).clamp_min(0)
+
+
+def compress(layer: Tensor, squared_floor: Tensor) -> Tensor:
+    """Draw in heavy tails, unit by unit: asinh of the distance to the median over the quartile range.
+
+    A monotone map of single units changes no mutual information. It gives second moments to
+    samples that have none (Cauchy), and leaves a normal sample near normal.
+
+    Args:
+        layer: (..., n, d) samples.
+        squared_floor: (..., 1, d) or (..., 1, 1); squared scale under which differences are rounding
+            noise and stay small.
+
+    Returns:
+        (..., n, d) samples with spread of order 1, less where a unit has collapsed.
+    """
+    n = layer.shape[-2]
+    ordered = layer.sort(-2).values
+    low, median, high = (ordered[..., [round(q * (n - 1))], :] for q in (0.25, 0.5, 0.75))
+    return torch.asinh((layer - median) * ((high - low).square() + squared_floor + TINY).rsqrt())

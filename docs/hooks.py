@@ -1,0 +1,52 @@
+"""Makes pages of notebooks, and puts the pages in order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ORDER = ("index", "quickstart", "method", "convergence", "study", "diagnostics", "cost", "estimators", "api")
+"""Pages and folders as the menu lists them, those there are; others follow."""
+
+TITLES = {"estimators": "Estimators", "api": "Reference"}
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Put a page beside every notebook, which itself stays as a download."""
+    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        page = notebook.src_uri.removesuffix(".ipynb") + ".md"
+        files.append(File.generated(config, page, content=as_markdown(Path(notebook.abs_src_path or ""))))
+    config.nav = menu([file.src_uri for file in files if file.is_documentation_page()])
+    return files
+
+
+def menu(pages: list[str]) -> list[Any]:
+    """The navigation: single pages, and a section per folder, its index first."""
+    sections: dict[str, list[str]] = {}
+    for page in sorted(pages, key=lambda page: (not page.endswith("index.md"), page)):
+        sections.setdefault(page.removesuffix(".md").split("/")[0], []).append(page)
+    known = [name for name in ORDER if name in sections]
+    names = known + [name for name in sections if name not in known]
+    folders = {page.split("/")[0] for page in pages if "/" in page}
+    return [{TITLES.get(n, n.capitalize()): sections[n]} if n in folders else sections[n][0] for n in names]
+
+
+def as_markdown(notebook: Path) -> str:
+    """A notebook as Markdown, its images inside."""
+    parts = []
+    for cell in json.loads(notebook.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        parts += [_output(output) for output in cell.get("outputs", [])]
+    return "\n\n".join([*parts, f"[Download this page as a notebook]({notebook.name})"])
+
+
+def _output(output: dict[str, Any]) -> str:
+    data = output.get("data", {"text/plain": output.get("text", "")})
+    if "image/png" in data:
+        return f"![output](data:image/png;base64,{''.join(data['image/png']).strip()})"
+    return f"```text\n{''.join(data['text/plain']).rstrip()}\n```"

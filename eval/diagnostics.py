@@ -1,0 +1,254 @@
+"""What the diagnostics show on deep networks, with and without the MI term.
+
+python -m eval.diagnostics [--json FILE] [--figure FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+import models
+from eval.figures import COLOURS, STYLE
+from mireg import diagnostics
+from mireg.ablation.config import Cell, RunSpec, Term
+from mireg.ablation.data import Dataset, load
+from mireg.ablation.group import Group
+from mireg.ablation.run import train
+from mireg.ablation.storage import read_json, write_json
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "plain": {"init": "he"},
+    "residual": {"residual": True},
+    "batchnorm": {"init": "he", "batchnorm": True},
+    "residual-batchnorm": {"init": "he", "residual": True, "batchnorm": True},
+    "looks-linear": {"init": "looks-linear"},
+    "plain-default": {},
+}
+"""ReLU networks of equal depth and width: He initialisation, or PyTorch's own where none is named."""
+
+TRAINED = ("plain", "plain-default", "residual", "batchnorm")
+ARMS = ("none", "mi")
+POINTS = 256
+LINES = 3
+CPU = torch.device("cpu")
+
+PANELS = {
+    "validation_accuracy": "validation accuracy",
+    "covariate_shift_cosine": "covariate shift: cosine of the gradient\nbefore and after the step of the layers below",
+    "alignment_drift": "feature drift in one step, 1 − CKA",
+    "effective_rank": "effective rank of the last layers' features",
+}
+"""Of the training part: what is drawn, a median over the deeper half of the sampled layers and the seeds."""
+
+
+def shattering(networks: Sequence[str], dataset: Dataset, depth: int, width: int, seeds: int) -> dict[str, Any]:
+    """Autocorrelation of the input gradient along lines between samples, at initialisation.
+
+    Returns:
+        By network: ``autocorrelation`` at lags 0 to 255 of a line of 256 points and
+        ``half_lag``, the first lag below one half, both of the mean over lines and seeds;
+        ``mean_cosine`` of different samples' gradients and ``gradient_norm``, medians over seeds.
+    """
+    samples = dataset.train.batch(slice(0, 512))[0]
+    found = {}
+    for name in networks:
+        curves, cosines, norms = [], [], []
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            network = _build(name, dataset, depth, width)
+            _settle_normalisation(network, samples)
+            curves += [_along_line(network, samples[2 * k], samples[2 * k + 1]) for k in range(LINES)]
+            gradients = diagnostics.input_gradients(lambda x, network=network: network(x)[:, 0], samples[:128])
+            cosines.append(diagnostics.mean_cosine(gradients))
+            norms.append(gradients.norm(dim=1).median().item())
+        mean = torch.stack(curves).mean(0)
+        found[name] = {
+            "autocorrelation": mean.tolist(),
+            "half_lag": int((mean < 0.5).nonzero()[0]),
+            "mean_cosine": float(np.median(cosines)),
+            "gradient_norm": float(np.median(norms)),
+        }
+    return found
+
+
+def training(
+    networks: Sequence[str], dataset: Dataset, depth: int, width: int, seeds: int, steps: int, lr: float
+) -> dict[str, Any]:
+    """Diagnostics over training, with and without the MI term, on paired seeds.
+
+    Returns:
+        By network and arm: ``step``, the :data:`PANELS` by step, ``gradient_norm_ratio`` (last over
+        first sampled layer) by step, and ``half_lag`` after the last step, medians over seeds.
+    """
+    found: dict[str, Any] = {}
+    samples = dataset.train.batch(slice(0, 2 * LINES))[0]
+    for name in networks:
+        options = {"depth": depth, "width": width, **NETWORKS[name]}
+        every = max(1, steps // 10)
+        cell = Cell(
+            name, dataset.name, "mlp", 0.8, steps, options, batch_size=64, eval_every=every, lr=lr, diagnostics=True
+        )
+        for arm in ARMS:
+            curves, lags = [], []
+            for seed in range(seeds):
+                with tempfile.TemporaryDirectory() as folder:
+                    run, network = _train(RunSpec(cell, arm, seed, Term()), dataset, Path(folder))
+                curves.append([_of_point(point) for point in run["curve"]])
+                mean = torch.stack([_along_line(network.eval(), *samples[2 * k : 2 * k + 2]) for k in range(LINES)])
+                below = (mean.mean(0) < 0.5).nonzero()
+                lags.append(int(below[0]) if len(below) else POINTS)  # a constant gradient never falls
+            found.setdefault(name, {})[arm] = {
+                key: [float(np.nanmedian([curve[i][key] for curve in curves])) for i in range(len(curves[0]))]
+                for key in curves[0][0]
+            } | {"half_lag": float(np.median(lags))}
+    return found
+
+
+def draw(found: dict[str, Any]) -> Figure:
+    """Shattering on the left, the training panels beside it, a colour per network, the MI term dashed."""
+    colour = {name: COLOURS[index] for index, name in enumerate(found["shattering"])}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 7), layout="constrained")
+        grid = figure.subplots(2, 3).flatten()
+        shatter, norm = grid[0], grid[5]
+        for name, values in found["shattering"].items():
+            shatter.plot(values["autocorrelation"][:65], color=colour[name], label=name)
+        shatter.set(title="autocorrelation of the input gradient\nat initialisation", xlabel="lag, of 256 on the line")
+        drawn = {**PANELS, "gradient_norm_ratio": "gradient norm, last sampled layer over first"}
+        for axes, (key, title) in zip(grid[1:], drawn.items(), strict=True):
+            for name, arms in found["training"].items():
+                for arm, dash in zip(ARMS, ("-", (0, (4, 2))), strict=True):
+                    axes.plot(arms[arm]["step"], arms[arm][key], color=colour[name], linestyle=dash)
+            axes.set(title=title, xlabel="training step")
+        norm.set_yscale("log")
+        grid[3].set_yscale("log")
+        handles = [*shatter.get_lines()]
+        handles += shatter.plot([], [], color="#808080") + shatter.plot([], [], color="#808080", linestyle=(0, (4, 2)))
+        figure.legend(
+            handles, [*found["shattering"], *("without the term", "with it")], loc="outside lower center", ncols=4
+        )
+    return figure
+
+
+def table(found: dict[str, Any]) -> str:
+    """The numbers, as Markdown."""
+    lines = [
+        "| network, at the start | lag below 1/2 | at lag 1 | at lag 16 | mean cosine | gradient norm |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, v in found["shattering"].items():
+        acf = v["autocorrelation"]
+        lines.append(
+            f"| {name} | {v['half_lag']} | {acf[1]:.2f} | {acf[16]:.2f} "
+            f"| {v['mean_cosine']:.2f} | {v['gradient_norm']:.1e} |"
+        )
+    lines += [
+        "",
+        "| network, arm | accuracy | shift, cosine | drift, 1 − CKA | effective rank | norm ratio | lag below 1/2 |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, arms in found["training"].items():
+        for arm, v in arms.items():
+            means = [np.mean(v[key][1:]) for key in list(PANELS)[1:]]
+            lines.append(
+                f"| {name}, {arm} | {v['validation_accuracy'][-1]:.0%} | {means[0]:.3f} | {means[1]:.1e} "
+                f"| {means[2]:.1f} | {v['gradient_norm_ratio'][-1]:.1e} | {v['half_lag']:.0f} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m eval.diagnostics", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--figure", type=Path, help="write the figure here, its kind by the ending")
+    parser.add_argument("--depth", type=int, default=50, help="hidden layers of the networks at the start")
+    parser.add_argument("--trained-depth", type=int, default=10, help="hidden layers of the networks in training")
+    parser.add_argument("--width", type=int, default=64, help="units of each layer")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=300, help="training steps")
+    parser.add_argument("--lr", type=float, default=1e-2, help="learning rate (Adam)")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    a = parser.parse_args()
+    dataset = load("digits", a.data_dir)
+    found = {
+        "settings": {key: value for key, value in vars(a).items() if isinstance(value, int | float)},
+        "shattering": shattering(list(NETWORKS), dataset, a.depth, a.width, a.seeds),
+        "training": training(TRAINED, dataset, a.trained_depth, a.width, a.seeds, a.steps, a.lr),
+    }
+    if a.json:
+        write_json(a.json, found)
+    if a.figure:
+        a.figure.parent.mkdir(parents=True, exist_ok=True)
+        draw(found).savefig(a.figure, dpi=120)
+    print(table(found))
+    return 0
+
+
+def _build(name: str, dataset: Dataset, depth: int, width: int) -> nn.Module:
+    options = {"depth": depth, "width": width, **NETWORKS[name]}
+    return models.build("mlp", options, dataset.input_shape, dataset.classes)
+
+
+def _train(spec: RunSpec, dataset: Dataset, folder: Path) -> tuple[dict[str, Any], nn.Module]:
+    """The result of a run, and its network."""
+    train(
+        spec,
+        dataset,
+        _build_cell,
+        folder,
+        group=Group(CPU),
+        checkpoint_seconds=math.inf,
+        tell=lambda event: None,
+        stop=lambda: False,
+    )
+    network = _build_cell(spec.cell, dataset)
+    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    return read_json(folder / "result.json"), network
+
+
+def _build_cell(cell: Cell, dataset: Dataset) -> nn.Module:
+    return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.classes)
+
+
+@torch.no_grad()
+def _settle_normalisation(network: nn.Module, samples: Tensor) -> None:
+    """Take the statistics of BatchNorm from the samples, so that the network becomes a fixed function."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.momentum = None  # the plain mean over batches, here one
+    network.train()
+    network(samples)
+    network.eval()
+
+
+def _along_line(network: nn.Module, start: Tensor, end: Tensor) -> Tensor:
+    share = torch.linspace(0, 1, POINTS).reshape(-1, *[1] * start.ndim)
+    gradients = diagnostics.input_gradients(lambda x: network(x)[:, 0], start + share * (end - start))
+    return diagnostics.autocorrelation(gradients)
+
+
+def _of_point(point: dict[str, Any]) -> dict[str, float]:
+    """The panels' values at one evaluation; NaN where a collapsed layer has none."""
+    found = {"step": point["step"], "validation_accuracy": point["validation_accuracy"]}
+    for key in list(PANELS)[1:]:
+        values = [v for tag, v in sorted(point["diagnostics"].items()) if tag.startswith(f"diagnostics_{key}/")]
+        found[key] = float(np.median(values[len(values) // 2 :])) if values else float("nan")
+    norms = [v for tag, v in sorted(point["diagnostics"].items()) if tag.startswith("diagnostics_gradient_norm/")]
+    found["gradient_norm_ratio"] = norms[-1] / norms[0] if norms[0] > 0 else float("nan")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,222 @@
+"""Charts of a study: learning curves, survival, performance profile, final accuracy, cost and MI."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from eval.convergence import performance_profile
+from mireg.ablation.curves import to_target
+
+COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
+"""Of the arms in order; the baseline comes first and alone is grey. Each holds on white and on black."""
+
+DASHES = ("", "5 2", "1.5 1.5")
+"""Of the first, the second and the third arm with the same colour, as SVG writes dashes."""
+
+INK = "#010203"
+"""Stands for the page's own text colour in figures that lie in a page."""
+
+POINTS = 80
+"""A curve in the page keeps about this many points; the whole ones are in the results."""
+
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mireg",
+}
+
+ON_PAGE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK) | {
+    "grid.color": INK
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """How an arm is drawn, the same in every chart."""
+
+    colour: str
+    dash: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For matplotlib."""
+        return {"color": self.colour, "linestyle": (0, [float(x) for x in self.dash.split()]) if self.dash else "-"}
+
+
+def lines(arms: Sequence[str]) -> dict[str, Line]:
+    """A look for each arm."""
+    baseline, *others = COLOURS
+    look = {arm: Line(baseline, "") for arm in arms[:1]}
+    for index, arm in enumerate(arms[1:]):
+        look[arm] = Line(others[index % len(others)], DASHES[index // len(others) % len(DASHES)])
+    return look
+
+
+Runs = dict[str, list[dict[str, Any]]]
+"""Results of a cell's runs, by arm."""
+
+
+def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dict[str, str]:
+    """The charts of a cell, as SVG by caption."""
+    return {
+        "Validation accuracy by step: median over seeds, band from the worst seed to the best, target dotted": _svg(
+            lambda axes: draw_accuracy(axes, cell, runs, look)
+        ),
+        "Share of the seeds that have reached the target, by step": _svg(
+            lambda axes: _survival(axes, cell, runs, look)
+        ),
+        "Smallest MI of a successive pair, by step: the weakest link": _svg(
+            lambda axes: draw_weakest_link(axes, runs, look)
+        ),
+        "MI of each successive pair after the last step, from the input to the output": _svg(
+            lambda axes: _flow(axes, runs, look)
+        ),
+        "Test accuracy after the last step: a dot per seed, a bar at the median": _svg(
+            lambda axes: _dots(axes, {arm: [r["test_accuracy"] for r in of] for arm, of in runs.items()}, look),
+            rows=len(runs),
+        ),
+        "Cost: milliseconds per training step, a dot per seed, a bar at the median": _svg(
+            lambda axes: _dots(axes, {arm: [step_ms(r) for r in of] for arm, of in runs.items()}, look, start=0.0),
+            rows=len(runs),
+        ),
+    }
+
+
+def profile_figure(summary: dict[str, Any], look: dict[str, Line]) -> str:
+    """The performance profile over the cells, as SVG."""
+
+    def draw(axes: Axes) -> None:
+        profile = performance_profile(summary["cells"])
+        end = 1.25 * max([r for ratios in profile.values() for r in ratios if np.isfinite(r)], default=1.0)
+        for arm, ratios in profile.items():
+            solved = [r for r in ratios if np.isfinite(r)]
+            share = np.arange(len(solved) + 1) / len(ratios)
+            axes.step([1, *solved, end], [0, *share[1:], share[-1]], where="post", **look[arm].options)
+        axes.set_xscale("log", subs=[])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(
+            xlabel="steps to target, over the fastest arm's",
+            ylabel="share of cells",
+            ylim=(-0.02, 1.04),
+            xlim=(0.97, end),
+        )
+
+    return _svg(draw)
+
+
+def curves_png(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> bytes:
+    """Accuracy and weakest link of a cell side by side, with a legend, as PNG on white."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        draw_accuracy(left, cell, runs, look)
+        draw_weakest_link(right, runs, look)
+        left.set_title(f"Validation accuracy (dotted: target {cell['target']:.0%})")
+        right.set_title("Smallest MI between successive layers")
+        labels = [f"{arm}  ({a['n_reached']} of {a['n_seeds']} seeds reach it)" for arm, a in cell["arms"].items()]
+        figure.legend(left.get_lines()[: len(labels)], labels, loc="outside lower center", ncols=3)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=160)
+        return buffer.getvalue()
+
+
+def draw_accuracy(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
+    """Validation accuracy by step."""
+    for arm, of_arm in runs.items():
+        _band(axes, [[(p["step"], p["validation_accuracy"]) for p in r["curve"]] for r in of_arm], look[arm])
+    axes.axhline(cell["target"], color="#888888", linestyle=":", linewidth=1.2)
+    axes.set(xlabel="training step", ylabel="accuracy", ylim=(0, 1))
+
+
+def draw_weakest_link(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
+    """Smallest MI of a pair by step."""
+    for arm, of_arm in runs.items():
+        _band(axes, [[(p["step"], min(p["mi"].values())) for p in r["curve"]] for r in of_arm], look[arm])
+    axes.set(xlabel="training step", ylabel="nats")
+    axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
+
+
+def step_ms(run: dict[str, Any]) -> float:
+    """Median over the run of its step times; NaN where no step was timed."""
+    times = [point["step_ms"] for point in run["curve"] if point["step_ms"] is not None]
+    return float(np.median(times)) if times else float("nan")
+
+
+def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
+    for arm, of_arm in runs.items():
+        points = [to_target(run["curve"], cell["target"]) for run in of_arm]
+        steps = sorted(point["step"] for point in points if point is not None)
+        share = np.arange(len(steps) + 1) / len(of_arm)
+        axes.step([0, *steps, cell["budget_steps"]], [0, *share[1:], share[-1]], where="post", **look[arm].options)
+    axes.set(xlabel="training step", ylabel="share of seeds", ylim=(-0.02, 1.04), xlim=(0, cell["budget_steps"]))
+
+
+def _flow(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
+    for arm, of_arm in runs.items():
+        profiles = [list(run["curve"][-1]["mi"].values()) for run in of_arm]
+        pair = np.arange(1, len(profiles[0]) + 1)
+        axes.plot(pair, np.median(profiles, axis=0), marker=".", **look[arm].options)
+    axes.set(xlabel="successive pair, from the input", ylabel="nats")
+    axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _dots(axes: Axes, values: dict[str, list[float]], look: dict[str, Line], start: float | None = None) -> None:
+    for row, (arm, of_arm) in enumerate(values.items()):
+        axes.plot(of_arm, [row] * len(of_arm), "o", color=look[arm].colour, alpha=0.6, markersize=4)
+        axes.plot([np.median(of_arm)] * 2, [row - 0.3, row + 0.3], color=look[arm].colour, linewidth=2)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(left=start)
+
+
+def _band(axes: Axes, curves: list[list[tuple[float, float]]], line: Line) -> None:
+    """Median over seeds by step, and the range from the lowest to the highest."""
+    longest = max(curves, key=len)
+    values = np.full((len(curves), len(longest)), np.nan)
+    for row, curve in zip(values, curves, strict=True):  # a run that broke ends early
+        row[: len(curve)] = [value for _, value in curve]
+    kept = np.unique(np.linspace(0, len(longest) - 1, min(len(longest), POINTS)).astype(int))
+    steps, values = np.array([step for step, _ in longest])[kept], values[:, kept]
+    axes.plot(steps, np.nanmedian(values, axis=0), **line.options)
+    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    axes.fill_between(steps, low, high, color=line.colour, alpha=0.18, linewidth=0)
+
+
+def _svg(draw: Callable[[Axes], None], rows: int | None = None) -> str:
+    """A chart in the page's own text colour, small enough to be read on a phone.
+
+    Args:
+        draw: fills the axes.
+        rows: of a chart with a row per arm, which grows with them.
+    """
+    with mpl.rc_context(STYLE | ON_PAGE):
+        figure = Figure(figsize=(4.8, 3 if rows is None else max(1.4, 0.6 + 0.24 * rows)), layout="constrained")
+        draw(figure.add_subplot())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text[text.index("<svg") :].replace(INK, "currentColor"))
+    return re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)

@@ -1,0 +1,164 @@
+"""The report of a study: what it says, in which form, and how it looks in a browser."""
+
+import csv
+import re
+
+import pytest
+from rich.console import Console
+
+from eval import report
+from eval.convergence import summarise
+from tests.browser import browser_page, keep_screenshot
+from tests.eval.synthetic import result, write_study
+
+ARMS = {"none": None, "mi": 100, "mi-shuffled": None, "variance-only": 900}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A reported study of two cells."""
+    folder = tmp_path_factory.mktemp("study")
+    runs = [
+        result(arm, seed, None if reached is None else reached + 25 * seed, cell=cell)
+        for cell in ("R1", "R2")
+        for arm, reached in ARMS.items()
+        for seed in range(6)
+    ]
+    write_study(folder, runs)
+    report.write(folder)
+    return folder
+
+
+def summary_of(**reached):
+    runs = [result(arm, seed, step) for arm, step in reached.items() for seed in range(6)]
+    return summarise("study", runs, list(reached))
+
+
+@pytest.mark.parametrize(
+    ("none", "mi", "expected"),
+    [
+        (None, 100, r"mi reached 75% on 6 of 6 seeds \(median 100 steps\), ≥10\.0x the speed .*: faster\.$"),
+        (100, None, r"mi reached 75% on 0 of 6 seeds \(median no median steps\), ≤0\.1x the speed .*: slower\.$"),
+        (100, 100, r"1\.0x the speed .*: no difference shown\.$"),
+        (None, None, r"neither it nor none got there in 1000 steps\.$"),
+    ],
+)
+def test_verdict(none, mi, expected):
+    (cell,) = summary_of(none=none, mi=mi)["cells"]
+    assert re.search(expected, report.headline(cell))
+
+
+def test_an_interval_that_the_test_does_not_confirm_shows_nothing():
+    versus = {"n_pairs": 8, "steps_ratio": 1.5, "ci95": [1.1, 1.9], "p_value": 0.2}
+    assert report._verdict(versus) == "no difference shown"
+    assert report._verdict({**versus, "p_value": 0.01}) == "faster"
+
+
+def test_few_seeds_are_said_to_be_few():
+    runs = [result(arm, seed, step) for arm, step in (("none", 800), ("mi", 100)) for seed in range(2)]
+    (cell,) = summarise("study", runs, ["none", "mi"])["cells"]
+    assert "2 seeds are too few for a test" in report.headline(cell)
+
+
+def test_without_a_baseline_there_is_no_verdict():
+    (cell,) = summary_of(mi=100)["cells"]
+    assert "nothing to compare" in report.headline(cell)
+
+
+def test_table_fits_80_columns(capsys):
+    report.print_table(summary_of(**{"none": None, "mi-shuffled": 100, "layerwise-lr": 475}), Console(width=80))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(re.match(r"mi-shuffled +6/6 +100 +≥10\.0x \[10\.0, 10\.0\] +0\.031 +88\.0% \[", line) for line in lines)
+
+
+def test_table_wraps_what_is_wider_and_cuts_nothing(capsys):
+    summary = summary_of(**{"none": None, "variance-only": 100})
+    arm = summary["cells"][0]["arms"]["variance-only"]
+    arm["n_failed"] = 2
+    arm["vs_none"] |= {"steps_ratio": 123.4, "ci95": [100.5, 234.5]}
+    report.print_table(summary, Console(width=80))
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert all(part in text for part in ("broke)", "≥123.4x", "234.5]"))
+
+
+def test_every_run_is_a_row_of_the_csv(study):
+    rows = list(csv.DictReader((study / "runs.csv").read_text().splitlines()))
+    assert len(rows) == 2 * len(ARMS) * 6
+    row = next(row for row in rows if (row["cell"], row["arm"], row["seed"]) == ("R2", "mi", "2"))
+    assert (row["steps_to_target"], row["test_accuracy"]) == ("150", "0.88")
+    assert next(row for row in rows if row["arm"] == "none")["steps_to_target"] == ""
+
+
+def test_markdown_has_a_table_per_cell(study):
+    text = (study / "report.md").read_text()
+    assert text.count("| mi | 6/6 |") == 2
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_page_is_self_contained_and_small(study):
+    page = (study / "report.html").read_text()
+    assert len(page) < 3_000_000
+    assert "<script" not in page
+    loaded = re.findall(r"(?:src|href)\s*=\s*\"([^\"]*)|url\(([^)]*)\)|@import", page)
+    assert all(link.startswith("#") for pair in loaded for link in pair if link)
+    assert "currentColor" in page
+
+
+def test_a_large_study_stays_under_3_mb(tmp_path):
+    arms = ["none", "mi", "lbe"] + [f"arm-{i}" for i in range(12)]
+    runs = [result("none", seed, 100, cell="R1", steps=6000) | {"arm": arm} for arm in arms for seed in range(2)]
+    write_study(tmp_path, runs)
+    report.write(tmp_path)
+    assert 13 * (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+def test_names_are_escaped(tmp_path):
+    run = result("none", 0, None) | {"failure": None}
+    run["spec"]["cell"]["model_options"] = {"activation": "<script>alert(1)</script>"}
+    write_study(tmp_path, [run])
+    report.write(tmp_path)
+    assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+def test_command_line_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["eval.report", str(tmp_path)])
+    assert report.main() == 2
+    assert "holds no finished run" in capsys.readouterr().err
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("device", "width"), [("desktop", 1280), ("phone", 390)])
+def test_page_in_a_browser(study, scheme, device, width):
+    with browser_page(viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((study / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
+        assert page.locator("figure svg").count() == 2 * 6 + 1
+        assert page.locator("figure svg").first.bounding_box()["width"] > 300
+        ink, paper = page.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        )
+        assert contrast(ink, paper) > 7
+        assert (luminance(paper) < 0.1) == (scheme == "dark")
+        keep_screenshot(page, f"report-{scheme}-{device}.png")
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("getComputedStyle(document.querySelector('table')).fontSize") == "7px"
+    assert all(url.startswith("file:") for url in requests)
+
+
+def contrast(first, second):
+    """Contrast ratio of two colours, from 1 to 21 (WCAG 2)."""
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour):
+    channels = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

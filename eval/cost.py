@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import os
 import platform
-import resource
 import sys
 import time
 from collections import Counter
@@ -41,7 +40,7 @@ TRAINING = 2000
 ESTIMATORS = ("kde", "renyi", "cka", "binning")
 
 PHASES = ("none", "off", "held", "measured")
-"""Without the wrapper; with it, its weight 0; with the term; with the term and a measurement of both gradients."""
+"""Without the wrapper; with it, its weight 0; with the term as last measured; with the term measured anew."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def phase_of(regularizer: mireg.MIRegularizer, step: int) -> str:
     """Which of ``PHASES`` a step of a default training is."""
     if regularizer.weight(step) == 0:
         return "off"
-    return "measured" if regularizer.balance is not None and regularizer.balance.due(step) else "held"
+    return "measured" if regularizer.balance is None or step % regularizer.balance.interval == 0 else "held"
 
 
 def step_times(
@@ -192,6 +191,7 @@ def peak_memory(setting: Setting, device: torch.device) -> dict[str, float]:
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_peak, args=(sender, setting, device, wrapped))
         process.start()
+        sender.close()  # so that a process that dies ends the wait
         peaks[name] = receiver.recv()
         process.join()
     return {**peaks, "ratio": peaks["mi"] / peaks["none"]}
@@ -204,7 +204,9 @@ def _peak(sender: Any, setting: Setting, device: torch.device, wrapped: bool) ->
     if device.type == "cuda":
         sender.send(torch.cuda.max_memory_allocated() / 1e6)
     else:
-        sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+        # Not getrusage: a new process takes over the peak of the one that started it.
+        status = Path("/proc/self/status").read_text()
+        sender.send(int(status.partition("VmHWM:")[2].split()[0]) / 1e3)
 
 
 def growth(device: torch.device, seconds: float) -> dict[str, list[dict[str, float]]]:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import mireg
-from mireg.estimators import get
 
 
 def network() -> nn.Sequential:
@@ -94,5 +93,5 @@ def test_samples_are_the_first_rows() -> None:
     model.mi_loss()
     net = model.unwrap()
     layers = [X[:5], net[:2](X[:5]), net[:4](X[:5])]
-    expected = get("kde").successive(layers)
+    expected = model.regularizer.estimator.successive(layers)
     torch.testing.assert_close(torch.stack(list(model.mi_terms().values())), expected.detach())

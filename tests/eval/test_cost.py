@@ -12,27 +12,29 @@ from typing import Any
 import pytest
 import torch
 
+import mireg
 from eval import cost
 
 
 def test_averages_weigh_the_phases_of_a_default_training() -> None:
-    """20 measured steps at the start, every tenth after, 200 with a term, of 2,000."""
+    regularizer = mireg.wrap(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))).regularizer
+    active = sum(regularizer.weight(step) != 0 for step in range(cost.TRAINING))
+    measured = -(-active // regularizer.balance.interval)
     means = cost.averages({"off": 1.0, "held": 1.0, "measured": 2.0})
-    measured = 20 + 18
-    assert means["active"] == pytest.approx(1 + measured / 200)
-    assert means["training"] == pytest.approx(1 + measured / 2000)
+    assert means["active"] == pytest.approx(1 + measured / active)
+    assert means["training"] == pytest.approx(1 + measured / cost.TRAINING)
 
 
 def test_phases_are_what_they_say() -> None:
-    """A measured step takes one more backward pass: it leaves a measurement behind, a held one does not."""
+    """Only a measured step captures anything."""
     setting = cost.Setting("tiny", "mlp", (1, 4, 4), {"depth": 3, "width": 8}, batch_size=8)
     training = cost.Training(setting, torch.device("cpu"), wrapped=True)
     regularizer = training.model.regularizer
-    for step, phase, pending in ((30, "measured", True), (31, "held", False), (1999, "off", False)):
+    for step, phase in ((30, "measured"), (31, "held"), (1999, "off")):
         assert cost.phase_of(regularizer, step) == phase
         training.go_to(step)
+        assert regularizer.captures == (phase == "measured")
         training.step()
-        assert (regularizer.balance._measured is not None) == pending
 
 
 class InThisProcess:
@@ -47,7 +49,7 @@ class InThisProcess:
     @staticmethod
     def Pipe(duplex: bool) -> tuple[SimpleNamespace, SimpleNamespace]:  # noqa: N802
         sent: list[float] = []
-        return SimpleNamespace(recv=sent.pop), SimpleNamespace(send=sent.append)
+        return SimpleNamespace(recv=sent.pop), SimpleNamespace(send=sent.append, close=lambda: None)
 
 
 InThisProcess.Process = InThisProcess

@@ -6,6 +6,7 @@ python -m eval.diagnostics [--json FILE] [--figure FILE]
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +23,9 @@ from eval.figures import COLOURS, STYLE
 from mireg import diagnostics
 from mireg.ablation.config import Cell, RunSpec, Term
 from mireg.ablation.data import Dataset, load
+from mireg.ablation.group import Group
 from mireg.ablation.run import train
-from mireg.ablation.storage import read_tensors, write_json
+from mireg.ablation.storage import read_json, write_json
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {"init": "he"},
@@ -101,10 +103,7 @@ def training(
             curves, lags = [], []
             for seed in range(seeds):
                 with tempfile.TemporaryDirectory() as folder:
-                    spec = RunSpec(cell, arm, seed, Term())
-                    run = train(spec, dataset, _build_cell, Path(folder), device=CPU)
-                    network = _build(name, dataset, depth, width)
-                    network.load_state_dict(read_tensors(Path(folder) / "weights.pt", CPU))
+                    run, network = _train(RunSpec(cell, arm, seed, Term()), dataset, Path(folder))
                 curves.append([_of_point(point) for point in run["curve"]])
                 mean = torch.stack([_along_line(network.eval(), *samples[2 * k : 2 * k + 2]) for k in range(LINES)])
                 below = (mean.mean(0) < 0.5).nonzero()
@@ -200,6 +199,23 @@ def main() -> int:
 def _build(name: str, dataset: Dataset, depth: int, width: int) -> nn.Module:
     options = {"depth": depth, "width": width, **NETWORKS[name]}
     return models.build("mlp", options, dataset.input_shape, dataset.classes)
+
+
+def _train(spec: RunSpec, dataset: Dataset, folder: Path) -> tuple[dict[str, Any], nn.Module]:
+    """The result of a run, and its network."""
+    train(
+        spec,
+        dataset,
+        _build_cell,
+        folder,
+        group=Group(CPU),
+        checkpoint_seconds=math.inf,
+        tell=lambda event: None,
+        stop=lambda: False,
+    )
+    network = _build_cell(spec.cell, dataset)
+    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    return read_json(folder / "result.json"), network
 
 
 def _build_cell(cell: Cell, dataset: Dataset) -> nn.Module:

@@ -12,12 +12,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from eval.convergence import performance_profile
 from mireg.ablation.curves import to_target
 
 COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
-"""Of the arms in order; the baseline comes first and is grey. Each holds on white and on black."""
+"""Of the arms in order; the baseline comes first and alone is grey. Each holds on white and on black."""
 
 DASHES = ("", "5 2", "1.5 1.5")
 """Of the first, the second and the third arm with the same colour, as SVG writes dashes."""
@@ -64,10 +65,11 @@ class Line:
 
 def lines(arms: Sequence[str]) -> dict[str, Line]:
     """A look for each arm."""
-    return {
-        arm: Line(COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)])
-        for index, arm in enumerate(arms)
-    }
+    baseline, *others = COLOURS
+    look = {arm: Line(baseline, "") for arm in arms[:1]}
+    for index, arm in enumerate(arms[1:]):
+        look[arm] = Line(others[index % len(others)], DASHES[index // len(others) % len(DASHES)])
+    return look
 
 
 Runs = dict[str, list[dict[str, Any]]]
@@ -110,10 +112,15 @@ def profile_figure(summary: dict[str, Any], look: dict[str, Line]) -> str:
             solved = [r for r in ratios if np.isfinite(r)]
             share = np.arange(len(solved) + 1) / len(ratios)
             axes.step([1, *solved, end], [0, *share[1:], share[-1]], where="post", **look[arm].options)
-        axes.set_xscale("log")
+        axes.set_xscale("log", subs=[])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.set(xlabel="steps to target, over the fastest arm's", ylabel="share of cells", ylim=(-0.02, 1.04))
+        axes.set(
+            xlabel="steps to target, over the fastest arm's",
+            ylabel="share of cells",
+            ylim=(-0.02, 1.04),
+            xlim=(0.97, end),
+        )
 
     return _svg(draw)
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval import figures
-from eval.convergence import load_results, summarise
+from eval.convergence import CONFIDENCE, load_results, summarise
 from mireg.ablation.config import BASELINE
 from mireg.ablation.curves import to_target
 from mireg.ablation.storage import read_json, write_bytes, write_json
@@ -169,12 +169,12 @@ def verdicts(cell: dict[str, Any]) -> dict[str, str]:
 
 
 def _verdict(versus: dict[str, Any]) -> str:
+    """Faster or slower where the interval lies beyond 1, and the test, where it can, agrees."""
     low, high = versus["ci95"] or (0.0, float("inf"))
-    if versus["steps_ratio"] is not None and low > 1:
-        return "faster"
-    if versus["steps_ratio"] is not None and high < 1:
-        return "slower"
-    return "no difference shown"
+    refuted = versus["n_pairs"] >= SEEDS_FOR_A_TEST and versus["p_value"] > 1 - CONFIDENCE
+    if versus["steps_ratio"] is None or refuted:
+        return "no difference shown"
+    return "faster" if low > 1 else "slower" if high < 1 else "no difference shown"
 
 
 def print_table(summary: dict[str, Any], console: Console) -> None:
@@ -182,7 +182,7 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
     for cell in summary["cells"]:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for column, name in NARROW.items():
-            table.add_column(name, justify="left" if column == 0 else "right", no_wrap=True)
+            table.add_column(name, justify="left" if column == 0 else "right", no_wrap=column == 0)
         for row in rows(cell):
             table.add_row(*(row[column] for column in NARROW))
         console.print(f"[bold]{_title(cell)}[/bold]", highlight=False)

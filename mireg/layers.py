@@ -156,6 +156,12 @@ def _versions(output: object) -> tuple[int, ...]:
     return tuple(0 if t.is_inference() else t._version for t in tensors_in(output))
 
 
+def _ending(result: object) -> Tensor | None:
+    """What ends the chain: the first float tensor of a result that is not a scalar, as a loss is."""
+    floats = [t for t in tensors_in(result) if t.is_floating_point()]
+    return next((t for t in floats if t.ndim > 0), floats[0] if floats else None)
+
+
 def repeated(name: str, call: int) -> str:
     """The key of a layer's call, counted from 1, within one pass."""
     return name if call == 1 else f"{name}#{call}"
@@ -257,8 +263,7 @@ class Observer(TorchDispatchMode):
             result: what the observed pass returned; its first float tensor that is not a scalar, such
                 as a loss, ends the chain.
         """
-        floats = [t for t in tensors_in(result) if t.is_floating_point()]
-        output = next((t for t in floats if t.ndim > 0), floats[0] if floats else None)
+        output = _ending(result)
         end = -1 if output is None else self._node.get(output, -1)
         chains = [self._chain(start, end) for start in range(len(self._starts))]
         if not any(chains):
@@ -287,7 +292,7 @@ class Observer(TorchDispatchMode):
                 "wrapped network instead of a part of it"
             )
         runs = [run for run in self._runs if run.name in names]
-        found = self._lay_out(runs, with_input=INPUT in names, sizes=[first_float(result), self._input])
+        found = self._lay_out(runs, with_input=INPUT in names, sizes=[_ending(result), *self._starts])
         for run in runs:
             for key, tensor in run.values().items():
                 if key not in found:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mireg import estimators
 from mireg.estimators import Estimator
@@ -15,6 +15,25 @@ from mireg.layers import LayerSpec
 from mireg.regularizer import pairs, prepare
 from mireg.taps import Taps
 from mireg.wrapper import MIRegularized
+
+NARROW = 3
+"""Most units per layer at which nearest neighbours are the recommended estimate."""
+
+
+def recommend(*layers: Tensor) -> str:
+    """Name of the estimator whose number on these layers deserves the most trust.
+
+    Nearest neighbours (``ksg``) where no layer has more than 3 units: they assume no distribution.
+    Beyond that no sample shows more than the linear part, which ``gaussian`` estimates without bias.
+    Which is why, is in the truth table (``python -m eval.truth``).
+
+    Args:
+        layers: samples (n, d_l).
+
+    >>> recommend(torch.zeros(64, 1), torch.zeros(64, 2)), recommend(torch.zeros(64, 128), torch.zeros(64, 2))
+    ('ksg', 'gaussian')
+    """
+    return "ksg" if max(layer[0].numel() for layer in layers) <= NARROW else "gaussian"
 
 
 @dataclass(frozen=True)

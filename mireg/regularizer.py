@@ -17,6 +17,7 @@ from mireg.balance import GradientBalance
 from mireg.distributed import gather, world_size
 from mireg.estimators import Estimator
 from mireg.estimators.base import as_matrices, check_samples
+from mireg.finite import FiniteWatch
 from mireg.schedules import Schedule
 
 MAP_FEATURES = 64
@@ -73,6 +74,7 @@ class MIRegularizer:
         self.terms: dict[str, Tensor] = {}
         self._last = torch.zeros(())  # the reward, as of the last step that captured
         self._warned = False
+        self._watch = FiniteWatch()
         self._at(0)
 
     def _at(self, step: int) -> None:
@@ -116,6 +118,8 @@ class MIRegularizer:
             chosen = [rows[torch.randperm(len(rows), device=rows.device)] for rows in chosen]
         information = self.estimator.estimate(as_matrices(chosen))
         self.terms = dict(zip(pairs(layers), information.detach().unbind(), strict=True))
+        names = list(self.terms)
+        self._warn_of([names[index] for index in self._watch(information.detach())])
         reward = information.mean()
         self._last = reward.detach()
         return reward
@@ -131,6 +135,15 @@ class MIRegularizer:
         if self.balance is not None and weight:
             return self.balance(-weight * self._last, reward, weight, parameters)
         return -weight * (self._last if reward is None else reward)
+
+    def _warn_of(self, broken: list[str]) -> None:
+        if broken:
+            warnings.warn(
+                f"the MI term is not finite at step {self.steps} or just before, in {', '.join(broken)}: a layer of "
+                "that pair holds NaN or infinity, or the estimator broke",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def skip(self) -> None:
         """Count a step at which the term is not used."""

@@ -84,7 +84,7 @@ class Taps:
 
     @torch.compiler.disable
     def observe(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
-        """The first :meth:`run`: eager, also in a compiled network."""
+        """The first :meth:`run`, never compiled: install the taps on what it finds."""
         with torch.compiler.set_stance("force_eager"), Observer(self.module, (args, kwargs)) as observer:
             result = self.module(*args, **kwargs)
         found = observer.layers(result) if self._wanted is None else observer.named(self._wanted, result)

@@ -43,8 +43,10 @@ class MIRegularized(nn.Module):
         self._ran = self.training and torch.is_grad_enabled()
         if not (self._ran and self.regularizer.captures):
             return self.module(*args, **kwargs)
-        run = self.taps.observe if self.taps.layouts is None else self.taps.run
-        result, self._caught = run(*args, **kwargs)
+        if self.taps.layouts is None:  # called here rather than by run(), it is one graph break, and only once
+            result, self._caught = self.taps.observe(*args, **kwargs)
+        else:
+            result, self._caught = self.taps.run(*args, **kwargs)
         return result
 
     def mi_loss(self) -> Tensor:

@@ -10,8 +10,10 @@ from torch import nn
 
 from models.cnn import cnn
 from models.mlp import mlp
+from models.resnet import resnet18
+from models.vit import vit
 
-REGISTRY: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
+REGISTRY: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit}
 
 
 def options(name: str) -> dict[str, Any]:

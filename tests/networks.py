@@ -83,7 +83,7 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         outputs, state = self.rnn(x)
         if self.use_state:
-            return self.head(state[-1])
+            return self.head((state[0] if isinstance(state, tuple) else state)[-1])
         return self.head(outputs[:, -1] if self.batch_first else outputs[-1])
 
 

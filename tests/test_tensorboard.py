@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from eval import report
 from mireg.ablation.config import Cell, RunSpec, Term
 from mireg.ablation.tracking import Tracker
+from tests.ablation.running import run
 from tests.browser import browser_page, keep_screenshot
 from tests.eval.synthetic import TARGET, result, write_study
 
@@ -29,9 +30,10 @@ def track(folder, arm, seed, reached, steps=STEPS, pairs=PAIRS, resume_at=0):
     for point in run["curve"]:
         low = min(point["mi"].values())
         point["mi"] = {f"layers.{i}→layers.{i + 1}": low + 2 * (pairs - i) / pairs for i in range(pairs)}
-        if point["step"] >= resume_at:
+        if point["step"] > resume_at or not resume_at:
             tracker.log(point)
-    tracker.close(run)
+    tracker.finish(run)
+    tracker.close()
     return run
 
 
@@ -100,7 +102,8 @@ def test_logging_is_cheap(tmp_path):
         began = time.perf_counter()
         tracker.log(point | {"step": step})
         times.append(time.perf_counter() - began)
-    tracker.close(run)
+    tracker.finish(run)
+    tracker.close()
     assert sorted(times)[100] < 0.02 * 25 * 2e-3  # 2% of 25 steps of 2 ms each
 
 
@@ -110,6 +113,16 @@ def test_resuming_voids_what_was_written_after_the_checkpoint(tmp_path):
     accuracy = events(tmp_path / "runs" / "cell" / "mi" / "seed-0").Scalars("validation/accuracy")
     assert [event.step for event in accuracy] == list(range(0, STEPS + 1, 25))
     assert accuracy[-1].value == pytest.approx(0.9)
+
+
+def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path):
+    cell = Cell("cell", "digits", "mlp", 0.8, 4, model_options={"depth": 3}, eval_every=2, diagnostics=True)
+    run(tmp_path, cell, "mi")
+    tags = events(tmp_path).Tags()
+    assert {"mi_nats/000_input→layers.0", "result/test_accuracy", "diagnostics_feature_drift/layer_001"} <= set(
+        tags["scalars"]
+    )
+    assert tags["images"] == ["mi/by_pair_and_step", "mi/flow_from_input_to_output"]
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +167,7 @@ SHOWN = {
 
 @pytest.mark.browser
 def test_pages_show_the_study(server):
-    with browser_page(viewport={"width": 1400, "height": 1000}) as page:
+    with browser_page(viewport={"width": 1800, "height": 1000}) as page:
         requests = []
         page.on("request", lambda request: requests.append(request.url))
         for tab, texts in SHOWN.items():

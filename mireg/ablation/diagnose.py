@@ -28,7 +28,7 @@ def diagnose(
     """What one more step of training would do to the layers, by name for TensorBoard.
 
     The step is the run's own, its MI term and the optimizer's state included, on the first training
-    samples; features are those of the first validation samples. Costs about ten steps of training.
+    samples; features are those of the first validation samples. Costs 10 to 25 steps of training.
 
     Args:
         model: the network, wrapped in an arm with the term.

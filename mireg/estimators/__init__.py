@@ -6,10 +6,16 @@ from typing import Any
 
 from mireg.estimators.base import Estimator
 from mireg.estimators.binning import Binning
-from mireg.estimators.hsic import CKA
+from mireg.estimators.gaussian import Gaussian
+from mireg.estimators.hsic import CKA, HSIC
+from mireg.estimators.infonce import InfoNCE
 from mireg.estimators.kde import KDE
+from mireg.estimators.reference import KSG, HardBinning
+from mireg.estimators.renyi import Renyi
 
-REGISTRY: dict[str, type[Estimator]] = {cls.name: cls for cls in (KDE, CKA, Binning)}
+REGISTRY: dict[str, type[Estimator]] = {
+    cls.name: cls for cls in (KDE, Renyi, HSIC, CKA, Gaussian, Binning, InfoNCE, KSG, HardBinning)
+}
 
 
 def get(name: str, **options: Any) -> Estimator:
@@ -42,4 +48,17 @@ def names() -> list[str]:
     return list(REGISTRY)
 
 
-__all__ = ["CKA", "KDE", "Binning", "Estimator", "get", "names"]
+__all__ = [
+    "CKA",
+    "HSIC",
+    "KDE",
+    "KSG",
+    "Binning",
+    "Estimator",
+    "Gaussian",
+    "HardBinning",
+    "InfoNCE",
+    "Renyi",
+    "get",
+    "names",
+]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Estimator(ABC):
     """Estimate of the mutual information, or of the dependence, between samples of layers.
 
     A subclass implements :meth:`estimate`; everything a caller touches is here. Options are
-    constructor arguments, so that an instance is a fixed function of its samples.
+    constructor arguments, so that an instance is a fixed function of its samples (and of its
+    :meth:`parameters`, where it learns).
+
+    A layer whose rows all agree up to rounding gives about 0, and a gradient whose norm is at most
+    ``100 / (sqrt(noise_floor) * |mean row|)`` where the estimator has a ``noise_floor``.
 
     Attributes:
         measures: ``"mutual information"`` (nats), or ``"dependence"`` (a bounded index that is
@@ -71,6 +75,36 @@ class Estimator(ABC):
 
         The hot path: it must not wait for the device.
         """
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What the estimator learns while the network trains; nothing, for most."""
+        return iter(())
+
+    def null_floor(self, *layers: Tensor, permutations: int = 10, seed: int = 0) -> Tensor:
+        """What the estimate reads where there is no dependence: its mean over shuffles of the rows.
+
+        Args:
+            layers: L tensors (n, d_l), as for :meth:`successive`.
+            permutations: number of shuffles; each draws one order per layer.
+            seed: of the shuffles, which take nothing from the global random-number stream.
+
+        Returns:
+            (L - 1,) tensor, in the estimate's unit, without a gradient.
+
+        Raises:
+            ValueError, TypeError: as for :meth:`successive`, and if ``permutations`` is below 1.
+        """
+        if permutations < 1:
+            raise ValueError(f"permutations={permutations}: at least 1 shuffle is needed")
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            shuffled = [
+                self.successive(
+                    [rows[torch.randperm(len(rows), generator=generator).to(rows.device)] for rows in layers]
+                )
+                for _ in range(permutations)
+            ]
+        return torch.stack(shuffled).mean(0)
 
     def ceiling(self, n: int) -> float:
         """Largest value that the estimate can take on n samples, in the estimate's unit."""

@@ -9,22 +9,31 @@ import torch
 from torch import Tensor
 
 from mireg.estimators.base import Estimator, in_full_precision
-from mireg.estimators.gram import by_width, standardise
+from mireg.estimators.gram import TINY, by_width, compress
 
 
 class Binning(Estimator):
     """Sliced MI from soft histograms, averaged over random pairs of projections.
 
-    Each layer is projected on ``slices`` random directions; each projection is standardised and
-    shared out over ``bins`` bins by a softmax of the squared distance to their centres, which has
-    a gradient everywhere. Slice k of a layer is paired with slice k of the next.
+    Each layer is projected on random directions; slice k of a layer is paired with slice k of the
+    next. A pair's MI is split into what a Gaussian of its correlation knows, in closed form, and the
+    rest, ``I = -1/2 log(1 - rho^2) + [h(y) - h(v)] + I(x; v)`` with v the standardised residual of y
+    on x, averaged with the same for x on y. Only the rest goes through histograms, so that bins need
+    not resolve a strong dependence. Values are shared out over the bins by a softmax of the squared
+    distance to their centres, which has a gradient everywhere; tails are drawn in first
+    (:func:`mireg.estimators.gram.compress`).
+
+    Layers of one unit have one slice, and its MI is theirs. Of wider layers it is the average over
+    directions, in general less than the MI.
 
     Args:
-        bins: bins per projection; None takes ``round(2 n^(1/3))``, at least 4.
+        bins: bins per projection; None takes ``round(3 n^(1/3))``, at least 4.
         slices: random projections per layer.
         softness: standard deviation of the kernel, in bin widths.
-        correct_bias: subtract the Miller-Madow bias of the three entropies.
-        noise_floor: see :func:`mireg.estimators.gram.standardise`.
+        correct_bias: subtract the first-order bias of the histograms (Miller-Madow, with the number
+            of bins counted softly).
+        noise_floor: squared spread, relative to the squared mean, under which differences are rounding
+            noise.
         seed: of the random directions, which are the same at every call and take nothing from
             the global random-number stream.
 
@@ -43,7 +52,7 @@ class Binning(Estimator):
         bins: int | None = None,
         slices: int = 64,
         softness: float = 0.5,
-        correct_bias: bool = False,
+        correct_bias: bool = True,
         noise_floor: float = 1e-5,
         seed: int = 0,
     ) -> None:
@@ -62,42 +71,65 @@ class Binning(Estimator):
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
         with in_full_precision(layers[0]):
-            n = layers[0].shape[0]
-            bins = self.bins if self.bins is not None else max(4, round(2 * n ** (1 / 3)))
-            weights = by_width(layers, lambda stack: self._assign(stack, bins))  # (L, slices, n, bins)
-            marginal = weights.mean(-2)
-            joint = weights[:-1].mT @ weights[1:] / n
-            information = _entropy(marginal[:-1], 1) + _entropy(marginal[1:], 1) - _entropy(joint, 2)
-            if self.correct_bias:
-                information = information - (bins - 1) ** 2 / (2 * n)
-            return information.mean(-1)
+            slices = 1 if all(layer.shape[1] == 1 for layer in layers) else self.slices
+            z = by_width(layers, lambda stack: self._project(stack, slices))  # (L, slices, n)
+            x, y = z[:-1], z[1:]
+            rho = (x * y).mean(-1, keepdim=True) / (1 + NOISE)
+            unexplained = 1 - rho.square()
+            weights = self._assign(z)
+            entropy = self._entropy(weights.mean(-2), weights)
+            nats = -unexplained[..., 0].log() / 2 + (entropy[:-1] + entropy[1:])
+            for given, rest, known in ((x, y, weights[:-1]), (y, x, weights[1:])):
+                residual = self._assign((rest - rho * given) * unexplained.rsqrt())
+                nats = nats - self._joint_entropy(known, residual) / 2
+            return nats.clamp_max(math.log(z.shape[-1])).mean(-1)
 
-    def ceiling(self, n: int) -> float:
-        """Log of the number of bins, and never above log n."""
-        return math.log(min(n, self.bins if self.bins is not None else max(4, round(2 * n ** (1 / 3)))))
+    def _project(self, stack: Tensor, slices: int) -> Tensor:
+        """Slices (g, slices, n) of a stack (g, n, d), centred, with variance at most 1."""
+        mean = stack.mean(-2, keepdim=True)
+        floor = self.noise_floor * mean.square().mean(-1, keepdim=True)  # of the mean, projected
+        z = compress((stack - mean) @ self._directions(stack, slices), floor).mT
+        z = z - z.mean(-1, keepdim=True)
+        return z * (z.square().mean(-1, keepdim=True) + NOISE).rsqrt()
 
-    def _assign(self, stack: Tensor, bins: int) -> Tensor:
-        """Soft bin memberships (g, slices, n, bins) of a stack (g, n, d); each row sums to 1."""
-        z = standardise(stack, self.noise_floor) @ self._directions(stack)
-        z = z.mT[..., None]  # (g, slices, n, 1)
-        z = z * (z.square().mean(-2, keepdim=True) + self.noise_floor / stack.shape[-1]).rsqrt()
-        width = 2 * SPAN / bins
-        centres = torch.linspace(-SPAN + width / 2, SPAN - width / 2, bins, dtype=z.dtype, device=z.device)
-        return torch.softmax(-((z - centres) ** 2) / (2 * (self.softness * width) ** 2), -1)
-
-    def _directions(self, stack: Tensor) -> Tensor:
+    def _directions(self, stack: Tensor, slices: int) -> Tensor:
         """Unit directions (d, slices), the same for the same width."""
         generator = torch.Generator().manual_seed(self.seed)
-        directions = torch.randn(stack.shape[-1], self.slices, generator=generator, dtype=torch.float64)
+        directions = torch.randn(stack.shape[-1], slices, generator=generator, dtype=torch.float64)
         directions /= torch.linalg.vector_norm(directions, dim=0)
         return directions.to(stack)
 
+    def _assign(self, z: Tensor) -> Tensor:
+        """Soft bin memberships (..., n, bins) of values (..., n); each row sums to 1."""
+        bins = self.bins if self.bins is not None else max(4, round(3 * z.shape[-1] ** (1 / 3)))
+        width = 2 * SPAN / bins
+        centres = torch.linspace(-SPAN + width / 2, SPAN - width / 2, bins, dtype=z.dtype, device=z.device)
+        return torch.softmax(-((z[..., None] - centres) ** 2) / (2 * (self.softness * width) ** 2), -1)
 
-SPAN = 2.5
+    def _joint_entropy(self, weights: Tensor, other: Tensor) -> Tensor:
+        n = weights.shape[-2]
+        joint = (weights.mT @ other / n).flatten(-2)
+        squares = (weights.square().mT @ other.square() / n).flatten(-2)
+        return _shannon(joint) + self._correction(joint, squares, n)
+
+    def _entropy(self, probability: Tensor, weights: Tensor) -> Tensor:
+        return _shannon(probability) + self._correction(probability, weights.square().mean(-2), weights.shape[-2])
+
+    def _correction(self, probability: Tensor, squares: Tensor, n: int) -> Tensor | float:
+        """(K - 1) / 2n, with K the number of bins that samples do not share."""
+        if not self.correct_bias:
+            return 0.0
+        return ((squares / (probability + TINY)).sum(-1) - 1) / (2 * n)
+
+
+SPAN = 3.5
 """Bins cover this many standard deviations to each side; beyond, the outermost bin takes all."""
 
+NOISE = 1e-4
+"""Variance, relative to the slices', of the noise that keeps the MI of a slice with itself finite."""
 
-def _entropy(probability: Tensor, dims: int) -> Tensor:
-    """Entropy in nats over the last ``dims`` dimensions."""
+
+def _shannon(probability: Tensor) -> Tensor:
+    """Entropy in nats over the last dimension."""
     pieces: Tensor = torch.special.entr(probability)
-    return pieces.flatten(-dims).sum(-1)
+    return pieces.sum(-1)

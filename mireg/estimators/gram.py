@@ -79,3 +79,23 @@ def squared_distances(layers: list[Tensor], noise_floor: float, shared_noise: fl
     k = gram(layers, noise_floor, shared_noise)
     squared_norm = k.diagonal(dim1=-2, dim2=-1)
     return (squared_norm[:, :, None] + squared_norm[:, None, :] - 2 * k).clamp_min(0)
+
+
+def compress(layer: Tensor, squared_floor: Tensor) -> Tensor:
+    """Draw in heavy tails, unit by unit: asinh of the distance to the median over the quartile range.
+
+    A monotone map of single units changes no mutual information. It gives second moments to
+    samples that have none (Cauchy), and leaves a normal sample near normal.
+
+    Args:
+        layer: (..., n, d) samples.
+        squared_floor: (..., 1, d) or (..., 1, 1); squared scale under which differences are rounding
+            noise and stay small.
+
+    Returns:
+        (..., n, d) samples with spread of order 1, less where a unit has collapsed.
+    """
+    n = layer.shape[-2]
+    ordered = layer.sort(-2).values
+    low, median, high = (ordered[..., [round(q * (n - 1))], :] for q in (0.25, 0.5, 0.75))
+    return torch.asinh((layer - median) * ((high - low).square() + squared_floor + TINY).rsqrt())

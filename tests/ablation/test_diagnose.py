@@ -1,20 +1,14 @@
 """Diagnostics taken during a run: they change nothing, and see what a step does."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-import models
-from mireg.ablation.config import Cell, RunSpec, Term
-from mireg.ablation.data import load
+from mireg.ablation.config import Cell
 from mireg.ablation.diagnose import diagnose
-from mireg.ablation.run import train
+from tests.ablation.running import DIGITS, build, run
 
 SEEDED = ("step", "validation_accuracy", "loss", "mi", "term_share")
 """What the seed alone decides of a point; times do not."""
-
-DIGITS = load("digits", Path("data"))
 
 
 def cell(**changes):
@@ -22,17 +16,9 @@ def cell(**changes):
     return Cell("cell", "digits", "mlp", 0.8, 20, model_options=options, batch_size=32, eval_every=10, **changes)
 
 
-def build(of, dataset):
-    return models.build(of.model, of.model_options, dataset.input_shape, dataset.classes)
-
-
-def run(folder, arm, **changes):
-    return train(RunSpec(cell(**changes), arm, 0, Term()), DIGITS, build, folder, device=torch.device("cpu"))
-
-
 @pytest.mark.parametrize("arm", ["none", "mi", "mi-shuffled"])
 def test_a_run_is_the_same_with_and_without(tmp_path, arm):
-    plain, diagnosed = run(tmp_path / "plain", arm), run(tmp_path / "diagnosed", arm, diagnostics=True)
+    plain, diagnosed = run(tmp_path / "plain", cell(), arm), run(tmp_path / "diagnosed", cell(diagnostics=True), arm)
     for a, b in zip(plain["curve"], diagnosed["curve"], strict=True):
         assert [a[key] for key in SEEDED] == [b[key] for key in SEEDED]
     assert plain["test_accuracy"] == diagnosed["test_accuracy"]

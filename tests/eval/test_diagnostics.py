@@ -1,5 +1,6 @@
 """What the diagnostics show on deep networks."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from eval import diagnostics
 from mireg.ablation.data import load
 
+DOCS = Path(__file__).parents[2] / "docs"
 DIGITS = load("digits", Path("data"))
 
 
@@ -52,3 +54,11 @@ def test_table_and_figure_hold_every_network(found, tmp_path):
     assert "| plain, mi |" in text
     diagnostics.draw(found).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_the_page_shows_the_numbers_that_were_measured():
+    page = (DOCS / "diagnostics.md").read_text()
+    results = DOCS / "results" / "diagnostics"
+    assert diagnostics.table(json.loads((results / "diagnostics.json").read_text())).split("\n\n")[0] in page
+    for name in ("diagnostics", "rate-0.001"):
+        assert diagnostics.table(json.loads((results / f"{name}.json").read_text())).split("\n\n")[1] in page

@@ -48,6 +48,12 @@ def test_verdict(none, mi, expected):
     assert re.search(expected, report.headline(cell))
 
 
+def test_an_interval_that_the_test_does_not_confirm_shows_nothing():
+    versus = {"n_pairs": 8, "steps_ratio": 1.5, "ci95": [1.1, 1.9], "p_value": 0.2}
+    assert report._verdict(versus) == "no difference shown"
+    assert report._verdict({**versus, "p_value": 0.01}) == "faster"
+
+
 def test_few_seeds_are_said_to_be_few():
     runs = [result(arm, seed, step) for arm, step in (("none", 800), ("mi", 100)) for seed in range(2)]
     (cell,) = summarise("study", runs, ["none", "mi"])["cells"]
@@ -59,13 +65,23 @@ def test_without_a_baseline_there_is_no_verdict():
     assert "nothing to compare" in report.headline(cell)
 
 
-def test_table_fits_80_columns(study, capsys):
-    summary = summary_of(**{"none": None, "mi-shuffled": 100, "layerwise-lr": 475})
-    report.print_table(summary, Console(width=80))
+def test_table_fits_80_columns(capsys):
+    report.print_table(summary_of(**{"none": None, "mi-shuffled": 100, "layerwise-lr": 475}), Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert not any("…" in line for line in lines)
     assert any(re.match(r"mi-shuffled +6/6 +100 +≥10\.0x \[10\.0, 10\.0\] +0\.031 +88\.0% \[", line) for line in lines)
+
+
+def test_table_wraps_what_is_wider_and_cuts_nothing(capsys):
+    summary = summary_of(**{"none": None, "variance-only": 100})
+    arm = summary["cells"][0]["arms"]["variance-only"]
+    arm["n_failed"] = 2
+    arm["vs_none"] |= {"steps_ratio": 123.4, "ci95": [100.5, 234.5]}
+    report.print_table(summary, Console(width=80))
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert all(part in text for part in ("broke)", "≥123.4x", "234.5]"))
 
 
 def test_every_run_is_a_row_of_the_csv(study):
@@ -128,17 +144,21 @@ def test_page_in_a_browser(study, scheme, device, width):
             "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
         )
         assert contrast(ink, paper) > 7
+        assert (luminance(paper) < 0.1) == (scheme == "dark")
         keep_screenshot(page, f"report-{scheme}-{device}.png")
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("getComputedStyle(document.querySelector('table')).fontSize") == "7px"
     assert all(url.startswith("file:") for url in requests)
 
 
 def contrast(first, second):
     """Contrast ratio of two colours, from 1 to 21 (WCAG 2)."""
-
-    def luminance(colour):
-        channels = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
-        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
     low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour):
+    channels = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,0 +1,334 @@
+"""What the term costs: step time and memory with and without it, side by side in one process.
+
+python -m eval.cost --json FILE --figure FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import mireg
+import models
+from mireg import estimators
+
+TRAINING = 2000
+"""Steps of a training, over which the cost is averaged."""
+
+ESTIMATORS = ("kde", "renyi", "cka", "binning")
+
+PHASES = ("none", "off", "held", "measured")
+"""Without the wrapper; with it, its weight 0; with the term; with the term and a measurement of both gradients."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network and the batches it is trained on."""
+
+    name: str
+    model: str
+    input_shape: tuple[int, ...] = (3, 32, 32)
+    options: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 128
+    estimator: str = "kde"
+    samples: int = 32
+    compiled: bool = False
+
+
+SETTINGS = (
+    Setting("MLP 30x128", "mlp", (1, 28, 28), {"depth": 30, "width": 128}),
+    Setting("CNN 14x16", "cnn", (1, 28, 28), {"batchnorm": True}),
+    Setting("ViT 4x64", "vit"),
+    Setting("ResNet-18", "resnet18"),
+)
+
+GROWTH: dict[str, tuple[str, Sequence[int]]] = {
+    "layers": ("depth", (5, 10, 20, 40)),
+    "units a layer": ("width", (64, 128, 256, 512)),
+    "batch": ("batch_size", (64, 128, 256, 512)),
+    "rows of the estimate": ("samples", (16, 32, 64, 128)),
+}
+"""What is varied, one at a time, on the MLP 30x128."""
+
+
+class Training:
+    """A network trained on random batches, step by step, each step timed."""
+
+    def __init__(self, setting: Setting, device: torch.device, *, wrapped: bool, weight: float | None = None) -> None:
+        torch.manual_seed(0)
+        network = models.build(setting.model, setting.options, setting.input_shape, 10).to(device)
+        self.device = device
+        self.model: nn.Module = network
+        if wrapped:
+            term = {} if weight is None else {"weight": weight}
+            self.model = mireg.wrap(network, estimator=setting.estimator, samples=setting.samples, **term)
+        self.forward = torch.compile(self.model) if setting.compiled else self.model
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+        self.images = torch.randn(setting.batch_size, *setting.input_shape, device=device)
+        self.labels = torch.randint(10, (setting.batch_size,), device=device)
+
+    def step(self) -> float:
+        """One training step; the seconds that it took."""
+        self._synchronise()
+        began = time.perf_counter()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss = cross_entropy(self.forward(self.images), self.labels)
+            if isinstance(self.model, mireg.MIRegularized):
+                loss = loss + self.model.mi_loss()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self._synchronise()
+        return time.perf_counter() - began
+
+    def go_to(self, step: int) -> None:
+        """Let the schedule and the balance take the next step for this one."""
+        regularizer = self.model.regularizer
+        regularizer.load_state_dict({**regularizer.state_dict(), "steps": step})
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def phase_of(regularizer: mireg.MIRegularizer, step: int) -> str:
+    """Which of ``PHASES`` a step of a default training is."""
+    if regularizer.weight(step) == 0:
+        return "off"
+    return "measured" if regularizer.balance is not None and regularizer.balance.due(step) else "held"
+
+
+def step_times(
+    setting: Setting, device: torch.device, seconds: float, phases: Sequence[str] = PHASES
+) -> dict[str, Any]:
+    """Median step time of each phase, and its ratio to no wrapper, from interleaved steps.
+
+    Args:
+        setting: what is trained.
+        device: where.
+        seconds: to spend, at least 2 rounds.
+        phases: to time; ``"none"`` must be among them.
+
+    Returns:
+        ``ms`` by phase, ``ratio`` by phase (median over rounds of ratios within a round), ``rounds``.
+    """
+    active = Training(setting, device, wrapped=True)
+    weight_0 = Training(setting, device, wrapped=True, weight=0.0)
+    bare = Training(setting, device, wrapped=False)
+    regularizer = active.model.regularizer
+    first = {phase_of(regularizer, step): step for step in range(TRAINING - 1, 0, -1)}
+
+    def run(phase: str) -> float:
+        if phase in ("none", "off"):
+            return (bare if phase == "none" else weight_0).step()
+        active.go_to(first[phase])
+        return active.step()
+
+    phases = [phase for phase in phases if phase in ("none", "off", *first)]
+    for phase in phases:  # the first pass is observed; allocators and caches warm up
+        run(phase)
+    times: dict[str, list[float]] = {phase: [] for phase in phases}
+    end = time.monotonic() + seconds
+    while len(times["none"]) < 2 or time.monotonic() < end:
+        shift = len(times["none"]) % len(phases)
+        for phase in [*phases[shift:], *phases[:shift]]:
+            times[phase].append(run(phase))
+    return {
+        "ms": {phase: 1000 * median(values) for phase, values in times.items()},
+        "ratio": {
+            phase: median(a / b for a, b in zip(values, times["none"], strict=True)) for phase, values in times.items()
+        },
+        "rounds": len(times["none"]),
+    }
+
+
+def averages(ratio: dict[str, float]) -> dict[str, float]:
+    """Mean ratio over the steps that have a term, and over a whole training.
+
+    Args:
+        ratio: step time of each phase over that without the wrapper.
+    """
+    regularizer = mireg.wrap(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))).regularizer
+    count = Counter(phase_of(regularizer, step) for step in range(TRAINING))
+    active = {phase: n for phase, n in count.items() if phase != "off"}
+
+    def mean(counts: dict[str, int]) -> float:
+        return sum(n * ratio[phase] for phase, n in counts.items()) / sum(counts.values())
+
+    return {"active": mean(active), "training": mean(count)}
+
+
+def peak_memory(setting: Setting, device: torch.device) -> dict[str, float]:
+    """Peak memory in MB of a process that trains, with the term (a measured step among its steps) and without.
+
+    On a GPU what the allocator handed out; on a CPU the resident memory of the process, its libraries in it.
+    """
+    context = multiprocessing.get_context("spawn")
+    peaks = {}
+    for name, wrapped in (("none", False), ("mi", True)):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_peak, args=(sender, setting, device, wrapped))
+        process.start()
+        peaks[name] = receiver.recv()
+        process.join()
+    return {**peaks, "ratio": peaks["mi"] / peaks["none"]}
+
+
+def _peak(sender: Any, setting: Setting, device: torch.device, wrapped: bool) -> None:
+    training = Training(setting, device, wrapped=wrapped)
+    for _ in range(2):  # the optimizer's state is there from the second one on
+        training.step()
+    if device.type == "cuda":
+        sender.send(torch.cuda.max_memory_allocated() / 1e6)
+    else:
+        sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+
+
+def growth(device: torch.device, seconds: float) -> dict[str, list[dict[str, float]]]:
+    """Milliseconds that the term adds to a step, by what is varied."""
+    base = SETTINGS[0]
+    found: dict[str, list[dict[str, float]]] = {}
+    for what, (option, values) in GROWTH.items():
+        found[what] = []
+        for value in values:
+            if option in ("batch_size", "samples"):
+                setting = replace(base, **{option: value})
+            else:
+                setting = replace(base, options={**base.options, option: value})
+            times = step_times(setting, device, seconds, ("none", "held"))["ms"]
+            found[what].append({"value": value, "step_ms": times["none"], "added_ms": times["held"] - times["none"]})
+    return found
+
+
+def measure(device: torch.device, seconds: float, report: Callable[[str], None]) -> dict[str, Any]:
+    """Everything; about ``seconds`` for each network and as much for all the rest."""
+    networks = []
+    for setting in SETTINGS:
+        report(setting.name)
+        for compiled in (False, True) if device.type == "cuda" else (False,):
+            chosen = replace(setting, compiled=compiled)
+            times = step_times(chosen, device, seconds)
+            row = {**asdict(chosen), **times, **averages(times["ratio"]), "peak_mb": peak_memory(chosen, device)}
+            networks.append(row)
+            report(f"  {row['training']:.3f} over a training, {row['active']:.3f} while active")
+    report("estimators")
+    known = [name for name in ESTIMATORS if name in estimators.names()]
+    by_estimator = {
+        name: step_times(replace(SETTINGS[0], estimator=name), device, seconds / 10, ("none", "held"))["ratio"]["held"]
+        for name in known
+    }
+    report("growth")
+    return {
+        "machine": {
+            "processor": _processor(device),
+            "threads": torch.get_num_threads(),
+            "load_average": os.getloadavg()[0],
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "networks": networks,
+        "estimators": by_estimator,
+        "growth": growth(device, seconds / 20),
+    }
+
+
+def _processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+
+
+def print_tables(found: dict[str, Any], console: Console) -> None:
+    """The measurements for a reader."""
+    machine = found["machine"]
+    table = Table(
+        title=f"{machine['processor']}, {machine['threads']} threads, load {machine['load_average']:.1f}, "
+        f"torch {machine['torch']}"
+    )
+    for column in ("network", "step, ms", "off", "held", "measured", f"over {TRAINING} steps", "while active", "MB"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in found["networks"]:
+        ratios = [f"{row['ratio'].get(phase, math.nan):.3f}" for phase in PHASES[1:]]
+        memory = row["peak_mb"]
+        table.add_row(
+            row["name"] + (" compiled" if row["compiled"] else ""),
+            f"{row['ms']['none']:.1f}",
+            *ratios,
+            f"{row['training']:.3f}",
+            f"{row['active']:.3f}",
+            f"{memory['none']:.0f} → {memory['mi']:.0f}",
+        )
+    console.print(table)
+    for name, ratio in found["estimators"].items():
+        console.print(f"{SETTINGS[0].name}, {name}: {ratio:.3f} while held", highlight=False)
+    for what, points in found["growth"].items():
+        text = ", ".join(f"{p['value']:.0f}: {p['added_ms']:.1f} ms of {p['step_ms']:.1f}" for p in points)
+        console.print(f"added by {what}: {text}", highlight=False)
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """How the added time grows."""
+    figure, axes = plt.subplots(1, len(found["growth"]), figsize=(12, 3), sharey=True, layout="constrained")
+    for axis, (what, points) in zip(axes, found["growth"].items(), strict=True):
+        values = [point["value"] for point in points]
+        axis.plot(values, [point["step_ms"] for point in points], "o-", color="#7f7f7f", label="step without the term")
+        axis.plot(values, [point["added_ms"] for point in points], "o-", color="#1f77b4", label="added by the term")
+        axis.set(xlabel=what, xscale="log", yscale="log")
+        axis.set_xticks(values, [str(value) for value in values])
+        axis.minorticks_off()
+    axes[0].set_ylabel("ms")
+    axes[0].legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m eval.cost", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the measurements to this file")
+    parser.add_argument("--figure", type=Path, help="draw how the cost grows into this file")
+    parser.add_argument("--seconds", type=float, default=20.0, help="to spend on each network (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU; by default its own choice")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    chosen = parser.parse_args(arguments)
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    console = Console()
+    progress = Console(stderr=True)
+    found = measure(torch.device(chosen.device), chosen.seconds, lambda what: progress.print(what, highlight=False))
+    print_tables(found, console)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(found, indent=1))
+    if chosen.figure:
+        draw(found, chosen.figure)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""InfoNCE: a lower bound on MI from a critic that is learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, silu
+
+from mireg.estimators.base import Estimator, as_matrices, check_samples, in_full_precision
+from mireg.estimators.gram import by_width, compress
+
+
+class InfoNCE(Estimator):
+    """Contrastive lower bound, ``log n + mean_i [s_ii - log sum_j exp s_ij]``, of both directions.
+
+    ``s_ij`` scores the pairing of row i of one layer with row j of the next by the inner product of
+    two small networks, one pair of networks for each pair of layers. Tails are drawn in, unit by
+    unit (:func:`mireg.estimators.gram.compress`); a layer of more than ``features`` units is projected
+    on that many random directions, so that the critic's size does not depend on the layers.
+
+    The critic takes shape at the first estimate, from the number of layers. Its parameters,
+    :meth:`parameters`, can be handed to an optimizer before that. Raising the estimate trains the
+    critic as it should be, so that the optimizer which trains the network on ``mi_loss()`` trains
+    both. Untrained, or judged on the samples it was trained on, it says nothing: see :meth:`fit`.
+
+    Args:
+        features: inputs of the critic per layer.
+        hidden: units of its hidden layer.
+        embedding: length of the vectors whose inner product is the score.
+        noise_floor: see :func:`mireg.estimators.gram.standardise`.
+        seed: of the projections and of the critic's initial weights, which take nothing from the
+            global random-number stream.
+
+    Source: van den Oord, Li & Vinyals, Representation learning with contrastive predictive coding,
+    arXiv:1807.03748, 2018; Poole et al., On variational bounds of mutual information, ICML 2019.
+
+    >>> x = torch.linspace(-1, 1, 512)[torch.randperm(512, generator=torch.Generator().manual_seed(0)), None]
+    >>> critic = InfoNCE()
+    >>> critic.fit(x[:256], x[:256], steps=100)
+    >>> bool(critic(x[256:], x[256:]) > 1.0)
+    True
+    """
+
+    name: ClassVar[str] = "infonce"
+
+    def __init__(
+        self, features: int = 64, hidden: int = 64, embedding: int = 32, noise_floor: float = 1e-5, seed: int = 0
+    ) -> None:
+        for option, value in (("features", features), ("hidden", hidden), ("embedding", embedding)):
+            if value < 1:
+                raise ValueError(f"{option}={value}: at least 1 is needed")
+        self.features = features
+        self.hidden = hidden
+        self.embedding = embedding
+        self.noise_floor = noise_floor
+        self.seed = seed
+        self._critic = _Critic()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The critic's, uninitialised until the first estimate."""
+        return self._critic.parameters()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The critic's weights, for a checkpoint; empty before the first estimate."""
+        return self._critic.state_dict() if self._critic.has_shape else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        if state:
+            self._critic.take_shape(len(state["weight"]), self, state["weight"])
+            self._critic.load_state_dict(state)
+
+    def estimate(self, layers: list[Tensor]) -> Tensor:
+        with in_full_precision(layers[0]):
+            return self._bound(by_width(layers, self._inputs))
+
+    def fit(self, *layers: Tensor, steps: int = 400, batch: int = 256, learning_rate: float = 1e-2) -> None:
+        """Train the critic on samples; judge it on others.
+
+        Args:
+            layers: L tensors (n, d_l), as for :meth:`successive`.
+            steps: of Adam, its learning rate falling to 0 along a cosine.
+            batch: samples per step, at most n.
+            learning_rate: at the first step.
+
+        Raises:
+            ValueError, TypeError: as for :meth:`successive`.
+        """
+        check_samples(layers)
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.no_grad():
+            inputs = by_width(as_matrices(layers), self._inputs)
+        n = inputs.shape[1]
+        self._critic.take_shape(len(layers) - 1, self, inputs)
+        optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        with torch.enable_grad():
+            for _ in range(steps):
+                rows = torch.randint(n, (min(batch, n),), generator=generator).to(inputs.device)
+                loss = -self._bound(inputs[:, rows]).sum()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+
+    def _inputs(self, stack: Tensor) -> Tensor:
+        """What the critic sees (g, n, features) of a stack (g, n, d)."""
+        d = stack.shape[-1]
+        z = compress(stack, self.noise_floor * stack.square().mean(-2, keepdim=True))
+        if d > self.features:
+            generator = torch.Generator().manual_seed(self.seed)
+            directions = torch.randn(d, self.features, generator=generator, dtype=torch.float64)
+            z = z @ (directions / torch.linalg.vector_norm(directions, dim=0)).to(z)
+        return pad(z, (0, self.features - z.shape[-1]))
+
+    def _bound(self, inputs: Tensor) -> Tensor:
+        """Estimates (L - 1,) from the critic's inputs (L, n, features)."""
+        self._critic.take_shape(len(inputs) - 1, self, inputs)
+        scores = self._critic(inputs[:-1], inputs[1:])
+        matched = scores.diagonal(dim1=-2, dim2=-1).mean(-1)
+        others = (torch.logsumexp(scores, -1) + torch.logsumexp(scores, -2)).mean(-1) / 2
+        return math.log(inputs.shape[1]) + matched - others
+
+
+class _Critic(nn.Module):
+    """Scores of all pairs of rows, for P pairs of layers at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in NAMES:
+            self.register_parameter(name, nn.UninitializedParameter())
+
+    @property
+    def has_shape(self) -> bool:
+        return not isinstance(self.weight, nn.UninitializedParameter)
+
+    def take_shape(self, pairs: int, options: InfoNCE, like: Tensor) -> None:
+        """Make the weights, on the device and in the precision of ``like``, where there are none.
+
+        Raises:
+            ValueError: if there are, for another number of pairs.
+        """
+        if self.has_shape:
+            if len(self.weight) != pairs:
+                raise ValueError(
+                    f"this critic was made for {len(self.weight)} pairs of layers, not {pairs}: make a new InfoNCE"
+                )
+            return
+        generator = torch.Generator().manual_seed(options.seed)
+        features, hidden, embedding = options.features, options.hidden, options.embedding
+        shapes = {
+            "weight": (pairs, 2, features, hidden),
+            "bias": (pairs, 2, 1, hidden),
+            "out": (pairs, 2, hidden, embedding),
+            "skip": (pairs, 2, features, embedding),
+            "out_bias": (pairs, 2, 1, embedding),
+        }
+        with torch.no_grad():
+            for name, shape in shapes.items():
+                parameter = self.get_parameter(name)
+                parameter.materialize(shape, like.device, like.dtype)
+                # A critic that scores all pairs alike reads 0.
+                size = SMALL if name in ("out", "skip", "out_bias") else 1.0
+                parameter.copy_(size * torch.randn(shape, generator=generator) / math.sqrt(shape[-2]))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Scores (P, n, n) of inputs (P, n, features)."""
+        z = torch.stack([x, y], 1)  # (P, 2, n, features)
+        hidden = silu(z @ self.weight + self.bias)
+        embedded = hidden @ self.out + z @ self.skip + self.out_bias
+        return embedded[:, 0] @ embedded[:, 1].mT / math.sqrt(embedded.shape[-1])
+
+
+SMALL = 0.1
+"""Size of the critic's last weights at first, relative to those that keep the variance."""
+
+NAMES = ("weight", "bias", "out", "skip", "out_bias")

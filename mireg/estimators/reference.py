@@ -1,0 +1,132 @@
+"""References without a gradient, on scikit-learn: what the differentiable estimators are held to."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import digamma, ndtri
+from scipy.stats import rankdata
+from sklearn.metrics import mutual_info_score
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from mireg.estimators.base import Estimator
+
+
+class KSG(Estimator):
+    """Kraskov's nearest-neighbour estimate, in its second form.
+
+    ``psi(k) - 1/k + psi(n) - <psi(n_x) + psi(n_y)>``: n_x samples are no further away in x than the
+    furthest, in x, of the k nearest in (x, y) under the maximum norm. Units are first turned into
+    normal scores, which changes no MI and takes off heavy tails; samples with exact duplicates take
+    their number for k (Gao et al.).
+
+    Args:
+        k: neighbours; fewer has less bias, more has less spread.
+
+    Source: Kraskov, Stögbauer & Grassberger, Estimating mutual information, Physical Review E 69,
+    2004; Gao et al., Estimating mutual information for discrete-continuous mixtures, NeurIPS 2017.
+
+    >>> x = torch.linspace(0, 1, 200)[:, None]
+    >>> bool(KSG()(x, x) > 3)
+    True
+    """
+
+    name: ClassVar[str] = "ksg"
+    is_differentiable: ClassVar[bool] = False
+
+    def __init__(self, k: int = 3) -> None:
+        if k < 1:
+            raise ValueError(f"k={k}: at least 1 neighbour is needed")
+        self.k = k
+
+    def estimate(self, layers: list[Tensor]) -> Tensor:
+        samples = [_normal_scores(layer.detach().double().cpu().numpy()) for layer in layers]
+        nats = [_ksg(x, y, min(self.k, len(x) - 1)) for x, y in itertools.pairwise(samples)]
+        return layers[0].new_tensor(nats)
+
+    def ceiling(self, n: int) -> float:
+        """What n samples give where no neighbourhood in x or y holds more than the k neighbours."""
+        k = min(self.k, n - 1)
+        return max(math.log(n), float(digamma(n) - digamma(k)))
+
+
+def _normal_scores(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each unit mapped to normal quantiles by rank, equal values to equal scores."""
+    scores = ndtri((rankdata(rows, axis=0) - 0.5) / len(rows))
+    return np.asarray(scores / math.sqrt(rows.shape[1]))
+
+
+def _ksg(x: NDArray[np.float64], y: NDArray[np.float64], k: int) -> float:
+    joint = np.hstack([x, y])
+    nearest = NearestNeighbors(metric="chebyshev", n_neighbors=k).fit(joint).kneighbors(return_distance=False)
+    reach_x, reach_y = (np.abs(rows[nearest] - rows[:, None]).max((1, 2)) for rows in (x, y))
+    near_x, near_y = _count(x, reach_x), _count(y, reach_y)
+    neighbours = digamma(k) - np.where((reach_x > 0) & (reach_y > 0), 1 / k, 0)
+    # Where the k neighbours are duplicates, the duplicates are counted, in x and y as in (x, y).
+    _, symbol, copies = np.unique(joint, axis=0, return_inverse=True, return_counts=True)
+    duplicate = (reach_x == 0) & (reach_y == 0)
+    neighbours = np.where(duplicate, digamma(copies[symbol.reshape(-1)]), neighbours)
+    nats = neighbours + digamma(len(x)) - digamma(near_x + duplicate) - digamma(near_y + duplicate)
+    return float(nats.mean())
+
+
+def _count(rows: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Other rows within ``reach[i]`` of row i."""
+    if rows.shape[1] == 1:
+        values = rows[:, 0]
+        ordered, rounding = np.sort(values), 1e-12
+        upper = np.searchsorted(ordered, values + reach + rounding, side="right")
+        return np.asarray(upper - np.searchsorted(ordered, values - reach - rounding, side="left") - 1)
+    samples, limit = torch.from_numpy(rows), torch.from_numpy(reach)[:, None]
+    parts = zip(samples.split(CHUNK), limit.split(CHUNK), strict=True)
+    counts = [(torch.cdist(part, samples, p=math.inf) <= within).sum(1) - 1 for part, within in parts]
+    return np.asarray(torch.cat(counts).numpy())
+
+
+CHUNK = 512
+"""Rows of distances held at once."""
+
+
+class HardBinning(Estimator):
+    """MI of layers cut into bins, every distinct row of bins a symbol; scikit-learn counts.
+
+    The estimate of the information-plane literature. Wide layers make every row a symbol of its own,
+    and the estimate is then log n whatever the dependence.
+
+    Args:
+        bins: equally wide bins per unit, from its smallest to its largest value; None takes
+            ``round(2 n^(1/3))``, at least 4.
+
+    Source: Shwartz-Ziv & Tishby, Opening the black box of deep neural networks via information,
+    arXiv:1703.00810, 2017; its limits, Saxe et al., On the information bottleneck theory of deep
+    learning, ICLR 2018.
+
+    >>> x = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    >>> round(HardBinning()(x, -x).item(), 4)
+    0.6931
+    """
+
+    name: ClassVar[str] = "hard_binning"
+    is_differentiable: ClassVar[bool] = False
+
+    def __init__(self, bins: int | None = None) -> None:
+        if bins is not None and bins < 2:
+            raise ValueError(f"bins={bins}: at least 2 bins are needed")
+        self.bins = bins
+
+    def estimate(self, layers: list[Tensor]) -> Tensor:
+        symbols = [self._symbols(layer.detach().double().cpu().numpy()) for layer in layers]
+        return layers[0].new_tensor([float(mutual_info_score(x, y)) for x, y in itertools.pairwise(symbols)])
+
+    def _symbols(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
+        bins = self.bins if self.bins is not None else max(4, round(2 * len(rows) ** (1 / 3)))
+        low, high = rows.min(0), rows.max(0)
+        share = (rows - low) / np.where(high > low, high - low, 1)
+        cells = np.minimum((share * bins).astype(np.int64), bins - 1)
+        return np.asarray(np.unique(cells, axis=0, return_inverse=True)[1]).reshape(-1)

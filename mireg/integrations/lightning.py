@@ -1,0 +1,75 @@
+"""Lightning: a callback that adds the term to what ``training_step`` returns."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from mireg.wrapper import MIRegularized, wrap
+
+
+class MIRegularization(Callback):
+    """Rewards the MI between successive layers of a network inside a LightningModule.
+
+    The network is wrapped while ``fit`` runs and is itself again afterwards; its checkpoints don't
+    change. The term is logged as ``mi_loss``.
+
+    Args:
+        network: attribute of the LightningModule that holds the network, called once by each
+            ``training_step``.
+        options: of :func:`mireg.wrap`.
+
+    Example:
+        ``Trainer(callbacks=[MIRegularization("network")])``
+    """
+
+    def __init__(self, network: str, **options: Any) -> None:
+        self.network = network
+        self.options = options
+        self._model: MIRegularized | None = None
+        self._state: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        network = getattr(pl_module, self.network, None)
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"network={self.network!r}: {type(pl_module).__name__} has no such submodule")
+        self._model = wrap(network, **self.options)
+        setattr(pl_module, self.network, self._model)
+        step = functools.partial(_add_term, self._model, pl_module, pl_module.training_step)
+        pl_module.training_step = step  # type: ignore[method-assign]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._state is not None and self._model is not None:
+            self._model.regularizer.load_state_dict(self._state)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._model is not None:
+            self._state = self._model.regularizer.state_dict()
+            setattr(pl_module, self.network, self._model.unwrap())
+            del pl_module.training_step
+            self._model = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return (self._state or {}) if self._model is None else self._model.regularizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = state_dict or None
+
+
+def _add_term(
+    model: MIRegularized, pl_module: LightningModule, training_step: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    result = training_step(*args, **kwargs)
+    if result is None:  # Lightning's way to pass over a batch
+        return None
+    term = model.mi_loss()
+    pl_module.log("mi_loss", term.detach())
+    if isinstance(result, dict):
+        return {**result, "loss": result["loss"] + term}
+    return result + term

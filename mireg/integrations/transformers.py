@@ -1,0 +1,73 @@
+"""Transformers: a Trainer whose loss has the term."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+
+from mireg.wrapper import MIRegularized, wrap
+
+
+class MITrainer(Trainer):
+    """A ``transformers.Trainer`` that rewards the MI between successive layers of its model.
+
+    The model itself stays as it is: what is saved, evaluated and pushed is not wrapped. The term is
+    logged as ``mi_loss``. A resumed training takes up the weight's schedule where it stopped.
+
+    Args:
+        args, kwargs: of the Trainer.
+        mi: options of :func:`mireg.wrap`.
+
+    Example:
+        ``MITrainer(model=model, args=arguments, train_dataset=dataset, mi={"estimator": "kde"}).train()``
+    """
+
+    def __init__(self, *args: Any, mi: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._options = mi or {}
+        self._wrapped: MIRegularized | None = None
+        self._term: Any = None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The Trainer's own loss, in training with the term."""
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        wrapped = self._wrap(model)
+        loss, outputs = super().compute_loss(wrapped, inputs, True, num_items_in_batch)
+        term = wrapped.mi_loss()
+        if num_items_in_batch is not None and self.model_accepts_loss_kwargs:
+            # The model has already divided its loss by the tokens of all accumulated batches.
+            term = term / self.current_gradient_accumulation_steps
+        self._term = term.detach()
+        return (loss + term, outputs) if return_outputs else loss + term
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the last step's term to what is logged in training."""
+        if "loss" in logs and self._term is not None:
+            logs = {**logs, "mi_loss": self._term.item()}
+        super().log(logs, *args, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, and leave the model without hooks."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._wrapped is not None:
+                self._wrapped.unwrap()
+                self._wrapped = None
+
+    def _wrap(self, model: nn.Module) -> MIRegularized:
+        """The model as this training runs it, parallel or compiled, wrapped at the first step."""
+        if self._wrapped is None or self._wrapped.module is not model:
+            self._wrapped = wrap(model, **self._options)
+            steps = self.state.global_step * self.args.gradient_accumulation_steps
+            self._wrapped.regularizer.load_state_dict({"steps": steps, "balance": {"ratio": None}})
+        return self._wrapped

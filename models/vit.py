@@ -1,0 +1,68 @@
+"""Small vision transformer."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from models.parts import check_size
+
+
+def vit(
+    input_shape: tuple[int, ...], classes: int, *, depth: int = 4, width: int = 64, heads: int = 4, patch: int = 4
+) -> nn.Module:
+    """Patches, a learned position for each, ``depth`` pre-norm transformer blocks, their mean and a linear head.
+
+    Args:
+        input_shape: (channels, height, width) of one sample.
+        classes: outputs of the head.
+        depth: transformer blocks.
+        width: of each token.
+        heads: attention heads, which share the width.
+        patch: side of a patch; rows and columns beyond a multiple of it are left out.
+
+    Source: Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021.
+    """
+    check_size(depth=depth, width=width, heads=heads, patch=patch)
+    if len(input_shape) != 3:
+        raise ValueError(f"a vit needs samples of shape (channels, height, width), not {input_shape}")
+    channels, height, columns = input_shape
+    check_size(**{"height // patch": height // patch, "width // patch": columns // patch})
+    if width % heads:
+        raise ValueError(f"heads={heads}: must divide width={width}")
+    blocks = [
+        nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        for _ in range(depth)
+    ]
+    return nn.Sequential(
+        OrderedDict(
+            patches=nn.Conv2d(channels, width, patch, patch),
+            tokens=Tokens((height // patch) * (columns // patch), width),
+            layers=nn.Sequential(*blocks),
+            norm=nn.LayerNorm(width),
+            pool=Mean(),
+            head=nn.Linear(width, classes),
+        )
+    )
+
+
+class Tokens(nn.Module):
+    """Maps to sequences of tokens, each with a learned position added."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.position = nn.Parameter(0.02 * torch.randn(count, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).mT + self.position
+
+
+class Mean(nn.Module):
+    """Mean over the tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)

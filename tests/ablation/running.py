@@ -1,0 +1,39 @@
+"""One training run in this process, for tests of what it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import models
+from mireg.ablation.config import Cell, RunSpec, Term
+from mireg.ablation.data import Dataset, load
+from mireg.ablation.group import Group
+from mireg.ablation.run import train
+from mireg.ablation.storage import read_result
+
+DIGITS = load("digits", Path("data"))
+
+
+def build(cell: Cell, dataset: Dataset) -> nn.Module:
+    return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.classes)
+
+
+def run(folder: Path, cell: Cell, arm: str) -> dict[str, Any]:
+    """Train an arm with seed 0 on the digits, and return the result as it was written."""
+    train(
+        RunSpec(cell, arm, 0, Term()),
+        DIGITS,
+        build,
+        folder,
+        group=Group(torch.device("cpu")),
+        checkpoint_seconds=1e9,
+        tell=lambda event: None,
+        stop=lambda: False,
+    )
+    result = read_result(folder / "result.json")
+    assert result is not None
+    return result

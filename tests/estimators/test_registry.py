@@ -1,0 +1,259 @@
+"""The same questions for every estimator: one is tested by being registered."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mireg import estimators
+from mireg.estimators import Estimator, InfoNCE
+
+NAMES = estimators.names()
+DIFFERENTIABLE = [name for name in NAMES if estimators.REGISTRY[name].is_differentiable]
+INFORMATION = [name for name in NAMES if estimators.REGISTRY[name].measures == "mutual information"]
+UNLEARNED = [name for name in NAMES if name != "infonce"]
+VARIANTS = [
+    *((name, {}) for name in NAMES),
+    ("kde", {"bandwidth": "auto"}),
+    ("renyi", {"alpha": 1.01}),
+    ("hsic", {"unbiased": True}),
+    ("cka", {"unbiased": True}),
+    ("gaussian", {"space": "sample"}),
+]
+ROUNDING = 1e-4
+
+
+def samples(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def related(n: int, dx: int, dy: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Two layers, the second a noisy function of the first."""
+    x = samples(n, dx, seed, torch.float64)
+    y = torch.tanh(x @ samples(dx, dy, seed + 1, torch.float64)) + 0.3 * samples(n, dy, seed + 2, torch.float64)
+    return [x.to(dtype), y.to(dtype)]
+
+
+def made(variant: tuple[str, dict]) -> Estimator:
+    name, options = variant
+    return estimators.get(name, **options)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+class TestVariant:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    def test_result_is_one_wide_number_per_pair(self, variant, dtype):
+        layers = [samples(32, d, seed, dtype) for seed, d in enumerate((3, 1, 7))]
+        nats = made(variant).successive(layers)
+        assert nats.shape == (2,)
+        assert nats.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert torch.isfinite(nats).all()
+        if variant[0] != "infonce":  # its critic has the shape of one chain of layers
+            assert made(variant)(*layers[:2]).shape == ()
+            torch.testing.assert_close(made(variant)(*layers[:2]), nats[0], atol=ROUNDING, rtol=ROUNDING)
+
+    @pytest.mark.parametrize("n", [6, 33])
+    def test_estimate_lies_below_the_ceiling(self, variant, n):
+        estimator = made(variant)
+        x = samples(n, 2)
+        assert estimator(x, x).item() <= estimator.ceiling(n) + ROUNDING
+
+    def test_maps_are_flattened(self, variant):
+        x, y = related(24, 8, 3)
+        torch.testing.assert_close(made(variant)(x.reshape(24, 2, 2, 2), y), made(variant)(x, y))
+
+    def test_a_constant_or_collapsed_layer_reads_nothing(self, variant):
+        layer = samples(64, 4)
+        rounding = torch.ones(64, 4) * 3 + 3e-7 * samples(64, 4, 1).sign()
+        for collapsed in (torch.zeros(64, 4), torch.full((64, 4), 7.0), rounding):
+            if variant[0] in ("ksg", "hard_binning") and collapsed is rounding:
+                continue  # references see every digit
+            assert abs(made(variant)(collapsed, layer).item()) < 0.05
+            assert abs(made(variant)(layer, collapsed).item()) < 0.05
+            assert abs(made(variant)(collapsed, collapsed).item()) < 0.05
+
+    def test_duplicates_are_finite(self, variant):
+        x, y = (rows.repeat(4, 1) for rows in related(8, 2, 2))
+        assert math.isfinite(made(variant)(x, y).item())
+
+    def test_order_of_the_samples_does_not_matter(self, variant):
+        x, y = related(40, 3, 2)
+        order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(made(variant)(x[order], y[order]), made(variant)(x, y), atol=ROUNDING, rtol=ROUNDING)
+
+    def test_scale_and_shift_do_not_matter(self, variant):
+        @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-1.0, 1.0), seed=st.integers(0, 50))
+        def check(scale: float, shift: float, seed: int) -> None:
+            x, y = related(24, 3, 2, seed, torch.float64)
+            moved = made(variant)(scale * (x + shift), y)
+            # The floor is relative to the layer's mean, which a shift moves.
+            torch.testing.assert_close(moved, made(variant)(x, y), atol=2e-2, rtol=1e-3)
+            torch.testing.assert_close(moved, made(variant)(x + shift, y), atol=1e-6, rtol=1e-5)
+
+        check()
+
+    def test_layers_may_trade_places(self, variant):
+        if variant[0] == "infonce":
+            pytest.skip("its critic has a side for each layer")
+        x, y = related(40, 3, 2)
+        torch.testing.assert_close(made(variant)(x, y), made(variant)(y, x), atol=ROUNDING, rtol=ROUNDING)
+
+    def test_gradient_is_that_of_the_estimate(self, variant):
+        if variant[0] not in DIFFERENTIABLE:
+            x, y = related(12, 2, 3)
+            assert not made(variant)(x.requires_grad_(), y).requires_grad
+            return
+        layers = [rows.requires_grad_() for rows in related(12, 2, 3, dtype=torch.float64)]
+        if variant == ("kde", {"bandwidth": "auto"}):  # its kernels are in single precision
+            information = made(variant)(*layers)
+            step = 1e-2 * samples(12, 2, 9, torch.float64)
+            (gradient,) = torch.autograd.grad(information, layers[0])
+            moved = [made(variant)(layers[0] + sign * step, layers[1]).item() for sign in (-1, 1)]
+            assert (gradient * step).sum().item() == pytest.approx((moved[1] - moved[0]) / 2, rel=0.05)
+            return
+        estimator = made(variant)
+        estimator(*layers)  # gives a critic its shape
+        assert torch.autograd.gradcheck(lambda x, y: estimator(x, y), layers, atol=1e-5)
+
+    def test_gradient_through_a_collapsed_layer_is_bounded(self, variant):
+        if variant[0] not in DIFFERENTIABLE:
+            pytest.skip("no gradient")
+        y = samples(32, 8)
+        for mean in (1.0, 100.0):
+            for spread in (0.0, 1e-7, 1e-5, 1e-3, 1e-1):
+                x = (mean * (1 + spread * samples(32, 8, 1))).requires_grad_()
+                estimator = made(variant)
+                (gradient,) = torch.autograd.grad(estimator(x, y), x)
+                bound = 100 / (math.sqrt(estimator.noise_floor) * mean * math.sqrt(8))
+                assert torch.isfinite(gradient).all()
+                assert gradient.norm().item() <= bound
+        x = torch.zeros(32, 8, requires_grad=True)
+        (gradient,) = torch.autograd.grad(made(variant)(x, y), x)
+        assert torch.isfinite(gradient).all()
+
+    def test_null_floor_repeats_and_draws_nothing_global(self, variant):
+        layers = [*related(24, 2, 3), samples(24, 2, 5)]
+        state = torch.get_rng_state()
+        floor = made(variant).null_floor(*layers, permutations=2)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert floor.shape == (2,)
+        assert not floor.requires_grad
+        torch.testing.assert_close(floor, made(variant).null_floor(*layers, permutations=2))
+
+    def test_options_show(self, variant):
+        assert repr(made(variant)).startswith(type(made(variant)).__name__ + "(")
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestBadSamples:
+    def test_unequal_rows(self, name):
+        with pytest.raises(ValueError, match=r"layer 1 has 5 rows and layer 0 has 4"):
+            estimators.get(name)(samples(4, 2), samples(5, 2))
+
+    def test_a_single_row(self, name):
+        with pytest.raises(ValueError, match=r"at least 2 samples"):
+            estimators.get(name)(samples(1, 2), samples(1, 2))
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_values_that_are_not_finite(self, name, value):
+        x, y = related(8, 2, 3)
+        y[0, 0] = y[3, 1] = value
+        with pytest.raises(ValueError, match=r"layer 1 holds 2 NaN or infinite values of 24"):
+            estimators.get(name)(x, y)
+
+    def test_integers(self, name):
+        with pytest.raises(TypeError, match=r"layer 0 has dtype torch.int64"):
+            estimators.get(name)(torch.arange(8), samples(8, 1))
+
+    def test_no_units(self, name):
+        with pytest.raises(ValueError, match=r"no units"):
+            estimators.get(name)(torch.empty(8, 0), samples(8, 1))
+
+    def test_one_layer(self, name):
+        with pytest.raises(ValueError, match=r"at least 2 layers"):
+            estimators.get(name).successive([samples(8, 1)])
+
+    def test_no_permutation(self, name):
+        with pytest.raises(ValueError, match=r"permutations=0"):
+            estimators.get(name).null_floor(samples(8, 1), samples(8, 1), permutations=0)
+
+
+@pytest.mark.parametrize("name", UNLEARNED)
+def test_dependence_reads_more_than_independence(name):
+    x, y = related(200, 1, 1)
+    estimator = estimators.get(name)
+    assert estimator(x, y) > 2 * estimator.null_floor(x, y).clamp_min(0.01)
+
+
+@pytest.mark.parametrize("name", UNLEARNED)
+@pytest.mark.parametrize("n", [2, 3])
+def test_fewest_samples(name, n):
+    assert math.isfinite(estimators.get(name)(samples(n, 3), samples(n, 2, 1)).item())
+
+
+@pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name != "binning"])
+def test_wide_layers(name):
+    layers = [samples(16, 65_536), samples(16, 10, 1), samples(16, 65_536, 2)]
+    assert torch.isfinite(estimators.get(name).successive(layers)).all()
+
+
+def test_information_is_told_from_dependence():
+    assert {name for name in NAMES if name not in INFORMATION} == {"hsic", "cka"}
+
+
+def test_contract_names_are_registered():
+    assert set(NAMES) == {
+        "kde",
+        "renyi",
+        "hsic",
+        "cka",
+        "gaussian",
+        "binning",
+        "infonce",
+        "ksg",
+        "hard_binning",
+    }
+
+
+def test_unknown_estimator_and_option():
+    with pytest.raises(ValueError, match=r"choose from kde, renyi"):
+        estimators.get("mine")
+    with pytest.raises(ValueError, match=r"estimator 'kde'.*sigma"):
+        estimators.get("kde", sigma=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("kde", {"bandwidth": 0.0}),
+        ("kde", {"bandwidth": ()}),
+        ("kde", {"bandwidth": "silverman"}),
+        ("renyi", {"alpha": 1.0}),
+        ("renyi", {"bandwidth": -1.0}),
+        ("hsic", {"bandwidth": math.inf}),
+        ("gaussian", {"noise": 0.0}),
+        ("gaussian", {"space": "kernel"}),
+        ("binning", {"bins": 1}),
+        ("binning", {"slices": 0}),
+        ("binning", {"softness": 0.0}),
+        ("infonce", {"hidden": 0}),
+        ("ksg", {"k": 0}),
+        ("hard_binning", {"bins": 1}),
+    ],
+)
+def test_bad_options_are_named(name, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        estimators.get(name, **options)
+
+
+def test_critic_keeps_to_its_layers():
+    estimator = InfoNCE()
+    estimator.successive([samples(8, 2), samples(8, 2), samples(8, 2)])
+    with pytest.raises(ValueError, match=r"made for 2 pairs of layers, not 1"):
+        estimator(samples(8, 2), samples(8, 2))

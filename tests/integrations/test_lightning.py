@@ -1,0 +1,104 @@
+"""The callback in a real Lightning training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import mireg
+from mireg.integrations.lightning import MIRegularization
+from models import build
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.*LeafSpec"),
+]
+
+
+class Classifier(LightningModule):
+    def __init__(self, returns: str = "loss") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = build("mlp", {"depth": 3, "width": 8}, (1, 4, 4), 3)
+        self.returns = returns
+        self.seen: list[bool] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor | dict[str, Tensor]:
+        images, labels = batch
+        loss = cross_entropy(self.network(images), labels)
+        self.seen.append(isinstance(self.network, mireg.MIRegularized))
+        return loss if self.returns == "loss" else {"loss": loss}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def loader() -> DataLoader[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(32, 1, 4, 4, generator=generator)
+    return DataLoader(TensorDataset(images, torch.randint(3, (32,), generator=generator)), batch_size=16)
+
+
+def fit(module: LightningModule, folder: Path, callback: MIRegularization, **options: Any) -> lightning.Trainer:
+    trainer = lightning.Trainer(
+        max_epochs=options.pop("epochs", 2),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[callback],
+        enable_checkpointing=False,
+    )
+    trainer.fit(module, loader(), **options)
+    return trainer
+
+
+def by_hand(steps: int) -> nn.Module:
+    module = Classifier()
+    model = mireg.wrap(module.network, weight=0.5, balanced=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = list(loader())
+    for step in range(steps):
+        images, labels = batches[step % len(batches)]
+        loss = cross_entropy(model(images), labels) + model.mi_loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.unwrap()
+
+
+@pytest.mark.parametrize("returns", ["loss", "dict"])
+def test_trains_as_the_plain_loop_does(tmp_path: Path, returns: str) -> None:
+    module = Classifier(returns)
+    network = module.network
+    fit(module, tmp_path, MIRegularization("network", weight=0.5, balanced=False))
+    assert module.seen == [True] * 4
+    assert module.network is network
+    assert not any(m._forward_hooks for m in network.modules())
+    for ours, theirs in zip(network.parameters(), by_hand(4).parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_resumed_training_takes_up_the_schedule(tmp_path: Path) -> None:
+    file = tmp_path / "kept.ckpt"
+    fit(Classifier(), tmp_path, MIRegularization("network", weight=0.5)).save_checkpoint(file)
+    saved = torch.load(file, weights_only=False)
+    assert list(saved["state_dict"]) == list(Classifier().state_dict())
+    callback = MIRegularization("network", weight=0.5)
+    fit(Classifier(), tmp_path, callback, epochs=3, ckpt_path=file, weights_only=False)
+    assert callback.state_dict()["steps"] == 6
+
+
+def test_names_a_missing_network(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="network='nowt': Classifier has no such submodule"):
+        fit(Classifier(), tmp_path, MIRegularization("nowt"))

@@ -1,0 +1,62 @@
+"""The Trainer in a real training of a small BERT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from mireg.integrations.transformers import MITrainer
+from tests.networks import bert
+
+
+def train(folder: Path, **options: Any) -> MITrainer:
+    torch.manual_seed(0)
+    rows = [
+        {"input_ids": torch.randint(1, 50, (7,)), "attention_mask": torch.ones(7, dtype=torch.int64), "labels": i % 2}
+        for i in range(16)
+    ]
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=4,
+        max_steps=4,
+        logging_steps=1,
+        learning_rate=1e-2,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **options.pop("arguments", {}),
+    )
+    trainer = MITrainer(
+        model=bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=rows,
+        **options,
+    )
+    trainer.train()
+    return trainer
+
+
+def test_logs_the_term_and_leaves_the_model_alone(tmp_path: Path) -> None:
+    trainer = train(tmp_path, mi={"weight": 0.5})
+    terms = [entry["mi_loss"] for entry in trainer.state.log_history if "mi_loss" in entry]
+    assert len(terms) == 4
+    assert all(term < 0 for term in terms)
+    assert not any(m._forward_hooks for m in trainer.model.modules())
+    assert "mi_loss" not in trainer.evaluate()
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_weight_0_is_the_plain_trainer(tmp_path: Path, accumulation: int) -> None:
+    arguments = {"gradient_accumulation_steps": accumulation}
+    off = train(tmp_path, mi={"weight": 0.0}, arguments=dict(arguments))
+    on = train(tmp_path, mi={"weight": 0.5}, arguments=dict(arguments))
+    losses = [[e["loss"] for e in trainer.state.log_history if "loss" in e] for trainer in (off, on)]
+    assert losses[0] != losses[1]
+    assert [e["mi_loss"] for e in off.state.log_history if "loss" in e] == [0.0] * 4

@@ -1,0 +1,98 @@
+"""What a user may do wrong, and what they are told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mireg
+from mireg.estimators import get
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_attributes_and_items_fall_through() -> None:
+    net = network()
+    net.note = "mine"
+    model = mireg.wrap(net)
+    assert model.note == "mine"
+    assert model[0] is net[0]
+    with pytest.raises(AttributeError, match="nope"):
+        _ = model.nope
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"estimator": "nope"}, ValueError, "unknown estimator 'nope'"),
+        ({"weight": -1.0}, ValueError, "weight=-1.0: must be finite"),
+        ({"weight": "much"}, TypeError, "weight='much'"),
+        ({"samples": 1}, ValueError, "samples=1: an estimate needs at least 2"),
+        ({"every": 0}, ValueError, "every=0: the term is used"),
+        ({"layers": "nope"}, ValueError, "matches no module"),
+    ],
+)
+def test_bad_options(options: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        mireg.wrap(network(), **options)
+
+
+def test_wrapped_twice_or_not_at_all() -> None:
+    with pytest.raises(TypeError, match="wrapped already"):
+        mireg.wrap(mireg.wrap(network()))
+    with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, not function"):
+        mireg.wrap(lambda x: x)
+
+
+def test_one_term_a_forward() -> None:
+    model = mireg.wrap(network())
+    model(X)
+    model.mi_loss()
+    with pytest.raises(RuntimeError, match="nothing to work on: call it once after each forward"):
+        model.mi_loss()
+
+
+def test_a_single_sample() -> None:
+    model = mireg.wrap(network())
+    model(X[:1])
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        model.mi_loss()
+
+
+def test_a_term_without_gradient_warns_once() -> None:
+    net = network()
+    for parameter in net[:4].parameters():
+        parameter.requires_grad_(False)
+    model = mireg.wrap(net, weight=0.5)
+    model(X)
+    with pytest.warns(UserWarning, match="the MI term has no gradient"):
+        model.mi_loss()
+    model(X)
+    model.mi_loss()
+
+
+def test_a_term_that_is_not_finite_is_named_by_pair() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.nan
+
+    model = mireg.wrap(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), Broken())), "?")
+    model(X)
+    with pytest.warns(RuntimeWarning, match="not finite at step 0 or just before, in 1→2:"):
+        model.mi_loss()
+
+
+def test_samples_are_the_first_rows() -> None:
+    model = mireg.wrap(network(), ["input", "1", "3"], samples=5)
+    model(X)
+    model.mi_loss()
+    net = model.unwrap()
+    layers = [X[:5], net[:2](X[:5]), net[:4](X[:5])]
+    expected = get("kde").successive(layers)
+    torch.testing.assert_close(torch.stack(list(model.mi_terms().values())), expected.detach())

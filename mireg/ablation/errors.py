@@ -16,8 +16,9 @@ class Stopped(Exception):  # noqa: N818  # a request that was met, not an error
 
 def cannot_write(error: OSError) -> str:
     """A line for a file that could not be written."""
+    what = error.filename or "the curves for TensorBoard"  # whose writer does not say
     return (
-        f"cannot write {error.filename} ({error.strerror}): make room for it, or give an --out that you may write to; "
+        f"cannot write {what} ({error.strerror}): make room for it, or give an --out that you may write to; "
         "what is finished is kept, and the same command continues"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from scipy import stats
 
 from mireg.ablation.config import BASELINE
 from mireg.ablation.curves import to_target
+from mireg.ablation.storage import read_result
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -23,11 +23,12 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is none.
+        DamagedError: if one is not what was written.
     """
     paths = sorted((folder / "runs").glob("*/*/*/result.json"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no finished run (runs/*/*/*/result.json)")
-    return [json.loads(path.read_text()) for path in paths]
+    return [result for path in paths if (result := read_result(path)) is not None]
 
 
 def median(values: Sequence[float | None]) -> float | None:

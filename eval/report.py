@@ -22,7 +22,7 @@ from eval import figures
 from eval.convergence import CONFIDENCE, load_results, summarise
 from mireg.ablation.config import BASELINE
 from mireg.ablation.curves import to_target
-from mireg.ablation.storage import read_json, write_bytes, write_json
+from mireg.ablation.storage import DamagedError, read_json, write_bytes, write_json
 from mireg.ablation.tracking import write_spread
 from mireg.ablation.work import RUNS
 
@@ -249,6 +249,9 @@ def main() -> int:
         summary = write(folder)
     except (FileNotFoundError, PermissionError) as error:
         print(f"eval.report: {error}", file=sys.stderr)
+        return 2
+    except DamagedError as error:
+        print(f"eval.report: {error}: give the study's command again, it repeats that run", file=sys.stderr)
         return 2
     print_table(summary, Console())
     print(f"report: {folder / 'report.html'}")

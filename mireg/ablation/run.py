@@ -202,7 +202,9 @@ class Window:
     def add(self, task: Tensor, term: Tensor | None, seconds: float) -> None:
         self._losses.append(task.detach())
         if term is not None:
-            self._shares.append(term.detach().abs() / (term.detach().abs() + task.detach().abs()))
+            size = term.detach().abs()
+            # A network that is sure of a whole batch has a task loss of exactly 0, and a decayed term is 0 too.
+            self._shares.append(size / (size + task.detach().abs()).clamp_min(torch.finfo(size.dtype).tiny))
         self._times.append(seconds)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""Learning rates that fall towards the input."""
+"""Learning rates that fall towards the input, and the share of the term in a loss of 0."""
 
 import pytest
+import torch
 from torch import nn
 
 from mireg.ablation.config import Cell
 from mireg.ablation.errors import UserError
-from mireg.ablation.run import _optimizer
+from mireg.ablation.run import Window, _optimizer
 
 NETWORK = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
 
@@ -29,3 +30,10 @@ def test_without_a_divisor_all_learn_alike():
 def test_a_divisor_below_one_is_refused():
     with pytest.raises(UserError, match=r"lr_divisor=0\.5"):
         cell(lr_divisor=0.5)
+
+
+def test_a_term_and_a_loss_of_zero_have_a_share():
+    window = Window()
+    window.add(torch.zeros(()), torch.zeros(()), 0.1)
+    window.add(torch.ones(()), torch.ones(()), 0.1)
+    assert window.summary()["term_share"] == 0.25

@@ -129,6 +129,14 @@ def test_command_line_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert "holds no finished run" in capsys.readouterr().err
 
 
+def test_command_line_names_a_damaged_run(tmp_path, monkeypatch, capsys):
+    write_study(tmp_path, [result("none", 0, None)])
+    (tmp_path / "runs" / "cell" / "none" / "seed-0" / "result.json").write_text("{")
+    monkeypatch.setattr("sys.argv", ["eval.report", str(tmp_path)])
+    assert report.main() == 2
+    assert "seed-0/result.json is damaged: give the study's command again" in capsys.readouterr().err
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("device", "width"), [("desktop", 1280), ("phone", 390)])

@@ -95,7 +95,9 @@ class Measurement:
 
     def __str__(self) -> str:
         width = max(len("pair"), *(len(record.pair) for record in self.records))
-        heads = f"{'nats':>7}  {'spread':>6}  {'floor':>7}  {'ceiling':>7}  {'share':>6}  {'weights':>9}  {'effective':>9}"
+        heads = (
+            f"{'nats':>7}  {'spread':>6}  {'floor':>7}  {'ceiling':>7}  {'share':>6}  {'weights':>9}  {'effective':>9}"
+        )
         lines = [f"{self.estimator}, {self.samples} samples a batch", f"{'pair':<{width}}  {heads}"]
         for r in self.records:
             nats = f"{r.nats:7.3f}  {r.spread:6.3f}  {r.null_floor:7.3f}  {r.ceiling:7.3f}  {r.normalised:6.1%}"

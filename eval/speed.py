@@ -75,7 +75,7 @@ class TorchMist:
 
 
 def scikit_learn_term(layers: list[Tensor]) -> Tensor:
-    """scikit-learn's nearest neighbours, which have no gradient: one unit of each layer against the whole of the last."""
+    """scikit-learn's nearest neighbours, which have no gradient: a layer against one unit of the next."""
     regression = importlib.import_module("sklearn.feature_selection").mutual_info_regression
     arrays = [layer.detach().numpy() for layer in layers]
     return torch.tensor([float(regression(x, y[:, 0]).mean()) for x, y in itertools.pairwise(arrays)])

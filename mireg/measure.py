@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -201,6 +202,4 @@ def _parameters(module: nn.Module, layers: list[str]) -> list[int]:
         for layer in (layer.partition("#")[0] for layer in layers)
     ]
     owners = [(order.index(name.rpartition(".")[0]), p.numel()) for name, p in module.named_parameters()]
-    return [
-        sum(size for owner, size in owners if start < owner <= end) for start, end in zip(ends, ends[1:], strict=False)
-    ]
+    return [sum(size for owner, size in owners if start < owner <= end) for start, end in itertools.pairwise(ends)]

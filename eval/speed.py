@@ -63,6 +63,7 @@ class TorchMist:
 
     def __init__(self) -> None:
         self.critics: list[Any] = []
+        self.calls = 0
 
     def __call__(self, layers: list[Tensor]) -> Tensor:
         make = importlib.import_module("torch_mist.estimators").infonce
@@ -70,7 +71,9 @@ class TorchMist:
             self.critics = [
                 make(x_dim=x.shape[1], y_dim=y.shape[1], hidden_dims=[64]) for x, y in itertools.pairwise(layers)
             ]
-        pairs = zip(self.critics, itertools.pairwise(layers), strict=True)
+        self.calls += 1
+        scale = 1 + 1e-4 * self.calls  # the critics keep what they made of equal values, graph and all
+        pairs = zip(self.critics, itertools.pairwise([layer * scale for layer in layers]), strict=True)
         return torch.stack([-critic.loss(x=x, y=y) for critic, (x, y) in pairs])
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mireg import estimators
 from mireg.estimators import Estimator
-from mireg.layers import LayerSpec
+from mireg.layers import INPUT, LayerSpec
 from mireg.regularizer import pairs, prepare
 from mireg.taps import Taps
 from mireg.wrapper import MIRegularized
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NARROW = 3
 """Most units per layer at which nearest neighbours are the recommended estimate."""
@@ -43,17 +48,33 @@ class PairRecord:
     Attributes:
         pair: ``"layer_a→layer_b"``.
         nats: mean estimate over the batches.
+        spread: standard deviation of the estimate over the batches; 0 for a single one.
         ceiling: the largest value that the estimator can return on that many samples.
-        normalised: ``nats / ceiling``.
+        null_floor: mean estimate with the rows of each layer shuffled: what reads as MI, and is none.
+        parameters: number of parameters from the one layer to the other, in registration order.
     """
 
     pair: str
     nats: float
     ceiling: float
+    spread: float = 0.0
+    null_floor: float = 0.0
+    parameters: int = 0
 
     @property
     def normalised(self) -> float:
+        """The estimate as a share of the ceiling."""
         return self.nats / self.ceiling
+
+    @property
+    def effective_parameters(self) -> float:
+        """``parameters * exp(-nats)``, after Hodas & Stinis (Frontiers in Psychology 9:1185, 2018).
+
+        It ranks layers and networks that were measured alike: same estimator, same number of
+        samples. As a count it is not to be quoted: the true MI of a deterministic network is
+        unbounded or constant, and an estimate stops at its ceiling.
+        """
+        return self.parameters * math.exp(-self.nats)
 
 
 @dataclass(frozen=True)
@@ -75,10 +96,33 @@ class Measurement:
 
     def __str__(self) -> str:
         width = max(len("pair"), *(len(record.pair) for record in self.records))
-        lines = [f"{'pair':<{width}}  {'nats':>7}  {'ceiling':>7}  {'share':>6}"]
+        heads = (
+            f"{'nats':>7}  {'spread':>6}  {'floor':>7}  {'ceiling':>7}  {'share':>6}  {'weights':>9}  {'effective':>9}"
+        )
+        lines = [f"{self.estimator}, {self.samples} samples a batch", f"{'pair':<{width}}  {heads}"]
         for r in self.records:
-            lines.append(f"{r.pair:<{width}}  {r.nats:7.3f}  {r.ceiling:7.3f}  {r.normalised:6.1%}")
-        return "\n".join([f"{self.estimator}, {self.samples} samples a batch", *lines])
+            nats = f"{r.nats:7.3f}  {r.spread:6.3f}  {r.null_floor:7.3f}  {r.ceiling:7.3f}  {r.normalised:6.1%}"
+            lines.append(f"{r.pair:<{width}}  {nats}  {r.parameters:9d}  {r.effective_parameters:9.3g}")
+        return "\n".join(lines)
+
+    def figure(self) -> Figure:
+        """Estimates along the network, with their spread, between null floor and ceiling."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(max(4.0, 0.5 * len(self) + 2), 3.5), layout="constrained")
+        axes = figure.subplots()
+        places = range(len(self))
+        axes.errorbar(places, [r.nats for r in self], [r.spread for r in self], marker="o", capsize=3, label="estimate")
+        axes.plot(places, [r.null_floor for r in self], linestyle=":", color="tab:grey", label="null floor")
+        axes.plot(places, [r.ceiling for r in self], linestyle="--", color="tab:grey", label="ceiling")
+        axes.set_xticks(places, [r.pair for r in self], rotation=45, ha="right")
+        axes.set_ylabel(UNITS[estimators.REGISTRY[self.estimator].measures])
+        axes.set_title(f"{self.estimator}, {self.samples} samples a batch", fontsize=10)
+        axes.legend()
+        return figure
+
+
+UNITS = {"mutual information": "mutual information (nats)", "dependence": "dependence"}
 
 
 def measure(
@@ -88,47 +132,74 @@ def measure(
     layers: LayerSpec = "auto",
     estimator: str | Estimator = "kde",
     max_batches: int | None = None,
+    permutations: int = 2,
 ) -> Measurement:
     """Estimate the MI between successive layers over the batches of a loader.
 
     The network runs in evaluation mode, without gradients, and is left in the mode it was in.
+    Batches with fewer rows than the first are passed over, since estimates of unlike size do not average.
 
     Args:
         module: a network, wrapped or not; of a wrapped one, its own layers are measured.
         loader: batches: a tensor, or a tuple or list whose first item is the input.
         layers: see :func:`mireg.wrap`.
-        estimator: name or instance, differentiable or not.
+        estimator: name or instance, differentiable or not; ``"recommended"`` takes what
+            :func:`recommend` says of the widest layer.
         max_batches: stop after this many.
+        permutations: shuffles per batch for the null floor; 0 leaves it out.
 
     Raises:
         ValueError: if the loader is empty.
     """
     if isinstance(module, MIRegularized):
         module = module.module
-    if isinstance(estimator, str):
-        estimator = estimators.get(estimator)
     taps = Taps(module, layers)
     training = module.training
     module.eval()
-    totals: dict[str, float] = {}
-    batches = samples = 0
+    names: list[str] = []
+    found: list[Tensor] = []
+    floors: list[Tensor] = []
+    samples = 0
     try:
         with torch.no_grad():
             for batch in loader:
-                if batches == max_batches:
+                if len(found) == max_batches:
                     break
                 inputs = batch[0] if isinstance(batch, tuple | list) else batch
                 caught = taps.run(inputs)[1]
                 rows = [prepare(layer, len(layer)) for layer in caught.values()]
-                for pair, nats in zip(pairs(caught), estimator.successive(rows).tolist(), strict=True):
-                    totals[pair] = totals.get(pair, 0.0) + nats
-                batches += 1
-                samples = max(samples, len(rows[0]))
+                names, samples = names or list(caught), samples or len(rows[0])
+                if len(rows[0]) < samples:
+                    continue
+                if isinstance(estimator, str):
+                    estimator = estimators.get(recommend(*rows) if estimator == "recommended" else estimator)
+                found.append(estimator.successive(rows).double().cpu())
+                if permutations:
+                    floors.append(estimator.null_floor(*rows, permutations=permutations).double().cpu())
     finally:
         taps.remove()
         module.train(training)
-    if not batches:
+    if not found or isinstance(estimator, str):
         raise ValueError("the loader gave no batch: nothing to measure")
+    nats = torch.stack(found)
+    spread = nats.std(0) if len(found) > 1 else torch.zeros_like(nats[0])
+    floor = torch.stack(floors).mean(0) if floors else torch.zeros_like(nats[0])
+    columns = zip(
+        pairs(names), nats.mean(0).tolist(), spread.tolist(), floor.tolist(), _parameters(module, names), strict=True
+    )
     ceiling = estimator.ceiling(samples)
-    records = tuple(PairRecord(pair, total / batches, ceiling) for pair, total in totals.items())
-    return Measurement(estimator.name, samples, records)
+    records = (PairRecord(pair, mean, ceiling, std, null, size) for pair, mean, std, null, size in columns)
+    return Measurement(estimator.name, samples, tuple(records))
+
+
+def _parameters(module: nn.Module, layers: list[str]) -> list[int]:
+    """Number of parameters between each layer and the next, in the order of registration."""
+    order = [name for name, _ in module.named_modules()]
+    ends = [
+        max((place for place, name in enumerate(order) if name == layer or name.startswith(f"{layer}.")), default=0)
+        if layer != INPUT
+        else 0
+        for layer in (layer.partition("#")[0] for layer in layers)
+    ]
+    owners = [(order.index(name.rpartition(".")[0]), p.numel()) for name, p in module.named_parameters()]
+    return [sum(size for owner, size in owners if start < owner <= end) for start, end in itertools.pairwise(ends)]

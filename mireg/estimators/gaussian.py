@@ -67,7 +67,7 @@ class Gaussian(Estimator):
                 freedom = projections.diagonal(dim1=-2, dim2=-1).sum(-1)
                 cross = projections[:-1] @ projections[1:]
             identity = torch.eye(cross.shape[-1], dtype=cross.dtype, device=cross.device)
-            information = -torch.linalg.slogdet(identity - cross).logabsdet / 2
+            information: Tensor = -torch.linalg.slogdet(identity - cross).logabsdet / 2
             information = information - freedom[:-1] * freedom[1:] / (2 * (n - 1))
             return information.to(layers[0].dtype)
 

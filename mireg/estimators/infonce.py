@@ -123,7 +123,8 @@ class InfoNCE(Estimator):
         scores = self._critic(inputs[:-1], inputs[1:])
         matched = scores.diagonal(dim1=-2, dim2=-1).mean(-1)
         others = (torch.logsumexp(scores, -1) + torch.logsumexp(scores, -2)).mean(-1) / 2
-        return math.log(inputs.shape[1]) + matched - others
+        bound: Tensor = math.log(inputs.shape[1]) + matched - others
+        return bound
 
 
 class _Critic(nn.Module):
@@ -131,11 +132,15 @@ class _Critic(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in NAMES:
-            self.register_parameter(name, nn.UninitializedParameter())
+        self.weight: nn.Parameter = _shapeless()
+        self.bias: nn.Parameter = _shapeless()
+        self.out: nn.Parameter = _shapeless()
+        self.skip: nn.Parameter = _shapeless()
+        self.out_bias: nn.Parameter = _shapeless()
 
     @property
     def has_shape(self) -> bool:
+        """Whether a first estimate has settled the number of pairs."""
         return not isinstance(self.weight, nn.UninitializedParameter)
 
     def take_shape(self, pairs: int, options: InfoNCE, like: Tensor) -> None:
@@ -162,7 +167,8 @@ class _Critic(nn.Module):
         with torch.no_grad():
             for name, shape in shapes.items():
                 parameter = self.get_parameter(name)
-                parameter.materialize(shape, like.device, like.dtype)
+                if isinstance(parameter, nn.UninitializedParameter):
+                    parameter.materialize(shape, like.device, like.dtype)
                 # A critic that scores all pairs alike reads 0.
                 size = SMALL if name in ("out", "skip", "out_bias") else 1.0
                 parameter.copy_(size * torch.randn(shape, generator=generator) / math.sqrt(shape[-2]))
@@ -172,10 +178,14 @@ class _Critic(nn.Module):
         z = torch.stack([x, y], 1)  # (P, 2, n, features)
         hidden = silu(z @ self.weight + self.bias)
         embedded = hidden @ self.out + z @ self.skip + self.out_bias
-        return embedded[:, 0] @ embedded[:, 1].mT / math.sqrt(embedded.shape[-1])
+        scores: Tensor = embedded[:, 0] @ embedded[:, 1].mT / math.sqrt(embedded.shape[-1])
+        return scores
 
 
 SMALL = 0.1
 """Size of the critic's last weights at first, relative to those that keep the variance."""
 
-NAMES = ("weight", "bias", "out", "skip", "out_bias")
+
+def _shapeless() -> nn.Parameter:
+    parameter: nn.Parameter = nn.UninitializedParameter()  # type: ignore[assignment]
+    return parameter

@@ -59,5 +59,5 @@ class Renyi(Estimator):
         n = kernel.shape[-1]
         if self.alpha == 2:
             return -kernel.square().mean((-2, -1)).log()
-        spectrum = torch.linalg.eigvalsh(kernel / n).clamp_min(torch.finfo(kernel.dtype).tiny)
+        spectrum: Tensor = torch.linalg.eigvalsh(kernel / n).clamp_min(torch.finfo(kernel.dtype).tiny)
         return spectrum.pow(self.alpha).sum(-1).log() / (1 - self.alpha)

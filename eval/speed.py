@@ -1,0 +1,176 @@
+"""Speed of ``successive`` against the same estimators pair by pair, and against what else there is.
+
+python -m eval.speed --json docs/results/speed/speed.json
+
+Forward and backward over a chain of layers. Peers are optional: one that is not installed is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from eval.truth import environment
+from mireg import estimators
+
+Term = Callable[[list[Tensor]], Tensor]
+
+
+def chain(n: int, layers: int, width: int) -> list[Tensor]:
+    """Activations of a deep tanh network on n random inputs, each a leaf that wants a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(n, width, generator=generator)
+    found = []
+    for _ in range(layers):
+        found.append(rows.clone().requires_grad_())
+        rows = torch.tanh(rows @ torch.randn(width, width, generator=generator) * 1.5 / width**0.5)
+    return found
+
+
+def pair_by_pair(name: str) -> Term:
+    """An estimator called on each pair of layers; a critic of its own for each."""
+    own: dict[int, estimators.Estimator] = {}
+
+    def term(layers: list[Tensor]) -> Tensor:
+        pairs = enumerate(itertools.pairwise(layers))
+        return torch.stack([own.setdefault(i, estimators.get(name))(x, y) for i, (x, y) in pairs])
+
+    return term
+
+
+def kornia_term(layers: list[Tensor]) -> Tensor:
+    """kornia's mutual-information loss, each layer's activations taken as one image."""
+    loss = importlib.import_module("kornia.losses").mutual_information_loss
+    return torch.stack([-loss(x.flatten()[None], y.flatten()[None])[0] for x, y in itertools.pairwise(layers)])
+
+
+class TorchMist:
+    """torch-mist's InfoNCE, a separable critic with 64 hidden units for each pair."""
+
+    def __init__(self) -> None:
+        self.critics: list[Any] = []
+        self.calls = 0
+
+    def __call__(self, layers: list[Tensor]) -> Tensor:
+        make = importlib.import_module("torch_mist.estimators").infonce
+        if not self.critics:
+            self.critics = [
+                make(x_dim=x.shape[1], y_dim=y.shape[1], hidden_dims=[64]) for x, y in itertools.pairwise(layers)
+            ]
+        self.calls += 1
+        scale = 1 + 1e-4 * self.calls  # the critics keep what they made of equal values, graph and all
+        pairs = zip(self.critics, itertools.pairwise([layer * scale for layer in layers]), strict=True)
+        return torch.stack([-critic.loss(x=x, y=y) for critic, (x, y) in pairs])
+
+
+def scikit_learn_term(layers: list[Tensor]) -> Tensor:
+    """scikit-learn's nearest neighbours, which have no gradient: a layer against one unit of the next."""
+    regression = importlib.import_module("sklearn.feature_selection").mutual_info_regression
+    arrays = [layer.detach().numpy() for layer in layers]
+    return torch.tensor([float(regression(x, y[:, 0]).mean()) for x, y in itertools.pairwise(arrays)])
+
+
+PEERS: dict[str, tuple[str, Callable[[], Term]]] = {
+    "kornia": ("mutual_information_loss", lambda: kornia_term),
+    "torch-mist": ("InfoNCE", TorchMist),
+    "scikit-learn": ("mutual_info_regression", lambda: scikit_learn_term),
+}
+"""Distribution: what of it comes nearest, and how it is called on a chain of layers."""
+
+
+def seconds(term: Term, layers: list[Tensor], repeats: int) -> float:
+    """Median seconds of a forward and, where there is a gradient, a backward pass."""
+    taken = []
+    for repeat in range(repeats + 1):
+        start = time.perf_counter()
+        information = term(layers).sum()
+        if information.requires_grad:
+            information.backward()
+        if repeat:  # the first warms up
+            taken.append(time.perf_counter() - start)
+        for layer in layers:
+            layer.grad = None
+    return float(np.median(taken))
+
+
+def compare(n: int, layers: int, width: int, repeats: int) -> list[dict[str, Any]]:
+    """Rows of the table for batches of n."""
+    rows: list[dict[str, Any]] = []
+    activations = chain(n, layers, width)
+    for name in estimators.names():
+        if not estimators.REGISTRY[name].is_differentiable:
+            continue
+        together = seconds(estimators.get(name).successive, activations, repeats)
+        apart = seconds(pair_by_pair(name), activations, repeats)
+        rows.append(
+            {"n": n, "what": name, "seconds": together, "pair_by_pair_seconds": apart, "speedup": apart / together}
+        )
+    ours = {row["what"]: row["seconds"] for row in rows}
+    for distribution, (nearest, make) in PEERS.items():
+        row: dict[str, Any] = {"n": n, "what": f"{distribution} {nearest}", "seconds": None}
+        try:
+            row["version"] = metadata.version(distribution)
+            row["seconds"] = seconds(make(), activations, max(1, repeats // 5))
+            row["times_slower_than"] = {name: row["seconds"] / own for name, own in ours.items()}
+        except ImportError as error:  # PackageNotFoundError is one
+            row["missing"] = f"{distribution} cannot be imported: {error}"
+        rows.append(row)
+    return rows
+
+
+def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    table = Table("n", "what", "ms", "pair by pair, ms", "speedup", "times slower than kde, binning, infonce")
+    for row in rows:
+        if row["seconds"] is None:
+            table.add_row(str(row["n"]), row["what"], "missing", "", "", row["missing"])
+            continue
+        apart = row.get("pair_by_pair_seconds")
+        slower = row.get("times_slower_than", {})
+        table.add_row(
+            str(row["n"]),
+            row["what"],
+            f"{1e3 * row['seconds']:.1f}",
+            f"{1e3 * apart:.1f}" if apart else "",
+            f"{row['speedup']:.1f}" if apart else "",
+            ", ".join(f"{slower[name]:.1f}" for name in ("kde", "binning", "infonce") if name in slower),
+        )
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eval.speed", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], help="batch sizes")
+    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    rows = [row for n in options.sizes for row in compare(n, options.layers, options.width, options.repeats)]
+    print_table(rows, Console(width=None if sys.stdout.isatty() else 140))
+    if options.json:
+        command = ["python", "-m", "eval.speed", *(sys.argv[1:] if arguments is None else arguments)]
+        settings = {key: value for key, value in vars(options).items() if key != "json"}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        record = {**environment(command), **settings, "rows": rows}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Values that are known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mireg import estimators
+
+N = 2000
+
+
+def normal(rho: float, d: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    z = torch.randn(2, N, d, generator=torch.Generator().manual_seed(seed))
+    return z[0], rho * z[0] + math.sqrt(1 - rho**2) * z[1]
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("name", ["kde", "gaussian", "binning", "ksg"])
+def test_bivariate_normal(name, rho):
+    estimator = estimators.get(name, **({"bandwidth": "auto"} if name == "kde" else {}))
+    truth = -math.log1p(-(rho**2)) / 2
+    found = [estimator(*normal(rho, seed=seed)).item() for seed in range(3)]
+    assert sum(found) / 3 == pytest.approx(truth, abs=0.08)
+
+
+def test_gaussian_is_exact_up_to_noise_on_a_known_covariance():
+    x = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]).repeat(500, 1)
+    y = 0.6 * x + 0.8 * torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]).repeat(500, 1)  # correlation exactly 0.6
+    truth = -math.log(1 - 0.36) / 2
+    assert estimators.get("gaussian")(x, y).item() == pytest.approx(truth - 1 / (2 * 1999), abs=2e-4)
+
+
+@pytest.mark.parametrize("n", [16, 40])
+def test_gaussian_agrees_in_both_spaces(n):
+    x, y = normal(0.7, d=6)
+    layers = [x[:n].double(), y[:n, :3].double(), (x + y)[:n].double()]
+    feature, sample = (estimators.get("gaussian", space=space).successive(layers) for space in ("feature", "sample"))
+    torch.testing.assert_close(feature, sample)
+
+
+def test_gaussian_has_no_bias_in_25_dimensions():
+    x, y = normal(0.0, d=25)
+    assert abs(estimators.get("gaussian")(x, y).item()) < 0.02
+
+
+def test_renyi_of_order_two_needs_no_eigenvalues():
+    x, y = (rows[:50].double() for rows in normal(0.8))
+    near = estimators.get("renyi", alpha=2 + 1e-9)(x, y)
+    torch.testing.assert_close(estimators.get("renyi")(x, y), near)
+
+
+def test_training_defaults_of_kde_keep_their_value():
+    x, y = (rows[:32] for rows in normal(0.8, d=16))
+    distances = []
+    for rows in (x, y):
+        z = (rows - rows.mean(0)) / (rows - rows.mean(0)).square().sum(1).mean().sqrt()
+        distances.append(torch.cdist(z, z) ** 2)
+    nats = []
+    for sigma in (0.5, 0.25, 0.125):
+        a, b, joint = (
+            -torch.exp(-d / (2 * sigma**2)).mean(1).log().mean() for d in (*distances, distances[0] + distances[1])
+        )
+        nats.append(a + b - joint)
+    torch.testing.assert_close(estimators.get("kde")(x, y), torch.stack(nats).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_hsic_is_the_trace():
+    x, y = (rows[:20].double() for rows in normal(0.8))
+    kernels = []
+    for rows in (x, y):
+        z = (rows - rows.mean()) / rows.std(correction=0)
+        kernels.append(torch.exp(-(torch.cdist(z, z) ** 2) / 2))
+    centring = torch.eye(20) - torch.ones(20, 20).double() / 20
+    truth = torch.trace(kernels[0] @ centring @ kernels[1] @ centring) / 19**2
+    torch.testing.assert_close(estimators.get("hsic")(x, y), truth, atol=1e-5, rtol=1e-4)
+
+
+def test_unbiased_dependence_is_about_nothing_at_independence():
+    x, y = (rows[:100] for rows in normal(0.0, d=50))
+    assert estimators.get("cka")(x, y) > 0.3
+    assert abs(estimators.get("cka", unbiased=True)(x, y).item()) < 0.05
+    assert abs(estimators.get("hsic", unbiased=True)(x, y).item()) < 0.01
+    with pytest.raises(ValueError, match="at least 4 samples"):
+        estimators.get("hsic", unbiased=True)(x[:3], y[:3])
+
+
+def test_hard_bins_count_symbols():
+    x = torch.arange(8.0)[:, None]
+    assert estimators.get("hard_binning", bins=8)(x, x).item() == pytest.approx(math.log(8))
+    assert estimators.get("hard_binning", bins=2)(x, x % 2).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_infonce_learns_and_is_judged_on_other_samples():
+    x, y = (torch.cat(rows) for rows in zip(*(normal(0.9, seed=seed) for seed in range(3)), strict=True))
+    critic = estimators.get("infonce")
+    parameters = list(critic.parameters())  # before the critic has a shape
+    critic.fit(x[:4000], y[:4000], steps=150)
+    truth = -math.log1p(-0.81) / 2
+    assert critic(x[4000:], y[4000:]).item() == pytest.approx(truth, abs=0.15)
+    assert all(a is b for a, b in zip(parameters, critic.parameters(), strict=True))
+    again = estimators.get("infonce", seed=1)
+    again.load_state_dict(critic.state_dict())
+    assert again(x, y) == critic(x, y)
+
+
+def test_infonce_trains_with_the_network():
+    x, y = (rows[:256] for rows in normal(0.95))
+    critic = estimators.get("infonce")
+    optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
+    first = critic(x, y).item()
+    for _ in range(60):
+        optimizer.zero_grad()
+        (-critic(x, y)).backward()
+        optimizer.step()
+    assert critic(x, y).item() > first + 0.5
+
+
+def test_automatic_bandwidth_is_for_few_units():
+    with pytest.raises(ValueError, match="few units"):
+        estimators.get("kde", bandwidth="auto")(torch.randn(8, 4), torch.randn(8, 4))

@@ -1,0 +1,75 @@
+"""The MI of a network that is not trained: what is reported, and what is left untouched."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import mireg
+from mireg.measure import recommend
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 2))
+
+
+def loader(sizes=(64, 64, 16)):
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(size, 4, generator=generator), torch.zeros(size)) for size in sizes]
+
+
+def test_every_pair_is_reported_between_floor_and_ceiling():
+    found = mireg.measure(network(), loader(), layers=["input", "1", "3"])
+    assert [record.pair for record in found] == ["input→1", "1→3"]
+    assert found.samples == 64
+    for record in found:
+        assert 0 < record.null_floor < record.nats < record.ceiling == math.log(64)
+        assert record.normalised == record.nats / record.ceiling
+        assert record.spread > 0
+    assert [record.parameters for record in found] == [4 * 8 + 8, 8 * 6 + 6]
+    assert found[0].effective_parameters == pytest.approx(40 * math.exp(-found[0].nats))
+
+
+def test_a_smaller_last_batch_is_passed_over():
+    whole = mireg.measure(network(), loader((64, 64)), layers=["1", "3"])
+    assert mireg.measure(network(), loader((64, 64, 5)), layers=["1", "3"]) == whole
+
+
+def test_a_single_batch_has_no_spread():
+    (record,) = mireg.measure(network(), loader(), layers=["1", "3"], max_batches=1)
+    assert record.spread == 0
+
+
+def test_network_is_left_as_it_was():
+    module = network().train()
+    mireg.measure(module, loader(), layers=["1", "3"])
+    assert module.training
+    assert not any(m._forward_hooks for m in module.modules())
+
+
+def test_wrapped_network_measures_as_its_own():
+    module = network()
+    plain = mireg.measure(module, loader(), layers=["1", "3"])
+    assert mireg.measure(mireg.wrap(module, layers=["1", "3"]), loader(), layers=["1", "3"]) == plain
+
+
+def test_table_and_figure_show_every_pair():
+    found = mireg.measure(network(), loader(), layers=["input", "1", "3"], estimator="recommended")
+    assert found.estimator == "gaussian"
+    assert "1→3" in str(found)
+    assert len(str(found).splitlines()) == 4
+    assert [tick.get_text() for tick in found.figure().axes[0].get_xticklabels()] == ["input→1", "1→3"]
+
+
+def test_narrow_layers_are_recommended_nearest_neighbours():
+    assert recommend(torch.zeros(9, 3), torch.zeros(9, 1)) == "ksg"
+    assert recommend(torch.zeros(9, 3), torch.zeros(9, 2, 2)) == "gaussian"
+
+
+def test_no_batch():
+    with pytest.raises(ValueError, match="no batch"):
+        mireg.measure(network(), [], layers=["1", "3"])

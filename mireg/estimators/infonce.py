@@ -40,8 +40,8 @@ class InfoNCE(Estimator):
 
     >>> x = torch.linspace(-1, 1, 512)[torch.randperm(512, generator=torch.Generator().manual_seed(0)), None]
     >>> critic = InfoNCE()
-    >>> critic.fit(x[:256], x[:256], steps=100)
-    >>> bool(critic(x[256:], x[256:]) > 1.0)
+    >>> critic.fit(x[:256], x[:256], steps=200)
+    >>> bool(critic(x[256:], x[256:]) > 0.5)
     True
     """
 

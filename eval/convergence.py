@@ -197,11 +197,15 @@ def _arm(runs: dict[int, dict[str, Any]], target: float, seconds: float) -> dict
         "seconds_to_target": _times(reached, lambda point: point["seconds"]),
         "final_accuracy": _mean(accuracy),
         "equal_time": {"seconds": seconds, **_mean([point["validation_accuracy"] for point in timely])},
-        "step_ms": float(
-            np.median([p["step_ms"] for r in runs.values() for p in r["curve"] if p["step_ms"]] or [np.nan])
-        ),
+        "step_ms": _median_step(runs.values()),
         "lr": next(iter(runs.values()))["lr"],
     }
+
+
+def _median_step(runs: Iterable[dict[str, Any]]) -> float | None:
+    """Median time of a step; None where every run broke before its second evaluation."""
+    times = [point["step_ms"] for run in runs for point in run["curve"] if point["step_ms"] is not None]
+    return float(np.median(times)) if times else None
 
 
 def _times(reached: Sequence[dict[str, Any] | None], read: Callable[[dict[str, Any]], float]) -> dict[str, Any]:

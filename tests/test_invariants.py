@@ -221,6 +221,8 @@ class TestClosedForms:
     def test_successive_equals_pair_by_pair(self) -> None:
         layers = [torch.randn(20, d) for d in (7, 5, 5, 9, 5)]
         for name in ESTIMATORS:
+            if name == "infonce":  # its critics belong to the pairs that they are trained on
+                continue
             estimator = estimators.get(name)
             pairwise = torch.stack([estimator(a, b) for a, b in itertools.pairwise(layers)])
             torch.testing.assert_close(estimator.successive(layers), pairwise, atol=1e-5, rtol=1e-4)

@@ -242,7 +242,7 @@ def accuracy(network: nn.Module, split: Split, chunk: int = 1000) -> float:
 def evaluate(network: nn.Module, validation: Split, spec: RunSpec) -> dict[str, Any]:
     """Validation accuracy, and the MI in nats, where it is finite, of every successive pair on the probe samples."""
     probe = validation.batch(slice(0, PROBE))[0]
-    found = measure(network, [probe], layers=_layers(spec))
+    found = measure(network, [probe], layers=_layers(spec), permutations=0)
     return {
         "validation_accuracy": accuracy(network, validation),
         "mi": {record.pair: record.nats for record in found if math.isfinite(record.nats)},

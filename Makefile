@@ -1,13 +1,16 @@
 # make ablation   the demo: a network that plain training cannot start, with and without the MI term
 # make test       lint, types and tests
-# Both set up .venv by themselves, once.
+# make docs       the documentation site, in site/
+# All set up .venv by themselves, once.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
+TOOLS := $(VENV)/.ready-tools
 
-.PHONY: ablation test lint build clean
+.PHONY: ablation test lint docs build clean
 
 ablation: $(READY)
 	$(BIN)/python train.py
@@ -15,21 +18,29 @@ ablation: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
-lint: $(READY)
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-build: $(READY)
+docs: $(TOOLS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+build: $(TOOLS)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info
+	rm -rf $(VENV) build dist out site *.egg-info
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mireg needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "setting up $(VENV): downloads PyTorch, a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -e .
 	@touch $(READY)
+
+$(TOOLS): $(READY)
+	@echo "adding the tools of development to $(VENV)"
+	$(PIP) -e '.[dev,docs]'
+	@touch $(TOOLS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +197,13 @@ def _arm(runs: dict[int, dict[str, Any]], target: float, seconds: float) -> dict
         "seconds_to_target": _times(reached, lambda point: point["seconds"]),
         "final_accuracy": _mean(accuracy),
         "equal_time": {"seconds": seconds, **_mean([point["validation_accuracy"] for point in timely])},
-        "step_ms": _median_step(runs.values()),
+        "step_ms": _step_ms(runs.values()),
         "lr": next(iter(runs.values()))["lr"],
     }
 
 
-def _median_step(runs: Iterable[dict[str, Any]]) -> float | None:
-    """Median time of a step; None where every run broke before its second evaluation."""
+def _step_ms(runs: Iterable[dict[str, Any]]) -> float | None:
+    """Median milliseconds; None where every run broke before its second evaluation."""
     times = [point["step_ms"] for run in runs for point in run["curve"] if point["step_ms"] is not None]
     return float(np.median(times)) if times else None
 

@@ -44,7 +44,7 @@ class MIRegularizer:
             as it is and no dependence to reward: the control that a real effect must beat.
 
     Raises:
-        ValueError: if the estimator is not differentiable or ``samples`` is below 2.
+        ValueError: if the estimator is not differentiable or must be learned, or ``samples`` is below 2.
     """
 
     def __init__(
@@ -60,6 +60,11 @@ class MIRegularizer:
     ) -> None:
         if not estimator.is_differentiable:
             raise ValueError(f"estimator {estimator.name!r} has no gradient: it can measure, not regularize")
+        if estimator.is_learned:
+            raise ValueError(
+                f"estimator {estimator.name!r} learns a critic, which the term does not train: measure with it, and "
+                "reward another one"
+            )
         if samples < 2:
             raise ValueError(f"samples={samples}: an estimate needs at least 2 samples")
         if every < 1:

@@ -25,11 +25,13 @@ class Estimator(ABC):
         measures: ``"mutual information"`` (nats), or ``"dependence"`` (a bounded index that is
             not MI and is never reported as MI).
         is_differentiable: whether gradients flow from the estimate back to the samples.
+        is_learned: whether it must be fitted to samples before it says anything.
     """
 
     name: ClassVar[str]
     measures: ClassVar[str] = "mutual information"
     is_differentiable: ClassVar[bool] = True
+    is_learned: ClassVar[bool] = False
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Estimate between two layers.

@@ -46,6 +46,7 @@ class InfoNCE(Estimator):
     """
 
     name: ClassVar[str] = "infonce"
+    is_learned: ClassVar[bool] = True
 
     def __init__(
         self, features: int = 64, hidden: int = 64, embedding: int = 32, noise_floor: float = 1e-5, seed: int = 0

@@ -80,12 +80,13 @@ class MIRegularizer:
         self._last = torch.zeros(())  # the reward, as of the last step that captured
         self._warned = False
         self._watch = FiniteWatch()
-        self._at(0)
+        self.start_at(0)
 
-    def _at(self, step: int) -> None:
-        """Move to a step; ``captures`` says whether it needs the layers' outputs.
+    def start_at(self, step: int) -> None:
+        """Move to a step, as a run does that resumes with its step count alone.
 
-        It is a plain attribute, so that a compiled forward pass depends on nothing that changes at every step.
+        ``captures`` says whether the step needs the layers' outputs. It is a plain attribute, so that a
+        compiled forward pass depends on nothing that changes at every step.
         """
         self.steps = step
         self.active = step % self.every == 0 and self.weight(step) != 0
@@ -108,7 +109,7 @@ class MIRegularizer:
             )
         reward = None if layers is None else self._reward(layers)
         term = self._term(weight, reward, list(parameters))
-        self._at(self.steps + 1)
+        self.start_at(self.steps + 1)
         if self.balance is not None and not self.weight(self.steps):
             self.balance.release()
         return term
@@ -152,7 +153,7 @@ class MIRegularizer:
 
     def skip(self) -> None:
         """Count a step at which the term is not used."""
-        self._at(self.steps + 1)
+        self.start_at(self.steps + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: the step count, the last reward and the balance in force."""
@@ -164,7 +165,7 @@ class MIRegularizer:
         self._last = state["reward"]
         if self.balance is not None:
             self.balance.load_state_dict(state["balance"])
-        self._at(state["steps"])
+        self.start_at(state["steps"])
 
 
 TRAINING: dict[str, dict[str, Any]] = {"kde": {"shared_noise": 0.01}}

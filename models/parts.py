@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU}
 
+LARGEST = 100_000
+"""Depth or width above which building the network would take hours or all memory."""
+
 INITS = ("default", "he", "xavier", "orthogonal", "looks-linear")
 
 
@@ -69,7 +72,9 @@ def _mirror(weight: Tensor, *, input_mirrored: bool) -> None:
 
 
 def check_size(**sizes: int) -> None:
-    """Raise unless every size is at least 1."""
+    """Raise unless every size is at least 1, and small enough to be meant."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name}={size}: must be at least 1")
+        if size > LARGEST:
+            raise ValueError(f"{name}={size}: must be at most {LARGEST}")

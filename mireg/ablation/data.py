@@ -45,6 +45,10 @@ class Split:
         """Standardised float32 images and labels of the given samples."""
         return (self.images[index].float() - self.mean) / self.std, self.labels[index]
 
+    def first(self, count: int) -> Split:
+        """The first samples."""
+        return Split(self.images[:count], self.labels[:count], self.mean, self.std)
+
     def to(self, device: torch.device) -> Split:
         return Split(self.images.to(device), self.labels.to(device), self.mean, self.std)
 

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from mireg import diagnostics
 from mireg.ablation.data import Dataset
+from mireg.ablation.terms import LossTerm
 from mireg.measure import measure
 from mireg.taps import Taps
-from mireg.wrapper import MIRegularized
 
 SAMPLED = 4
 """Layers looked at, evenly from the second to the last: the first has none below it."""
@@ -23,31 +23,31 @@ SAMPLED = 4
 
 @torch.random.fork_rng()  # the run draws on as if nobody had looked
 def diagnose(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: Dataset, batch_size: int, probe: int
+    term: LossTerm, optimizer: torch.optim.Optimizer, data: Dataset, batch_size: int, probe: int
 ) -> dict[str, float]:
     """What one more step of training would do to the layers, by name for TensorBoard.
 
-    The step is the run's own, its MI term and the optimizer's state included, on the first training
+    The step is the run's own, its term and the optimizer's state included, on the first training
     samples; features are those of the first validation samples. Costs 10 to 25 steps of training.
 
     Args:
-        model: the network, wrapped in an arm with the term.
-        optimizer: of its parameters.
-        data: on the model's device.
+        term: of the arm, and with it the network.
+        optimizer: of the parameters.
+        data: on the network's device.
         batch_size: of the step.
         probe: validation samples.
     """
     images, labels = data.train.batch(slice(0, batch_size))
     samples = data.validation.batch(slice(0, probe))[0]
-    before: nn.Module = _network(copy.deepcopy(model))
-    stepped, step = copy.deepcopy((model, optimizer))
-    loss = cross_entropy(stepped(images), labels)
-    if isinstance(stepped, MIRegularized):
-        loss = loss + stepped.mi_loss()
+    before = term.bare_copy()
+    stepped, step = copy.deepcopy((term, optimizer))
+    task = cross_entropy(stepped.model(images), labels)
+    added = stepped(task)
+    loss = task if added is None else task + added
     step.zero_grad()
     loss.backward()
     step.step()
-    after = _network(stepped)
+    after = stepped.bare_copy()
 
     names = diagnostics.layer_parameters(before)
     sampled = np.unique(np.linspace(1, len(names) - 1, SAMPLED).astype(int)).tolist()
@@ -81,10 +81,6 @@ def diagnose(
         effective = [diagnostics.effective_parameters(n, pair.nats) for n, pair in zip(counts, pairs, strict=True)]
         found["effective_parameters/share"] = sum(effective) / sum(counts)
     return {f"diagnostics_{tag}": value for tag, value in found.items() if np.isfinite(value)}
-
-
-def _network(model: nn.Module) -> nn.Module:
-    return model.unwrap() if isinstance(model, MIRegularized) else model
 
 
 @torch.no_grad()

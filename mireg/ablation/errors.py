@@ -23,6 +23,16 @@ def cannot_write(error: OSError) -> str:
     )
 
 
+def check(name: str, value: object, good: bool, remedy: str) -> None:
+    """Refuse a value unless it is good.
+
+    Raises:
+        UserError: naming the value and the remedy.
+    """
+    if not good:
+        raise UserError(f"{name}={value!r}: {remedy}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at the known name most like an unknown one; empty if none is like it.
 

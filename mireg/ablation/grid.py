@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mireg.ablation.config import Cell, RunSpec, Study
+from mireg.ablation.config import RunSpec, Study
 from mireg.ablation.data import load
 from mireg.ablation.errors import UserError
 from mireg.ablation.group import Group, check_divides
@@ -20,7 +21,11 @@ from mireg.ablation.progress import Tell
 from mireg.ablation.record import record_study, refuse_changes, settings
 from mireg.ablation.run import evaluate
 from mireg.ablation.storage import DamagedError, read_result
+from mireg.ablation.tuning import choose, write_tuning
 from mireg.ablation.work import Setup
+
+SAMPLES = 8
+"""On which a network is tried out before any work."""
 
 Execute = Callable[[Sequence[RunSpec]], Failures]
 """Trains runs, and says why any has no result."""
@@ -46,20 +51,53 @@ def run_study(study: Study, setup: Setup, execute: Execute, *, group: Group, tel
             these are found before the first step.
         OSError: if a file cannot be written.
     """
-    for cell in study.cells:
-        _check_builds(study, cell, setup, group)
-    runs = study.runs()
+    for spec in {(spec.cell.name, spec.arm): spec for spec in study.runs()}.values():
+        _check_builds(spec, setup, group)
     with Lock(setup.out / "lock") if group.writes else nullcontext() as lock:
         if lock is not None:
             if lock.left_by:
                 tell(_note(f"took over from {lock.left_by}, which ended without cleaning up"))
             for text in record_study(study, setup.out, str(setup.device)):
                 tell(_note(text))
-        missing = group.first([spec for spec in runs if _finished(spec, setup, tell) is None] if group.writes else None)
-        assert missing is not None  # rank 0 always has a list
-        tell({"event": "study", "runs": len(runs), "finished": len(runs) - len(missing)})
-        failures = execute(missing) if missing else {}
+        return _tuned(study, setup, execute, group, tell) if study.tuning else _plain(study, setup, execute, group, tell)
+
+
+def _plain(study: Study, setup: Setup, execute: Execute, group: Group, tell: Tell) -> list[dict[str, Any]]:
+    runs = study.runs()
+    missing = _missing(runs, setup, group, tell)
+    tell({"event": "study", "runs": len(runs), "finished": len(runs) - len(missing)})
+    failures = execute(missing) if missing else {}
     return [_outcome(spec, setup, failures) for spec in runs] if group.writes else []
+
+
+def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Tell) -> list[dict[str, Any]]:
+    """Cell by cell, the tuning runs, the choice of the learning rates, and the runs with these."""
+    every = [*study.runs(), *(spec for cell in study.cells for spec in study.tuning_runs(cell))]
+    finished = sum((setup.folder(spec) / "result.json").exists() for spec in every)
+    tell({"event": "study", "runs": len(every), "finished": finished})
+    outcomes = []
+    for cell in study.cells:
+        trials = study.tuning_runs(cell)
+        missing = _missing(trials, setup, group, tell)
+        if missing:
+            execute(missing)
+        chosen = None
+        if group.writes:
+            choice = choose((spec, read_result(setup.folder(spec) / "result.json")) for spec in trials)
+            write_tuning(setup.out, cell.name, choice)
+            chosen = {arm: found["lr"] for arm, found in choice.items()}
+        runs = study.runs([replace(cell, arm_lr=group.first(chosen))])
+        missing = _missing(runs, setup, group, tell)
+        failures = execute(missing) if missing else {}
+        outcomes += [_outcome(spec, setup, failures) for spec in runs] if group.writes else []
+    return outcomes
+
+
+def _missing(runs: Sequence[RunSpec], setup: Setup, group: Group, tell: Tell) -> list[RunSpec]:
+    """The runs that are still to be done."""
+    missing = group.first([spec for spec in runs if _finished(spec, setup, tell) is None] if group.writes else None)
+    assert missing is not None  # rank 0 always has a list
+    return missing
 
 
 def _outcome(spec: RunSpec, setup: Setup, failures: Failures) -> dict[str, Any]:
@@ -92,16 +130,16 @@ def _check_weights(path: Path, digest: str | None) -> None:
         raise DamagedError(f"{path} is damaged")
 
 
-def _check_builds(study: Study, cell: Cell, setup: Setup, group: Group) -> None:
-    """Build a cell's network once, and find its layers, so that a bad request fails before any work."""
-    spec = next(spec for spec in study.runs() if spec.cell == cell)
+def _check_builds(spec: RunSpec, setup: Setup, group: Group) -> None:
+    """Build the network of a run, and find its layers, so that a bad request fails before any work."""
+    cell = spec.cell
     dataset = load(cell.dataset, setup.data_dir)
     check_divides(min(cell.batch_size, len(dataset.train)), group.size)
     try:
         with torch.random.fork_rng(devices=[]):
-            evaluate(setup.build(cell, dataset), dataset.validation, spec)
+            evaluate(setup.build(cell, dataset), dataset.validation.first(SAMPLES), spec)
     except (ValueError, RuntimeError) as error:  # torch's own word on sizes that cannot be
-        raise UserError(str(error).splitlines()[0]) from error
+        raise UserError(f"{cell.name}, arm {spec.arm}: {str(error).splitlines()[0]}") from error
 
 
 def _note(text: str) -> dict[str, Any]:

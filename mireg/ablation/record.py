@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,20 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
         old = {"study": study.name, "arms": [], "seeds": [], "configuration": {}, "invocations": []}
     if old["study"] != study.name:
         raise UserError(f"{out} holds the study {old['study']!r}, not {study.name!r}: give another --out")
+    tuning = plain(asdict(study.tuning)) if study.tuning else {}
+    if old["invocations"]:
+        refuse_changes(f"the tuning in {out}", old.get("tuning", {}), tuning)
+    tuning_steps = old.get("tuning_steps", {})
+    if study.tuning:
+        now = {cell.name: {"tuning_steps": study.tuning_runs(cell)[0].cell.steps} for cell in study.cells}
+        for name, chosen in now.items():
+            refuse_changes(f"{name} in {out}", tuning_steps.setdefault(name, chosen), chosen)
     configuration = old["configuration"]
     for spec in study.runs():
         arms = configuration.setdefault(spec.cell.name, {})
         chosen = settings(spec.as_dict())
+        if study.tuning:
+            del chosen["cell"]["lr"]
         refuse_changes(f"{spec.cell.name}/{spec.arm} in {out}", arms.setdefault(spec.arm, chosen), chosen)
     versions = _versions()
     for earlier in old["invocations"][-1:]:
@@ -61,9 +72,11 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
     }
     record = {
         "study": study.name,
-        "arms": list(dict.fromkeys([*old["arms"], *study.arms])),
+        "arms": list(dict.fromkeys([*old["arms"], *study.all_arms])),
         "seeds": sorted({*old["seeds"], *study.seed_numbers}),
         "configuration": configuration,
+        "tuning": tuning,
+        "tuning_steps": tuning_steps,
         "invocations": [*old["invocations"], invocation],
     }
     write_json(out / RECORD, record)
@@ -72,7 +85,7 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
 
 def settings(spec: dict[str, Any]) -> dict[str, Any]:
     """What decides the outcome of a run beside its seed, in plain types, from a specification as a dictionary."""
-    cell = plain(spec["cell"])
+    cell = {key: value for key, value in plain(spec["cell"]).items() if key not in ("arms", "seeds", "tuning_steps")}
     lr = cell.pop("arm_lr").get(spec["arm"], cell["lr"])  # another arm's rate is no business of this one
     return {"cell": {**cell, "lr": lr}, "term": plain(spec["term"])}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import get_total_norm
 
+from mireg.ablation.arms import ARMS
 from mireg.ablation.checkpoint import Checkpoints, random_state, seed_everything, set_random_state
 from mireg.ablation.config import Cell, RunSpec
+from mireg.ablation.curves import to_target
 from mireg.ablation.data import Dataset, Split
 from mireg.ablation.diagnose import diagnose
 from mireg.ablation.errors import Stopped
@@ -23,14 +25,16 @@ from mireg.ablation.group import Group
 from mireg.ablation.progress import Tell
 from mireg.ablation.record import plain, refuse_changes, settings
 from mireg.ablation.storage import write_result, write_tensors
+from mireg.ablation.terms import LossTerm
 from mireg.ablation.tracking import NoTracker, Tracker
 from mireg.diagnostics import layer_parameters
 from mireg.measure import measure
-from mireg.taps import Taps
-from mireg.wrapper import MIRegularized
 
 Build = Callable[[Cell, Dataset], nn.Module]
 """Makes the network of a cell, freshly initialised from torch's global random-number stream."""
+
+EXAMPLES = 8
+"""Training samples from which a term learns how many layers there are."""
 
 PROBE = 128
 """Validation samples on which the MI of every pair is measured, the same for every arm."""
@@ -52,6 +56,7 @@ def train(
     The seed alone decides the initial weights and the order of the data, so that arms are paired.
     Time is counted in training steps only; evaluation and logging stand outside it for every arm.
     A loss or gradient that is not finite ends the run before the weights change; its result says where.
+    A tuning run ends at the target.
 
     Args:
         spec: what to train.
@@ -71,9 +76,9 @@ def train(
     cell, data, device = spec.cell, dataset.to(group.device), group.device
     seed_everything(spec.seed)
     network = build(cell, dataset).to(device)
-    model = _wrapped(network, spec)
-    forward = group.join(model)
-    optimizer = _optimizer(network, cell, spec.arm)
+    term = ARMS[spec.arm].term(network, spec.term, data.train.batch(slice(0, EXAMPLES))[0])
+    forward = group.join(term.model)
+    optimizer = _optimizer(network, cell, spec.arm, term.parameters())
     batches = Batches(len(data.train), cell.batch_size, spec.seed)
     window = Window()
 
@@ -88,8 +93,7 @@ def train(
         batches.load_state_dict(checkpoint["batches"])
         window.load_state_dict(checkpoint["window"])
         set_random_state(checkpoint["random"], device)
-        if isinstance(model, MIRegularized):
-            model.regularizer.load_state_dict(checkpoint["regularizer"])
+        term.load_state_dict(checkpoint["term"])
     tell({"event": "start", "run": spec.path, "step": start, "steps": cell.steps})
 
     failure = None
@@ -98,15 +102,15 @@ def train(
         for step in range(start, cell.steps + 1):
             evaluated = bool(curve) and curve[-1]["step"] == step  # and then saved, and resumed here
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:
-                point = {"step": step, "seconds": seconds, **evaluate(network, data.validation, spec)}
+                point = {"step": step, "seconds": round(seconds, 4), **evaluate(network, data.validation, spec)}
                 point |= window.summary()
                 if cell.diagnostics:
-                    point["diagnostics"] = diagnose(model, optimizer, data, cell.batch_size, PROBE)
+                    point["diagnostics"] = diagnose(term, optimizer, data, cell.batch_size, PROBE)
                 curve.append(point)
                 tracker.log(point)
                 tell({"event": "step", "run": spec.path, "steps": cell.steps, **point})
                 window = Window()
-            if step == cell.steps:
+            if step == cell.steps or (spec.tuning and to_target(curve[-1:], cell.target)):
                 break
             stopping = group.any(stop())
             if group.writes and (stopping or time.monotonic() - saved_at >= checkpoint_seconds):
@@ -122,7 +126,7 @@ def train(
                         "batches": batches.state_dict(),
                         "window": window.state_dict(),
                         "random": random_state(device),
-                        "regularizer": model.regularizer.state_dict() if isinstance(model, MIRegularized) else None,
+                        "term": term.state_dict(),
                     }
                 )
                 saved_at = time.monotonic()
@@ -132,34 +136,36 @@ def train(
             images, labels = data.train.batch(group.share(next(batches)).to(device))
             began = time.perf_counter()
             task = cross_entropy(forward(images), labels)
-            term = model.mi_loss() if isinstance(model, MIRegularized) else None
-            loss = task if term is None else task + term
+            added = term(task)
+            loss = task if added is None else task + added
             optimizer.zero_grad()
             loss.backward()
             took = time.perf_counter() - began
             if group.any(not _finite(loss, network)):  # off the clock, as evaluation is
-                failure = group.first(_diagnose(step, spec.arm, task, loss, model, images, labels))
+                failure = group.first(_diagnose(step, spec.arm, task, loss, term, images, labels))
                 break
             began = time.perf_counter()
             optimizer.step()
             took = max(0.0, took + time.perf_counter() - began)
             seconds += took
-            window.add(group.mean(task), term, took)
+            window.add(group.mean(task), added, took)
 
         result = {
             "cell": cell.name,
             "arm": spec.arm,
             "seed": spec.seed,
-            "lr": cell.lr_of(spec.arm),
+            "lr": spec.lr,
+            "device": _device_name(device),
             "failure": failure,
-            "seconds": seconds,
-            "test_accuracy": accuracy(network, data.test),
+            "seconds": round(seconds, 4),
+            "test_accuracy": None if spec.tuning else accuracy(network, data.test),
             "curve": curve,
             "spec": spec.as_dict(),
         }
         tracker.finish(result)
     if group.writes:
-        result["weights_sha256"] = write_tensors(folder / "weights.pt", network.state_dict())
+        if not spec.tuning:
+            result["weights_sha256"] = write_tensors(folder / "weights.pt", network.state_dict())
         write_result(folder / "result.json", result)
         if failure is None:
             checkpoints.clear()
@@ -225,7 +231,7 @@ class Window:
         return {
             "loss": mean(self._losses),
             "term_share": mean(self._shares),
-            "step_ms": 1000 * times[len(times) // 2] if times else None,
+            "step_ms": round(1000 * times[len(times) // 2], 3) if times else None,
         }
 
 
@@ -244,25 +250,20 @@ def accuracy(network: nn.Module, split: Split, chunk: int = 1000) -> float:
 def evaluate(network: nn.Module, validation: Split, spec: RunSpec) -> dict[str, Any]:
     """Validation accuracy, and the MI in nats, where it is finite, of every successive pair on the probe samples."""
     probe = validation.batch(slice(0, PROBE))[0]
-    found = measure(network, [probe], layers=_layers(spec), permutations=0)
+    found = measure(network, [probe], layers=spec.term.layer_spec, permutations=0)
     return {
         "validation_accuracy": accuracy(network, validation),
         "mi": {record.pair: record.nats for record in found if math.isfinite(record.nats)},
     }
 
 
-def _wrapped(network: nn.Module, spec: RunSpec) -> nn.Module:
-    regularizer = spec.term.regularizer(spec.arm)
-    if regularizer is None:
-        return network
-    return MIRegularized(network, Taps(network, _layers(spec)), regularizer)
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _layers(spec: RunSpec) -> Any:
-    return "auto" if spec.term.layers == ("auto",) else list(spec.term.layers)
-
-
-def _optimizer(network: nn.Module, cell: Cell, arm: str) -> torch.optim.Optimizer:
+def _optimizer(
+    network: nn.Module, cell: Cell, arm: str, others: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
     lr, parameters = cell.lr_of(arm), dict(network.named_parameters())
     groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "lr": lr}]
     if cell.lr_divisor > 1:
@@ -271,6 +272,8 @@ def _optimizer(network: nn.Module, cell: Cell, arm: str) -> torch.optim.Optimize
             {"params": [parameters[name] for name in layer], "lr": lr / cell.lr_divisor ** (len(layers) - 1 - index)}
             for index, layer in enumerate(layers)
         ]
+    if others:
+        groups.append({"params": list(others), "lr": lr})
     if cell.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=0.9)
     return torch.optim.Adam(groups)
@@ -287,23 +290,22 @@ def _gradients(network: nn.Module) -> list[Tensor]:
 
 
 def _diagnose(
-    step: int, arm: str, task: Tensor, loss: Tensor, model: nn.Module, images: Tensor, labels: Tensor
+    step: int, arm: str, task: Tensor, loss: Tensor, term: LossTerm, images: Tensor, labels: Tensor
 ) -> str | None:
     """Which part of the loss or its gradient broke in this process, where and in which arm; None if none did."""
     where = f"step {step}, arm {arm}"
     if not torch.isfinite(task):
         return f"{where}: the task loss is {task.item()}; a lower learning rate may help"
-    network = model.module if isinstance(model, MIRegularized) else model
+    network = term.network
     if not torch.isfinite(loss):
-        terms = model.mi_terms() if isinstance(model, MIRegularized) else {}
-        broken = [pair for pair, nats in terms.items() if not torch.isfinite(nats)]
-        return f"{where}: the MI term is not finite, in {', '.join(broken) or 'its weight'}"
+        broken = [name for name, value in term.values().items() if not torch.isfinite(value)]
+        return f"{where}: {term.name} is not finite, in {', '.join(broken) or 'its weight'}"
     names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     alone = torch.autograd.grad(
         cross_entropy(network(images), labels), [p for p in network.parameters() if p.requires_grad], allow_unused=True
     )
     in_task = not get_total_norm([g for g in alone if g is not None]).isfinite()
-    of = "the task loss" if in_task else "the MI term"
-    if names or in_task or isinstance(model, MIRegularized):
+    of = "the task loss" if in_task else term.name
+    if names or in_task or term.model is not network:
         return f"{where}: the gradient of {of} is not finite, in {', '.join(names) or 'its norm'}"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from mireg.ablation.arms import ARMS
 from mireg.ablation.config import RunSpec
 from mireg.ablation.curves import to_target
-from mireg.regularizer import MIRegularizer
 
 DRAWING_SHARE = 0.01
 """Of a run's time may go into figures while it trains; the last ones are drawn after its last step."""
@@ -118,13 +119,13 @@ class Tracker:
 
     def _hparams(self) -> dict[str, Any]:
         spec, cell = self._spec, self._spec.cell
-        regularizer = spec.term.regularizer(spec.arm)
+        estimator = ARMS[spec.arm].estimator
         return {
             "arm": spec.arm,
             "cell": cell.name,
-            "estimator": regularizer.estimator.name if isinstance(regularizer, MIRegularizer) else "none",
-            "weight": spec.term.weight if regularizer else 0.0,
-            "lr": cell.lr_of(spec.arm),
+            "estimator": estimator or "none",
+            "weight": spec.term.weight if estimator else 0.0,
+            "lr": spec.lr,
             "seed": spec.seed,
             **{name: int(value) for name, value in cell.model_options.items() if name == "depth"},
         }
@@ -159,7 +160,7 @@ def write_spread(folder: Path, curves: Sequence[Sequence[dict[str, Any]]]) -> No
         for points in zip(*curves, strict=False):
             for tag, values in {
                 "over_seeds/accuracy": [point["validation_accuracy"] for point in points],
-                "over_seeds/weakest_mi": [min(point["mi"].values()) for point in points],
+                "over_seeds/weakest_mi": [min(point["mi"].values(), default=math.nan) for point in points],
             }.items():
                 writer.add_scalar(tag, np.median(values), points[0]["step"])
                 writer.add_scalar(f"{tag}_lowest", min(values), points[0]["step"])

@@ -48,7 +48,7 @@ class Setup:
 
     def folder(self, spec: RunSpec) -> Path:
         """Where a run's files lie."""
-        return self.out / RUNS / spec.path
+        return self.out / spec.path if spec.tuning else self.out / RUNS / spec.path
 
 
 def perform(spec: RunSpec, setup: Setup, group: Group, tell: Tell, stop: Callable[[], bool]) -> None:

@@ -1,0 +1,80 @@
+"""What is compared: each arm adds a term to the loss of a cell, or changes its network or its learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from mireg import estimators
+from mireg.ablation.errors import UserError, nearest
+from mireg.ablation.rivals import LayerwiseBatchEntropy, Variance
+from mireg.ablation.terms import LossTerm, NoTerm, Reward, Term
+from mireg.estimators import Estimator
+from mireg.regularizer import for_training
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the network of a cell.
+
+    Attributes:
+        about: a sentence for users.
+        term: makes what is added to the loss, from the network, the settings of the MI term and a few inputs.
+        estimator: name of what the MI term rewards, if the arm has it.
+        model_options: of the network, in place of the cell's.
+        lr_divisor: in place of the cell's.
+    """
+
+    about: str
+    term: Callable[[nn.Module, Term, Tensor], LossTerm] = NoTerm
+    estimator: str | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    lr_divisor: float | None = None
+
+
+BASELINE = "none"
+
+
+def arm(name: str) -> Arm:
+    """The arm of that name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in ARMS:
+        raise UserError(f"unknown arm {name!r}{nearest(name, ARMS)}: choose from {', '.join(ARMS)}")
+    return ARMS[name]
+
+
+def _rewards(estimator: Estimator, about: str, *, shuffled: bool = False) -> Arm:
+    return Arm(about, partial(Reward, estimator=estimator, shuffled=shuffled), estimator.name)
+
+
+def _of_estimators() -> dict[str, Arm]:
+    arms = {}
+    for name in estimators.names():
+        if estimators.REGISTRY[name].is_differentiable and not estimators.REGISTRY[name].is_learned:
+            arms[f"mi-{name}"] = arms[name] = _rewards(for_training(name), f"the term with the {name} estimator")
+    return arms
+
+
+ARMS: dict[str, Arm] = {
+    BASELINE: Arm("the network as it is"),
+    "mi": _rewards(for_training("kde"), "what mireg.wrap(model) does"),
+    "mi-shuffled": _rewards(
+        for_training("kde"), "control: the same term on rows that do not belong together", shuffled=True
+    ),
+    "variance-only": _rewards(Variance(), "control: the same push, but towards each layer's variance alone"),
+    "lbe": Arm("layerwise batch entropy (Peer et al., 2022), another term for deep networks", LayerwiseBatchEntropy),
+    "batchnorm": Arm("no term: BatchNorm in every layer", model_options={"batchnorm": True}),
+    "residual": Arm("no term: residual connections", model_options={"residual": True}),
+    "he": Arm("no term: He initialisation", model_options={"init": "he"}),
+    "orthogonal": Arm("no term: orthogonal initialisation", model_options={"init": "orthogonal"}),
+    "layerwise-lr": Arm("no term: the learning rate divided by 2.6 per layer towards the input", lr_divisor=2.6),
+    **_of_estimators(),
+}
+"""Arms by name; an estimator's own name is short for the arm that rewards with it."""

@@ -1,0 +1,145 @@
+"""What an arm adds to the task's loss: nothing, the MI term, or another method's."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from mireg.ablation.errors import check
+from mireg.estimators import Estimator
+from mireg.regularizer import MIRegularizer
+from mireg.schedules import Linear
+from mireg.taps import Taps
+from mireg.wrapper import MIRegularized
+
+
+@dataclass(frozen=True)
+class Term:
+    """Settings of the MI term, the same for every arm that has it.
+
+    Attributes:
+        weight: at the first step, relative to the task's gradient (:class:`mireg.balance.GradientBalance`).
+        decay_steps: steps over which it falls to 0.
+        samples: rows of each batch that the estimate uses.
+        layers: as for :func:`mireg.wrap`; other methods look at the same ones.
+    """
+
+    weight: float = 1.0
+    decay_steps: int = 200
+    samples: int = 32
+    layers: tuple[str, ...] = ("auto",)
+
+    def __post_init__(self) -> None:
+        check("weight", self.weight, math.isfinite(self.weight) and self.weight >= 0, "give at least 0")
+        check("decay_steps", self.decay_steps, self.decay_steps >= 1, "give at least 1")
+        check("samples", self.samples, self.samples >= 2, "an estimate needs at least 2")
+
+    @property
+    def layer_spec(self) -> str | list[str]:
+        """The layers, as :class:`mireg.taps.Taps` takes them."""
+        return "auto" if self.layers == ("auto",) else list(self.layers)
+
+
+class LossTerm(ABC):
+    """An addition to the task's loss that goes with the forward passes of one network.
+
+    ``term(task)`` after each training forward of :attr:`model` gives what is added to the loss.
+
+    Attributes:
+        name: in messages.
+        network: the bare network.
+        model: takes the network's place in the forward pass.
+    """
+
+    name = "no term"
+    network: nn.Module
+    model: nn.Module
+
+    @abstractmethod
+    def __call__(self, task: Tensor) -> Tensor | None:
+        """The term of the last training forward, 0-dim; None where the arm has none.
+
+        Args:
+            task: the task's loss, with its graph.
+        """
+
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """What the optimizer trains beside the network's own."""
+        return ()
+
+    def values(self) -> Mapping[str, Tensor]:
+        """The last value of each of the term's parts, so that a broken one can be named."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, beside the network and the optimizer."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most have none
+        """Take up what :meth:`state_dict` gave."""
+
+    @abstractmethod
+    def bare_copy(self) -> nn.Module:
+        """A copy of the network alone, nothing attached to it."""
+
+
+class NoTerm(LossTerm):
+    """Plain training.
+
+    Args:
+        network: to train.
+        settings: of the MI term.
+        example: a few inputs, on the network's device, for terms that must know the layers beforehand.
+    """
+
+    def __init__(self, network: nn.Module, settings: Term, example: Tensor) -> None:
+        self.network = self.model = network
+
+    def __call__(self, task: Tensor) -> None:
+        return None
+
+    def bare_copy(self) -> nn.Module:
+        return copy.deepcopy(self.network)
+
+
+class Reward(LossTerm):
+    """The term of :func:`mireg.wrap`, with an estimator of the arm's.
+
+    Args:
+        network: to wrap.
+        settings: of the term.
+        example: not needed.
+        estimator: what is rewarded.
+        shuffled: see :class:`mireg.regularizer.MIRegularizer`.
+    """
+
+    name = "the MI term"
+
+    def __init__(
+        self, network: nn.Module, settings: Term, example: Tensor, *, estimator: Estimator, shuffled: bool = False
+    ) -> None:
+        weight = Linear(settings.weight, settings.decay_steps)
+        self._regularizer = MIRegularizer(estimator, weight, samples=settings.samples, gather=True, shuffled=shuffled)
+        self.network = network
+        self.model = self._wrapped = MIRegularized(network, Taps(network, settings.layer_spec), self._regularizer)
+
+    def __call__(self, task: Tensor) -> Tensor:
+        return self._wrapped.mi_loss()
+
+    def values(self) -> Mapping[str, Tensor]:
+        return self._wrapped.mi_terms()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._regularizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._regularizer.load_state_dict(state)
+
+    def bare_copy(self) -> nn.Module:
+        return copy.deepcopy(self._wrapped).unwrap()

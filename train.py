@@ -23,7 +23,8 @@ import models
 from eval import report
 from mireg import estimators
 from mireg.ablation.cluster import run_on_ray
-from mireg.ablation.config import ARMS, Cell, Study
+from mireg.ablation.arms import ARMS
+from mireg.ablation.config import Cell, Study
 from mireg.ablation.data import DATASETS, Dataset
 from mireg.ablation.errors import Stopped, UserError, cannot_write, nearest
 from mireg.ablation.grid import Execute, run_study
@@ -56,6 +57,8 @@ class Arguments:
     """Named study; --list prints them."""
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print presets, datasets, models, arms and estimators, and stop."""
+    cells: tuple[str, ...] = ()
+    """Those of the preset's cells to run; by default all."""
     arms: tuple[str, ...] = ()
     """Arms to compare, 'none' being the network as it is."""
     seeds: int | None = None
@@ -75,7 +78,7 @@ class Arguments:
     eval_every: int | None = None
     """Steps between evaluations."""
     lr: float | None = None
-    """Learning rate, of all arms."""
+    """Learning rate, of all arms; a preset that tunes it then does not."""
     optimizer: str | None = None
     """adam or sgd."""
     weight: float | None = None
@@ -216,23 +219,51 @@ def chosen_study(arguments: Arguments) -> Study:
         arguments, "dataset", "model", "target", "steps", "batch_size", "eval_every", "lr", "optimizer", "lr_divisor"
     )
     options = read_options(arguments.model_options)
-    cells = study.cells
+    cells = chosen_cells(study, arguments.cells)
     if "dataset" in cell_changes or "model" in cell_changes:
         own = replace(cells[0], **given(arguments, "dataset", "model"))
         kept = cells[0].model_options if own.model == cells[0].model else {}
-        cells = (replace(own, name=f"{own.dataset}-{own.model}", model_options=kept, arm_lr={}),)
+        name, unset = f"{own.dataset}-{own.model}", {"arms": (), "seeds": None, "tuning_steps": None}
+        cells = (replace(own, name=name, model_options=kept, arm_lr={}, **unset),)
     if arguments.diagnostics:
         cell_changes["diagnostics"] = True
     if "lr" in cell_changes:
         cell_changes["arm_lr"] = {}
+        study = replace(study, tuning=None)
+    if arguments.arms:
+        cell_changes["arms"] = ()
+    if arguments.seeds is not None:
+        cell_changes["seeds"] = None
     cells = tuple(replace(c, **cell_changes, model_options={**c.model_options, **options}) for c in cells)
     for cell in cells:
-        try:
-            models.build(cell.model, cell.model_options, (1, 8, 8), 2)
-        except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-            raise UserError(" ".join(str(error).split())) from error
+        check_builds(cell)
     term = replace(study.term, **given(arguments, "weight", "decay_steps", "layers"))
-    return replace(study, cells=cells, term=term, **given(arguments, "arms", "seeds"))
+    study = replace(study, cells=cells, term=term, **given(arguments, "arms", "seeds"))
+    for cell in cells:
+        for arm in study.arms_of(cell):
+            missing = [option for option in ARMS[arm].model_options if option not in models.options(cell.model)]
+            if missing:
+                raise UserError(f"{cell.name}: arm {arm!r} does not apply, model {cell.model!r} has no {missing[0]!r}")
+            if ARMS[arm].model_options:
+                check_builds(cell.as_trained(arm))
+    return study
+
+
+def chosen_cells(study: Study, names: tuple[str, ...]) -> tuple[Cell, ...]:
+    """The cells of these names, all where none is given."""
+    known = [cell.name for cell in study.cells]
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown cell {name!r}{nearest(name, known)}: choose from {', '.join(known)}")
+    return tuple(cell for cell in study.cells if not names or cell.name in names)
+
+
+def check_builds(cell: Cell) -> None:
+    """Refuse options that no network can be made of."""
+    try:
+        models.build(cell.model, cell.model_options, (1, 8, 8), 2)
+    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def given(arguments: Arguments, *names: str) -> dict[str, Any]:
@@ -287,11 +318,11 @@ def print_list(console: Console) -> None:
     """Print what can be named on the command line."""
     for title, names in {
         "presets": {
-            name: f"{', '.join(c.name for c in s.cells)}; arms {', '.join(s.arms)}" for name, s in PRESETS.items()
+            name: f"{', '.join(c.name for c in s.cells)}; arms {', '.join(s.all_arms)}" for name, s in PRESETS.items()
         },
         "datasets": dict.fromkeys(DATASETS, ""),
         "models": {name: " ".join(f"{k}={v}" for k, v in models.options(name).items()) for name in models.REGISTRY},
-        "arms": ARMS,
+        "arms": {name: arm.about for name, arm in ARMS.items()},
         "estimators": {name: estimators.REGISTRY[name].measures for name in estimators.names()},
     }.items():
         console.print(f"[bold]{title}[/bold]")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mireg.ablation.config import RunSpec, Study
+from mireg.ablation.config import Cell, RunSpec, Study
 from mireg.ablation.data import load
 from mireg.ablation.errors import UserError
 from mireg.ablation.group import Group, check_divides
@@ -51,15 +51,20 @@ def run_study(study: Study, setup: Setup, execute: Execute, *, group: Group, tel
             these are found before the first step.
         OSError: if a file cannot be written.
     """
-    for spec in {(spec.cell.name, spec.arm): spec for spec in study.runs()}.values():
-        _check_builds(spec, setup, group)
+    checked: list[Cell] = []
+    for spec in study.runs():
+        if spec.cell not in checked:
+            _check_builds(spec, setup, group)
+            checked.append(spec.cell)
     with Lock(setup.out / "lock") if group.writes else nullcontext() as lock:
         if lock is not None:
             if lock.left_by:
                 tell(_note(f"took over from {lock.left_by}, which ended without cleaning up"))
             for text in record_study(study, setup.out, str(setup.device)):
                 tell(_note(text))
-        return _tuned(study, setup, execute, group, tell) if study.tuning else _plain(study, setup, execute, group, tell)
+        return (
+            _tuned(study, setup, execute, group, tell) if study.tuning else _plain(study, setup, execute, group, tell)
+        )
 
 
 def _plain(study: Study, setup: Setup, execute: Execute, group: Group, tell: Tell) -> list[dict[str, Any]]:
@@ -81,12 +86,13 @@ def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Tel
         missing = _missing(trials, setup, group, tell)
         if missing:
             execute(missing)
-        chosen = None
+        choice = None
         if group.writes:
             choice = choose((spec, read_result(setup.folder(spec) / "result.json")) for spec in trials)
             write_tuning(setup.out, cell.name, choice)
-            chosen = {arm: found["lr"] for arm, found in choice.items()}
-        runs = study.runs([replace(cell, arm_lr=group.first(chosen))])
+        choice = group.first(choice)
+        assert choice is not None  # rank 0 always has one
+        runs = study.runs([replace(cell, arm_lr={arm: found["lr"] for arm, found in choice.items()})])
         missing = _missing(runs, setup, group, tell)
         failures = execute(missing) if missing else {}
         outcomes += [_outcome(spec, setup, failures) for spec in runs] if group.writes else []

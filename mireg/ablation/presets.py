@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mireg.ablation.config import Cell, Study
+from mireg.ablation.protocol import CONVERGENCE
 
 DEMO = Study(
     name="demo",
@@ -42,4 +43,4 @@ FASHION_SIGMOID10 = Study(
     seeds=3,
 )
 
-PRESETS: dict[str, Study] = {study.name: study for study in (DEMO, FASHION_SIGMOID10)}
+PRESETS: dict[str, Study] = {study.name: study for study in (DEMO, FASHION_SIGMOID10, CONVERGENCE)}

@@ -42,20 +42,22 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
         old = {"study": study.name, "arms": [], "seeds": [], "configuration": {}, "invocations": []}
     if old["study"] != study.name:
         raise UserError(f"{out} holds the study {old['study']!r}, not {study.name!r}: give another --out")
-    tuning = plain(asdict(study.tuning)) if study.tuning else {}
+    tuning = _tuning(study)
     if old["invocations"]:
-        refuse_changes(f"the tuning in {out}", old.get("tuning", {}), tuning)
-    tuning_steps = old.get("tuning_steps", {})
-    if study.tuning:
-        now = {cell.name: {"tuning_steps": study.tuning_runs(cell)[0].cell.steps} for cell in study.cells}
-        for name, chosen in now.items():
-            refuse_changes(f"{name} in {out}", tuning_steps.setdefault(name, chosen), chosen)
+        before = old.get("tuning", {})
+        steps = {**before.get("steps", {}), **tuning.get("steps", {})}
+        refuse_changes(
+            f"the tuning in {out}",
+            {**before, "steps": {**steps, **before.get("steps", {})}},
+            {**tuning, "steps": steps},
+        )
+        tuning = {**tuning, "steps": steps} if tuning else {}
     configuration = old["configuration"]
     for spec in study.runs():
         arms = configuration.setdefault(spec.cell.name, {})
         chosen = settings(spec.as_dict())
         if study.tuning:
-            del chosen["cell"]["lr"]
+            chosen["cell"] = {key: value for key, value in chosen["cell"].items() if key != "lr"}  # not chosen yet
         refuse_changes(f"{spec.cell.name}/{spec.arm} in {out}", arms.setdefault(spec.arm, chosen), chosen)
     versions = _versions()
     for earlier in old["invocations"][-1:]:
@@ -76,14 +78,21 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
         "seeds": sorted({*old["seeds"], *study.seed_numbers}),
         "configuration": configuration,
         "tuning": tuning,
-        "tuning_steps": tuning_steps,
         "invocations": [*old["invocations"], invocation],
     }
     write_json(out / RECORD, record)
     return notes
 
 
-def settings(spec: dict[str, Any]) -> dict[str, Any]:
+def _tuning(study: Study) -> dict[str, Any]:
+    """The grid, its seeds and, by cell, the budget of a tuning run; empty without tuning."""
+    if study.tuning is None:
+        return {}
+    steps = {cell.name: study.tuning_runs(cell)[0].cell.steps for cell in study.cells}
+    return {**plain(asdict(study.tuning)), "steps": steps}
+
+
+def settings(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What decides the outcome of a run beside its seed, in plain types, from a specification as a dictionary."""
     cell = {key: value for key, value in plain(spec["cell"]).items() if key not in ("arms", "seeds", "tuning_steps")}
     lr = cell.pop("arm_lr").get(spec["arm"], cell["lr"])  # another arm's rate is no business of this one

@@ -261,9 +261,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _optimizer(
-    network: nn.Module, cell: Cell, arm: str, others: Sequence[nn.Parameter] = ()
-) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, cell: Cell, arm: str, others: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
     lr, parameters = cell.lr_of(arm), dict(network.named_parameters())
     groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "lr": lr}]
     if cell.lr_divisor > 1:

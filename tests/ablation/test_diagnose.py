@@ -31,7 +31,9 @@ def test_a_larger_step_moves_features_and_gradients_more():
     for lr in (1e-4, 1e-2):
         torch.manual_seed(0)
         network = build(cell(), DIGITS)
-        found.append(diagnose(NoTerm(network, Term(), torch.empty(0)), torch.optim.SGD(network.parameters(), lr), DIGITS, 32, 64))
+        found.append(
+            diagnose(NoTerm(network, Term(), torch.empty(0)), torch.optim.SGD(network.parameters(), lr), DIGITS, 32, 64)
+        )
     small, large = found
     for tag in ("feature_drift", "alignment_drift", "covariate_shift_l2"):
         assert 0 < small[f"diagnostics_{tag}/layer_004"] < large[f"diagnostics_{tag}/layer_004"]

@@ -22,8 +22,8 @@ from torch import nn
 import models
 from eval import report
 from mireg import estimators
-from mireg.ablation.cluster import run_on_ray
 from mireg.ablation.arms import ARMS
+from mireg.ablation.cluster import run_on_ray
 from mireg.ablation.config import Cell, Study
 from mireg.ablation.data import DATASETS, Dataset
 from mireg.ablation.errors import Stopped, UserError, cannot_write, nearest
@@ -236,7 +236,10 @@ def chosen_study(arguments: Arguments) -> Study:
         cell_changes["seeds"] = None
     cells = tuple(replace(c, **cell_changes, model_options={**c.model_options, **options}) for c in cells)
     for cell in cells:
-        check_builds(cell)
+        try:
+            models.build(cell.model, cell.model_options, (1, 8, 8), 2)
+        except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+            raise UserError(" ".join(str(error).split())) from error
     term = replace(study.term, **given(arguments, "weight", "decay_steps", "layers"))
     study = replace(study, cells=cells, term=term, **given(arguments, "arms", "seeds"))
     for cell in cells:
@@ -244,26 +247,16 @@ def chosen_study(arguments: Arguments) -> Study:
             missing = [option for option in ARMS[arm].model_options if option not in models.options(cell.model)]
             if missing:
                 raise UserError(f"{cell.name}: arm {arm!r} does not apply, model {cell.model!r} has no {missing[0]!r}")
-            if ARMS[arm].model_options:
-                check_builds(cell.as_trained(arm))
     return study
 
 
 def chosen_cells(study: Study, names: tuple[str, ...]) -> tuple[Cell, ...]:
-    """The cells of these names, all where none is given."""
-    known = [cell.name for cell in study.cells]
+    """The cells of these names in this order, all where none is given."""
+    known = {cell.name: cell for cell in study.cells}
     for name in names:
         if name not in known:
             raise UserError(f"unknown cell {name!r}{nearest(name, known)}: choose from {', '.join(known)}")
-    return tuple(cell for cell in study.cells if not names or cell.name in names)
-
-
-def check_builds(cell: Cell) -> None:
-    """Refuse options that no network can be made of."""
-    try:
-        models.build(cell.model, cell.model_options, (1, 8, 8), 2)
-    except (ValueError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+    return tuple(known[name] for name in dict.fromkeys(names or known))
 
 
 def given(arguments: Arguments, *names: str) -> dict[str, Any]:

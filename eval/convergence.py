@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from mireg.ablation.config import BASELINE
+from mireg.ablation.arms import BASELINE
 from mireg.ablation.curves import to_target
-from mireg.ablation.storage import read_result
+from mireg.ablation.storage import DamagedError, read_result
+
+ARCHIVE = "results.jsonl.gz"
+"""In an archive's folder: a line per run."""
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
-    """Every finished run below a study's folder.
+    """Every finished run below a study's folder, or of an archive (:mod:`eval.archive`).
 
     Raises:
         FileNotFoundError: if there is none.
         DamagedError: if one is not what was written.
     """
+    if not (folder / "runs").exists() and (folder / ARCHIVE).exists():
+        return read_lines(folder / ARCHIVE)
     paths = sorted((folder / "runs").glob("*/*/*/result.json"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no finished run (runs/*/*/*/result.json)")
     return [result for path in paths if (result := read_result(path)) is not None]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The runs of an archive.
+
+    Raises:
+        DamagedError: if the file is not what was written.
+    """
+    try:
+        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DamagedError(f"{path} is damaged") from error
 
 
 def median(values: Sequence[float | None]) -> float | None:
@@ -156,13 +176,19 @@ def performance_profile(cells: Sequence[dict[str, Any]]) -> dict[str, list[float
     return {name: sorted(ratios) for name, ratios in profile.items()}
 
 
-def summarise(study: str, results: Sequence[dict[str, Any]], arms: Sequence[str] = ()) -> dict[str, Any]:
+def summarise(
+    study: str,
+    results: Sequence[dict[str, Any]],
+    arms: Sequence[str] = (),
+    tuning: Mapping[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """The study's summary, as it is written to ``summary.json``.
 
     Args:
         study: its name.
         results: of its runs, see :func:`mireg.ablation.run.train`.
         arms: in the order in which to list them; others follow.
+        tuning: by cell and arm, what the learning rate was chosen from (:func:`mireg.ablation.tuning.choose`).
     """
     cells = []
     for name in dict.fromkeys(result["cell"] for result in results):
@@ -177,12 +203,26 @@ def summarise(study: str, results: Sequence[dict[str, Any]], arms: Sequence[str]
             for arm in order:
                 if arm != BASELINE:
                     summaries[arm]["vs_none"] = _versus(by_arm[BASELINE], by_arm[arm], cell)
-        cells.append({"cell": name, "target": cell["target"], "budget_steps": cell["steps"], "arms": summaries})
+                    summaries[arm]["accuracy_difference"] = _difference(by_arm[BASELINE], by_arm[arm])
+        cells.append(
+            {
+                "cell": name,
+                "target": cell["target"],
+                "budget_steps": cell["steps"],
+                "devices": sorted({result["device"] for result in of_cell if "device" in result}),
+                "arms": summaries,
+            }
+        )
     for arm in {arm for cell in cells for arm in cell["arms"]}:
         tested = [cell["arms"][arm]["vs_none"] for cell in cells if cell["arms"].get(arm, {}).get("vs_none")]
         for versus, p in zip(tested, holm([versus["p_value"] for versus in tested]), strict=True):
             versus["p_holm"] = p
-    return {"study": study, "cells": cells}
+    summary = {"study": study, "cells": cells}
+    if tuning:
+        summary["tuning"] = {
+            cell: {arm: found["tried"] for arm, found in arms.items()} for cell, arms in sorted(tuning.items())
+        }
+    return summary
 
 
 def _arm(runs: dict[int, dict[str, Any]], target: float, seconds: float) -> dict[str, Any]:
@@ -236,6 +276,21 @@ def _versus(
     }
 
 
+def _difference(baseline: dict[int, dict[str, Any]], arm: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Mean over paired seeds of how much higher the arm's test accuracy is, and Student's interval."""
+    differences = [run["test_accuracy"] - baseline[seed]["test_accuracy"] for seed, run in arm.items() if seed in baseline]
+    if len(differences) < 2:
+        return {"mean": float(np.mean(differences)) if differences else None, "ci95": None}
+    mean, half = _student(differences)
+    return {"mean": mean, "ci95": [mean - half, mean + half]}
+
+
+def _student(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its interval."""
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    return float(np.mean(values)), float(half)
+
+
 def _censored(values: Sequence[float | None], limit: float) -> np.ndarray:
     return np.array([limit if value is None else value for value in values], dtype=float)
 
@@ -244,5 +299,5 @@ def _mean(shares: Sequence[float]) -> dict[str, Any]:
     """Mean over seeds of numbers in [0, 1], and Student's interval cut off at these ends."""
     if len(shares) < 2:
         return {"mean": float(np.mean(shares)), "ci95": None}
-    mean, half = np.mean(shares), stats.t.ppf((1 + CONFIDENCE) / 2, len(shares) - 1) * stats.sem(shares)
-    return {"mean": float(mean), "ci95": [max(0.0, float(mean - half)), min(1.0, float(mean + half))]}
+    mean, half = _student(shares)
+    return {"mean": mean, "ci95": [max(0.0, mean - half), min(1.0, mean + half)]}

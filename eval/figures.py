@@ -77,7 +77,15 @@ Runs = dict[str, list[dict[str, Any]]]
 
 
 def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dict[str, str]:
-    """The charts of a cell, as SVG by caption."""
+    """The charts of a cell, as SVG by caption; without those of MI where the runs have none, as in an archive."""
+    of_information = {
+        "Smallest MI of a successive pair, by step: the weakest link": _svg(
+            lambda axes: draw_weakest_link(axes, runs, look)
+        ),
+        "MI of each successive pair after the last step, from the input to the output": _svg(
+            lambda axes: _flow(axes, runs, look)
+        ),
+    } if has_information(runs) else {}
     return {
         "Validation accuracy by step: median over seeds, band from the worst seed to the best, target dotted": _svg(
             lambda axes: draw_accuracy(axes, cell, runs, look)
@@ -85,12 +93,7 @@ def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dic
         "Share of the seeds that have reached the target, by step": _svg(
             lambda axes: _survival(axes, cell, runs, look)
         ),
-        "Smallest MI of a successive pair, by step: the weakest link": _svg(
-            lambda axes: draw_weakest_link(axes, runs, look)
-        ),
-        "MI of each successive pair after the last step, from the input to the output": _svg(
-            lambda axes: _flow(axes, runs, look)
-        ),
+        **of_information,
         "Test accuracy after the last step: a dot per seed, a bar at the median": _svg(
             lambda axes: _dots(axes, {arm: [r["test_accuracy"] for r in of] for arm, of in runs.items()}, look),
             rows=len(runs),
@@ -126,19 +129,25 @@ def profile_figure(summary: dict[str, Any], look: dict[str, Line]) -> str:
 
 
 def curves_png(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> bytes:
-    """Accuracy and weakest link of a cell side by side, with a legend, as PNG on white."""
+    """Accuracy and, where there is MI, the weakest link of a cell side by side, with a legend, as PNG on white."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 4), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        left, *right = figure.subplots(1, 2 if has_information(runs) else 1, squeeze=False)[0]
         draw_accuracy(left, cell, runs, look)
-        draw_weakest_link(right, runs, look)
         left.set_title(f"Validation accuracy (dotted: target {cell['target']:.0%})")
-        right.set_title("Smallest MI between successive layers")
+        for axes in right:
+            draw_weakest_link(axes, runs, look)
+            axes.set_title("Smallest MI between successive layers")
         labels = [f"{arm}  ({a['n_reached']} of {a['n_seeds']} seeds reach it)" for arm, a in cell["arms"].items()]
         figure.legend(left.get_lines()[: len(labels)], labels, loc="outside lower center", ncols=3)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=160)
         return buffer.getvalue()
+
+
+def has_information(runs: Runs) -> bool:
+    """Whether any of the runs measured MI."""
+    return any(point.get("mi") for of_arm in runs.values() for run in of_arm for point in run["curve"])
 
 
 def draw_accuracy(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
@@ -152,7 +161,7 @@ def draw_accuracy(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, 
 def draw_weakest_link(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
     """Smallest MI of a pair by step."""
     for arm, of_arm in runs.items():
-        _band(axes, [[(p["step"], min(p["mi"].values())) for p in r["curve"]] for r in of_arm], look[arm])
+        _band(axes, [[(p["step"], min(p["mi"].values(), default=np.nan)) for p in r["curve"]] for r in of_arm], look[arm])
     axes.set(xlabel="training step", ylabel="nats")
     axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
 
@@ -175,6 +184,7 @@ def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line
 def _flow(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
     for arm, of_arm in runs.items():
         profiles = [list(run["curve"][-1]["mi"].values()) for run in of_arm]
+        profiles = [profile for profile in profiles if len(profile) == max(map(len, profiles))]  # all pairs finite
         pair = np.arange(1, len(profiles[0]) + 1)
         axes.plot(pair, np.median(profiles, axis=0), marker=".", **look[arm].options)
     axes.set(xlabel="successive pair, from the input", ylabel="nats")

@@ -13,17 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
 from eval import figures
-from eval.convergence import CONFIDENCE, load_results, summarise
-from mireg.ablation.config import BASELINE
+from eval.convergence import CONFIDENCE, load_results, median, summarise
+from mireg.ablation.arms import BASELINE
 from mireg.ablation.curves import to_target
 from mireg.ablation.storage import DamagedError, read_json, write_bytes, write_json
 from mireg.ablation.tracking import write_spread
+from mireg.ablation.tuning import read_tuning
 from mireg.ablation.work import RUNS
 
 SEEDS_FOR_A_TEST = 6
@@ -43,7 +45,7 @@ def write(folder: Path) -> dict[str, Any]:
     """
     results = load_results(folder)
     study = read_json(folder / "study.json") or {"study": folder.name, "arms": []}
-    summary = summarise(study["study"], results, study["arms"])
+    summary = summarise(study["study"], results, study["arms"], read_tuning(folder))
     write_json(folder / "summary.json", summary)
     write_bytes(folder / "runs.csv", as_csv(results, summary).encode())
     write_bytes(folder / "report.md", as_markdown(summary).encode())
@@ -57,7 +59,8 @@ def write(folder: Path) -> dict[str, Any]:
     }
     for cell, of_cell in runs.items():
         for arm, of_arm in of_cell.items():
-            write_spread(folder / RUNS / cell / arm, [run["curve"] for run in of_arm])
+            if (folder / RUNS).exists():  # not in an archive
+                write_spread(folder / RUNS / cell / arm, [run["curve"] for run in of_arm])
     first = summary["cells"][0]
     write_bytes(folder / "curves.png", figures.curves_png(first, runs[first["cell"]], look))
     environment = Environment(
@@ -78,6 +81,8 @@ def write(folder: Path) -> dict[str, Any]:
             }
             for cell in summary["cells"]
         },
+        tuning=tuning_table(summary) if "tuning" in summary else None,
+        about_tuning=TUNING,
         settings={cell["cell"]: _settings(cell["cell"], results) for cell in summary["cells"]},
         study={key: value for key, value in study.items() if key not in ("study", "arms")},
     )
@@ -92,15 +97,17 @@ HEADER = (
     "speed [95%]",
     "p",
     "p (Holm)",
+    "p (log-rank)",
     "seconds to target",
     "speed in seconds [95%]",
     "test accuracy [95%]",
+    "over none, points [95%]",
     "validation accuracy at equal time",
     "ms per step",
     "learning rate",
 )
 
-NARROW = {0: "arm", 1: "reached", 2: "steps", 3: "speed [95%]", 4: "p", 8: "accuracy [95%]"}
+NARROW = {0: "arm", 1: "reached", 2: "steps", 3: "speed [95%]", 4: "p", 9: "accuracy [95%]"}
 """The columns that fit a terminal of 80 characters."""
 
 
@@ -117,9 +124,11 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
                 _ratio(versus.get("steps_ratio"), versus.get("bound"), versus.get("ci95")),
                 _number(versus.get("p_value"), "", ".3f"),
                 _number(versus.get("p_holm"), "", ".3f"),
+                _number(versus.get("logrank_p_value"), "", ".3f"),
                 _number(arm["seconds_to_target"]["median"], "never", ".1f"),
                 _ratio(versus.get("seconds_ratio"), versus.get("bound"), versus.get("seconds_ci95")),
                 _accuracy(arm["final_accuracy"]),
+                _points(arm.get("accuracy_difference")),
                 _accuracy(arm["equal_time"]),
                 _number(arm["step_ms"], "", ".1f"),
                 f"{arm['lr']:g}",
@@ -128,8 +137,11 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
     return table
 
 
+VERDICTS = ("faster", "slower", "no difference shown")
+
+
 def headline(cell: dict[str, Any]) -> str:
-    """The verdict on the first arm beside the baseline, and how the others fared."""
+    """The verdict on the first arm beside the baseline, and the others by theirs."""
     compared = {name: arm["vs_none"] for name, arm in cell["arms"].items() if arm.get("vs_none")}
     if not compared:
         return f"There is nothing to compare: the baseline {BASELINE!r} or every other arm is missing."
@@ -137,11 +149,9 @@ def headline(cell: dict[str, Any]) -> str:
     sentence = verdicts(cell)[first]
     if not others:
         return sentence
-    counts = [_verdict(compared[name]) for name in others]
-    tally = [
-        f"{word} for {counts.count(word)}" for word in ("faster", "slower", "no difference shown") if word in counts
-    ]
-    return f"{sentence} Other arms: {', '.join(tally)}."
+    found = {name: _verdict(compared[name]) for name in others}
+    named = {word: [name for name in others if found[name] == word] for word in VERDICTS}
+    return " ".join([sentence, *(f"{word.capitalize()}: {', '.join(names)}." for word, names in named.items() if names)])
 
 
 def verdicts(cell: dict[str, Any]) -> dict[str, str]:
@@ -192,13 +202,48 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
 
 def as_markdown(summary: dict[str, Any]) -> str:
     """The verdicts and tables of all cells."""
-    parts = [f"# {summary['study']}: with and without the MI term", ""]
+    return f"# {summary['study']}: with and without the MI term\n\n{tables(summary)}"
+
+
+def tables(summary: dict[str, Any]) -> str:
+    """A section per cell with its verdict and table, and one on how learning rates were chosen."""
+    parts = []
     for cell in summary["cells"]:
-        parts += [f"## {_title(cell)}", "", headline(cell), ""]
-        parts += [f"| {' | '.join(HEADER)} |", "|---" + "|--:" * (len(HEADER) - 1) + "|"]
-        parts += [f"| {' | '.join(row)} |" for row in rows(cell)]
-        parts.append("")
+        parts += [f"## {_title(cell)}", "", headline(cell), "", *_markdown(HEADER, rows(cell)), ""]
+    if "tuning" in summary:
+        parts += ["## How the learning rates were chosen", "", TUNING, ""]
+        parts += [*_markdown(*tuning_table(summary)), ""]
     return "\n".join(parts)
+
+
+TUNING = (
+    "Median steps to target of the tuning runs at each learning rate, and their mean validation accuracy at the end; "
+    "the rate in bold was taken."
+)
+
+
+def tuning_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the tuning, a row per cell and arm, in Markdown."""
+    tuning = summary["tuning"]
+    rates = sorted({lr for arms in tuning.values() for tried in arms.values() for lr in tried}, key=float)
+    chosen = {
+        (cell["cell"], name): arm["lr"] for cell in summary["cells"] for name, arm in cell["arms"].items()
+    }
+    body = []
+    for cell, arms in tuning.items():
+        for arm, tried in arms.items():
+            row = [cell, arm]
+            for lr in rates:
+                runs = tried.get(lr)
+                text = f"{_number(median(runs['steps']), 'never', '.0f')} ({np.mean(runs['accuracy']):.0%})" if runs else ""
+                row.append(f"**{text}**" if chosen.get((cell, arm)) == float(lr) and text else text)
+            body.append(row)
+    return ["cell", "arm", *(f"lr {float(lr):g}" for lr in rates)], body
+
+
+def _markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(header)} |", "|---" + "|--:" * (len(header) - 1) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in body]
 
 
 def as_csv(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
@@ -216,7 +261,8 @@ def as_csv(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
 
 
 def _title(cell: dict[str, Any]) -> str:
-    return f"{cell['cell']}: {cell['target']:.0%} validation accuracy within {cell['budget_steps']} steps"
+    where = f", on {', '.join(cell['devices'])}" if cell["devices"] else ""
+    return f"{cell['cell']}: {cell['target']:.0%} validation accuracy within {cell['budget_steps']} steps{where}"
 
 
 def _settings(cell: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -238,6 +284,13 @@ def _ratio(value: float | None, bound: str | None, interval: Sequence[float] | N
 def _accuracy(value: dict[str, Any]) -> str:
     mean, interval = value["mean"], value["ci95"]
     return f"{mean:.1%}" + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
+
+
+def _points(value: dict[str, Any] | None) -> str:
+    if value is None or value["mean"] is None:
+        return ""
+    interval = value["ci95"]
+    return f"{100 * value['mean']:+.1f}" + (f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else "")
 
 
 def main() -> int:

@@ -62,12 +62,11 @@ def run_study(study: Study, setup: Setup, execute: Execute, *, group: Group, tel
                 tell(_note(f"took over from {lock.left_by}, which ended without cleaning up"))
             for text in record_study(study, setup.out, str(setup.device)):
                 tell(_note(text))
-        return (
-            _tuned(study, setup, execute, group, tell) if study.tuning else _plain(study, setup, execute, group, tell)
-        )
+        work = _tuned if study.tuning else _untuned
+        return work(study, setup, execute, group, tell)
 
 
-def _plain(study: Study, setup: Setup, execute: Execute, group: Group, tell: Tell) -> list[dict[str, Any]]:
+def _untuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Tell) -> list[dict[str, Any]]:
     runs = study.runs()
     missing = _missing(runs, setup, group, tell)
     tell({"event": "study", "runs": len(runs), "finished": len(runs) - len(missing)})

@@ -42,16 +42,12 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
         old = {"study": study.name, "arms": [], "seeds": [], "configuration": {}, "invocations": []}
     if old["study"] != study.name:
         raise UserError(f"{out} holds the study {old['study']!r}, not {study.name!r}: give another --out")
-    tuning = _tuning(study)
+    tuning, before = _tuning(study), old.get("tuning", {})
     if old["invocations"]:
-        before = old.get("tuning", {})
-        steps = {**before.get("steps", {}), **tuning.get("steps", {})}
-        refuse_changes(
-            f"the tuning in {out}",
-            {**before, "steps": {**steps, **before.get("steps", {})}},
-            {**tuning, "steps": steps},
-        )
-        tuning = {**tuning, "steps": steps} if tuning else {}
+        if before and tuning:  # cells may be added
+            before = {**before, "steps": {**tuning["steps"], **before["steps"]}}
+            tuning = {**tuning, "steps": {**before["steps"], **tuning["steps"]}}
+        refuse_changes(f"the tuning in {out}", before, tuning)
     configuration = old["configuration"]
     for spec in study.runs():
         arms = configuration.setdefault(spec.cell.name, {})

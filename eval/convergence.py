@@ -278,10 +278,10 @@ def _versus(
 
 def _difference(baseline: dict[int, dict[str, Any]], arm: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Mean over paired seeds of how much higher the arm's test accuracy is, and Student's interval."""
-    differences = [run["test_accuracy"] - baseline[seed]["test_accuracy"] for seed, run in arm.items() if seed in baseline]
-    if len(differences) < 2:
-        return {"mean": float(np.mean(differences)) if differences else None, "ci95": None}
-    mean, half = _student(differences)
+    gains = [run["test_accuracy"] - baseline[seed]["test_accuracy"] for seed, run in arm.items() if seed in baseline]
+    if len(gains) < 2:
+        return {"mean": float(gains[0]) if gains else None, "ci95": None}
+    mean, half = _student(gains)
     return {"mean": mean, "ci95": [mean - half, mean + half]}
 
 

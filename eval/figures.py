@@ -78,14 +78,18 @@ Runs = dict[str, list[dict[str, Any]]]
 
 def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dict[str, str]:
     """The charts of a cell, as SVG by caption; without those of MI where the runs have none, as in an archive."""
-    of_information = {
-        "Smallest MI of a successive pair, by step: the weakest link": _svg(
-            lambda axes: draw_weakest_link(axes, runs, look)
-        ),
-        "MI of each successive pair after the last step, from the input to the output": _svg(
-            lambda axes: _flow(axes, runs, look)
-        ),
-    } if has_information(runs) else {}
+    of_information = (
+        {
+            "Smallest MI of a successive pair, by step: the weakest link": _svg(
+                lambda axes: draw_weakest_link(axes, runs, look)
+            ),
+            "MI of each successive pair after the last step, from the input to the output": _svg(
+                lambda axes: _flow(axes, runs, look)
+            ),
+        }
+        if has_information(runs)
+        else {}
+    )
     return {
         "Validation accuracy by step: median over seeds, band from the worst seed to the best, target dotted": _svg(
             lambda axes: draw_accuracy(axes, cell, runs, look)
@@ -161,7 +165,9 @@ def draw_accuracy(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, 
 def draw_weakest_link(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
     """Smallest MI of a pair by step."""
     for arm, of_arm in runs.items():
-        _band(axes, [[(p["step"], min(p["mi"].values(), default=np.nan)) for p in r["curve"]] for r in of_arm], look[arm])
+        _band(
+            axes, [[(p["step"], min(p["mi"].values(), default=np.nan)) for p in r["curve"]] for r in of_arm], look[arm]
+        )
     axes.set(xlabel="training step", ylabel="nats")
     axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
 

@@ -1,6 +1,8 @@
 """The summary, the tables and the report of a study, rebuilt from the runs in its folder.
 
 python -m eval.report DIR
+python -m eval.report DIR --archive TARGET
+python -m eval.report TARGET --page PAGE
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from eval import figures
+from eval import archive, figures
 from eval.convergence import CONFIDENCE, load_results, median, summarise
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.curves import to_target
@@ -43,13 +45,8 @@ def write(folder: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if the folder holds no finished run.
     """
-    results = load_results(folder)
-    study = read_json(folder / "study.json") or {"study": folder.name, "arms": []}
-    summary = summarise(study["study"], results, study["arms"], read_tuning(folder))
-    write_json(folder / "summary.json", summary)
+    results, study, summary = write_tables(folder)
     write_bytes(folder / "runs.csv", as_csv(results, summary).encode())
-    write_bytes(folder / "report.md", as_markdown(summary).encode())
-
     look = figures.lines(list(dict.fromkeys(arm for cell in summary["cells"] for arm in cell["arms"])))
     runs = {
         cell["cell"]: {
@@ -88,6 +85,16 @@ def write(folder: Path) -> dict[str, Any]:
     )
     write_bytes(folder / "report.html", page.encode())
     return summary
+
+
+def write_tables(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """Write ``summary.json`` and ``report.md``, and return the runs, the study's record and the summary."""
+    results = load_results(folder)
+    study = read_json(folder / "study.json") or {"study": folder.name, "arms": []}
+    summary = summarise(study["study"], results, study["arms"], read_tuning(folder))
+    write_json(folder / "summary.json", summary)
+    write_bytes(folder / "report.md", as_markdown(summary).encode())
+    return results, study, summary
 
 
 HEADER = (
@@ -151,7 +158,9 @@ def headline(cell: dict[str, Any]) -> str:
         return sentence
     found = {name: _verdict(compared[name]) for name in others}
     named = {word: [name for name in others if found[name] == word] for word in VERDICTS}
-    return " ".join([sentence, *(f"{word.capitalize()}: {', '.join(names)}." for word, names in named.items() if names)])
+    return " ".join(
+        [sentence, *(f"{word.capitalize()}: {', '.join(names)}." for word, names in named.items() if names)]
+    )
 
 
 def verdicts(cell: dict[str, Any]) -> dict[str, str]:
@@ -205,13 +214,18 @@ def as_markdown(summary: dict[str, Any]) -> str:
     return f"# {summary['study']}: with and without the MI term\n\n{tables(summary)}"
 
 
-def tables(summary: dict[str, Any]) -> str:
-    """A section per cell with its verdict and table, and one on how learning rates were chosen."""
-    parts = []
+def tables(summary: dict[str, Any], level: int = 2) -> str:
+    """A section per cell with its verdict and table, and one on how learning rates were chosen.
+
+    Args:
+        summary: of the study.
+        level: of the headings.
+    """
+    parts, mark = [], "#" * level
     for cell in summary["cells"]:
-        parts += [f"## {_title(cell)}", "", headline(cell), "", *_markdown(HEADER, rows(cell)), ""]
+        parts += [f"{mark} {_title(cell)}", "", headline(cell), "", *_markdown(HEADER, rows(cell)), ""]
     if "tuning" in summary:
-        parts += ["## How the learning rates were chosen", "", TUNING, ""]
+        parts += [f"{mark} How the learning rates were chosen", "", TUNING, ""]
         parts += [*_markdown(*tuning_table(summary)), ""]
     return "\n".join(parts)
 
@@ -226,16 +240,18 @@ def tuning_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the tuning, a row per cell and arm, in Markdown."""
     tuning = summary["tuning"]
     rates = sorted({lr for arms in tuning.values() for tried in arms.values() for lr in tried}, key=float)
-    chosen = {
-        (cell["cell"], name): arm["lr"] for cell in summary["cells"] for name, arm in cell["arms"].items()
-    }
+    chosen = {(cell["cell"], name): arm["lr"] for cell in summary["cells"] for name, arm in cell["arms"].items()}
     body = []
     for cell, arms in tuning.items():
         for arm, tried in arms.items():
             row = [cell, arm]
             for lr in rates:
                 runs = tried.get(lr)
-                text = f"{_number(median(runs['steps']), 'never', '.0f')} ({np.mean(runs['accuracy']):.0%})" if runs else ""
+                text = (
+                    f"{_number(median(runs['steps']), 'never', '.0f')} ({np.mean(runs['accuracy']):.0%})"
+                    if runs
+                    else ""
+                )
                 row.append(f"**{text}**" if chosen.get((cell, arm)) == float(lr) and text else text)
             body.append(row)
     return ["cell", "arm", *(f"lr {float(lr):g}" for lr in rates)], body
@@ -290,17 +306,43 @@ def _points(value: dict[str, Any] | None) -> str:
     if value is None or value["mean"] is None:
         return ""
     interval = value["ci95"]
-    return f"{100 * value['mean']:+.1f}" + (f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else "")
+    return f"{100 * value['mean']:+.1f}" + (
+        f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else ""
+    )
+
+
+def fill(page: Path, summary: dict[str, Any]) -> None:
+    """Put the tables into a page, between its two markers.
+
+    Raises:
+        ValueError: if the page has not these markers.
+    """
+    before, start, rest = page.read_text(encoding="utf-8").partition(MARKERS[0])
+    _, end, after = rest.partition(MARKERS[1])
+    if not (start and end):
+        raise ValueError(f"{page} has no {' ... '.join(MARKERS)}: put these lines where the tables belong")
+    write_bytes(page, f"{before}{start}\n\n{tables(summary, level=3)}\n{end}{after}".encode())
+
+
+MARKERS = ("<!-- tables -->", "<!-- /tables -->")
 
 
 def main() -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.report", description="Rebuild a study's summary and report.")
-    parser.add_argument("folder", type=Path, help="the study's folder, as given to train.py --out")
-    folder = parser.parse_args().folder
+    parser.add_argument("folder", type=Path, help="the study's folder, as given to train.py --out, or an archive")
+    parser.add_argument("--archive", type=Path, help="put the runs, small, into this folder, and write its tables")
+    parser.add_argument("--page", type=Path, help=f"put the tables into this page, between {' and '.join(MARKERS)}")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     try:
         summary = write(folder)
-    except (FileNotFoundError, PermissionError) as error:
+        if arguments.archive:
+            archive.add(folder, arguments.archive)
+            summary = write_tables(arguments.archive)[2]
+        if arguments.page:
+            fill(arguments.page, summary)
+    except (OSError, ValueError) as error:
         print(f"eval.report: {error}", file=sys.stderr)
         return 2
     except DamagedError as error:

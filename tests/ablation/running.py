@@ -22,10 +22,10 @@ def build(cell: Cell, dataset: Dataset) -> nn.Module:
     return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.classes)
 
 
-def run(folder: Path, cell: Cell, arm: str) -> dict[str, Any]:
+def run(folder: Path, cell: Cell, arm: str, *, tuning: bool = False) -> dict[str, Any]:
     """Train an arm with seed 0 on the digits, and return the result as it was written."""
     train(
-        RunSpec(cell, arm, 0, Term()),
+        RunSpec(cell, arm, 0, Term(), tuning),
         DIGITS,
         build,
         folder,

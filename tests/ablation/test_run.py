@@ -92,7 +92,7 @@ def outcome(folder: Path) -> tuple[bytes, dict[str, Any]]:
     return (folder / "weights.pt").read_bytes(), result
 
 
-ARMS = ["none", "mi", "mi-shuffled", "mi-binning"]
+ARMS = ["none", "mi", "mi-shuffled", "mi-binning", "lbe"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,81 @@
+"""A study's results in a form that is small enough to be kept with the source.
+
+python -m eval.report DIR --archive TARGET
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.convergence import ARCHIVE, load_results, read_lines
+from mireg.ablation.record import RECORD, differences
+from mireg.ablation.storage import read_json, write_bytes, write_json
+from mireg.ablation.tuning import RECORD as TUNING
+from mireg.ablation.tuning import read_tuning
+
+KEPT = ("step", "seconds", "validation_accuracy", "step_ms")
+"""Of each point of a curve."""
+
+
+def add(folder: Path, target: Path) -> None:
+    """Put the cells of a study's folder into an archive, in place of what it held of them.
+
+    The archive keeps a line per run, with its specification and its accuracy curve and without weights and MI; how
+    the learning rates were chosen; and what the study's record says, without the machine and the paths. The same
+    runs give the same bytes.
+
+    Args:
+        folder: of the study.
+        target: of the archive, made if need be; its other cells stay.
+
+    Raises:
+        FileNotFoundError: if the study holds no finished run.
+        ValueError: if the archive is of another study, or of one that was tuned otherwise.
+    """
+    fresh = [_lean(result) for result in load_results(folder)]
+    cells = sorted({result["cell"] for result in fresh})
+    record = _merged(read_json(target / RECORD) or {}, read_json(folder / RECORD) or {"study": folder.name}, cells)
+    old = read_lines(target / ARCHIVE) if (target / ARCHIVE).exists() else []
+    results = [*fresh, *(result for result in old if result["cell"] not in cells)]
+    results.sort(key=lambda result: (result["cell"], result["arm"], f"seed-{result['seed']}"))  # as the folders sort
+    lines = "".join(json.dumps(result, allow_nan=False, separators=(",", ":")) + "\n" for result in results)
+    chosen = read_tuning(folder)
+    tuning = {**read_tuning(target), **{cell: chosen[cell] for cell in cells if cell in chosen}}
+    write_bytes(target / ARCHIVE, gzip.compress(lines.encode(), mtime=0))
+    write_json(target / RECORD, record)
+    if tuning:
+        write_json(target / TUNING, dict(sorted(tuning.items())))
+
+
+def _lean(result: dict[str, Any]) -> dict[str, Any]:
+    curve = [{key: point[key] for key in KEPT} for point in result["curve"]]
+    return {key: value for key, value in result.items() if key != "weights_sha256"} | {"curve": curve}
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]) -> dict[str, Any]:
+    """The record of an archive with that of the study whose cells are added."""
+    if old and old["study"] != new["study"]:
+        raise ValueError(f"the archive is of the study {old['study']!r}, not {new['study']!r}: give another --archive")
+    tuning, before = (dict(record.get("tuning", {})) for record in (new, old))
+    steps = {**before.pop("steps", {}), **tuning.pop("steps", {})}
+    changed = differences(before, tuning) if old else []
+    if changed:
+        raise ValueError(f"the archive was tuned otherwise ({'; '.join(changed)}): give another --archive")
+    invocations = new.get("invocations", [])
+    made = {
+        "commits": sorted({invocation["commit"] for invocation in invocations if invocation["commit"]}),
+        "versions": invocations[-1]["versions"] if invocations else {},
+    }
+    configuration = {cell: new.get("configuration", {}).get(cell, {}) for cell in cells}
+    return {
+        "study": new["study"],
+        "arms": list(dict.fromkeys([*old.get("arms", []), *new.get("arms", [])])),
+        "seeds": sorted({*old.get("seeds", []), *new.get("seeds", [])}),
+        "configuration": dict(sorted({**old.get("configuration", {}), **configuration}.items())),
+        "tuning": {**tuning, "steps": dict(sorted(steps.items()))} if tuning else {},
+        "made": dict(sorted({**old.get("made", {}), **dict.fromkeys(cells, made)}.items())),
+    }

@@ -15,6 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
+from mireg.ablation.config import Study
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--seeds", "2", "--steps", "60", "--eval-every", "20", "--model-options", "depth=4", "width=16"]
@@ -142,6 +143,16 @@ class TestRefusals:
     def test_arm(self, tmp_path: Path) -> None:
         refused(["--arms", "none", "magic", "--out", str(tmp_path)], "unknown arm 'magic'", "mi-binning")
 
+    def test_cell(self, tmp_path: Path) -> None:
+        words = ["--preset", "convergence", "--cells", "R1", "R33", "--out", str(tmp_path / "out")]
+        refused(words, "unknown cell 'R33' (did you mean R3?)", "R1, R2")
+        assert not (tmp_path / "out").exists()
+
+    def test_arm_that_does_not_apply(self, tmp_path: Path) -> None:
+        words = ["--preset", "convergence", "--cells", "H6", "--arms", "none", "he", "--out", str(tmp_path / "out")]
+        refused(words, "H6: arm 'he' does not apply, model 'vit' has no 'init'")
+        assert not (tmp_path / "out").exists()
+
     def test_dataset(self, tmp_path: Path) -> None:
         refused(["--dataset", "imagenet", "--out", str(tmp_path)], "'imagenet'", "fashion-mnist")
 
@@ -169,5 +180,35 @@ class TestRefusals:
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--list"]) == 0
     listed = capsys.readouterr().out
-    for name in ("fashion-sigmoid10", "cifar10", "cnn", "mi-shuffled", "binning"):
+    for name in ("fashion-sigmoid10", "cifar10", "cnn", "mi-shuffled", "binning", "convergence", "variance-only"):
         assert name in listed
+    assert "no term: BatchNorm in every layer" in listed
+
+
+class TestChosen:
+    def study(self, *words: str) -> Study:
+        return train.chosen_study(train.parse(["--preset", "convergence", *words]))
+
+    def test_cells_in_the_order_given(self, tmp_path: Path) -> None:
+        assert [cell.name for cell in self.study("--cells", "R3", "H7").cells] == ["R3", "H7"]
+        path = tmp_path / "study.toml"
+        path.write_text('cells = ["R6"]\n')
+        assert [cell.name for cell in self.study("--config", str(path)).cells] == ["R6"]
+        assert [cell.name for cell in self.study("--config", str(path), "--cells", "R1").cells] == ["R1"]
+
+    def test_arms_and_seeds_are_the_cells_own_unless_given(self) -> None:
+        study = self.study("--cells", "R3", "R6")
+        assert [len(study.arms_of(cell)) for cell in study.cells] == [14, 5]
+        assert [study.seeds_of(cell) for cell in study.cells] == [10, 5]
+        study = self.study("--cells", "R3", "R6", "--arms", "none", "mi", "--seeds", "3")
+        assert {study.arms_of(cell) for cell in study.cells} == {("none", "mi")}
+        assert list(study.seed_numbers) == [100, 101, 102]
+        assert len(study.runs()) == 2 * 2 * 3
+
+    def test_a_given_rate_is_not_tuned(self) -> None:
+        assert self.study("--cells", "R3").tuning is not None
+        assert self.study("--cells", "R3", "--lr", "0.01").tuning is None
+
+    def test_a_network_of_ones_own(self) -> None:
+        study = self.study("--model", "vit", "--arms", "none", "mi")
+        assert study.runs()[0].cell.name == "fashion-mnist-vit"

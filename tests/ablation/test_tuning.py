@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 import train
 from eval import report
@@ -146,6 +149,33 @@ class TestStudy:
         again = {path for path, at in results.items() if path.stat().st_mtime_ns != at}
         assert again == set(gone)
         assert (tuned / "tuning.json").read_bytes() == choice
+
+    def test_killed_in_any_phase_it_goes_on(self, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole_build = train.build
+        kept: dict[Path, int] = {}
+        for passes in (12, 60, 90):  # among the tuning runs, and among the final ones
+            left = itertools.count(passes, -1)
+
+            def count(module: nn.Module, arguments: Any, left: Iterator[int] = left) -> None:
+                if module.training and next(left) == 0:
+                    raise KeyboardInterrupt  # stands for a kill: nothing is saved
+
+            def dying(cell: Cell, dataset: Any, count: Any = count) -> nn.Module:
+                network = whole_build(cell, dataset)
+                network.register_forward_pre_hook(count)
+                return network
+
+            monkeypatch.setattr(train, "build", dying)
+            assert train.main(command(tmp_path, "--checkpoint-seconds", "0")) == 130
+            assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
+            kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/result.json")}
+        assert {path.relative_to(tmp_path).parts[0] for path in kept} == {"tuning", "runs"}
+        monkeypatch.setattr(train, "build", whole_build)
+        assert train.main(command(tmp_path)) == 0
+        assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
+        for path in tuned.glob("runs/*/*/*/weights.pt"):
+            assert path.read_bytes() == (tmp_path / path.relative_to(tuned)).read_bytes()
+        assert read_tuning(tmp_path) == read_tuning(tuned)
 
     def test_a_cell_without_all_its_runs_is_reported(self, tuned: Path) -> None:
         path = tuned / "runs/tiny/lbe/seed-11/result.json"

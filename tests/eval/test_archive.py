@@ -1,0 +1,143 @@
+"""A study's archive: small, the same bytes from the same runs, and as good as the runs for every table."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from eval import archive, report
+from eval.convergence import load_results
+from mireg.ablation.storage import DamagedError, write_json
+from mireg.ablation.tuning import write_tuning
+from tests.eval.synthetic import result, write_study
+
+ROOT = Path(__file__).parents[2]
+TRIED = {"lr": 1e-3, "tried": {"0.001": {"steps": [100, None], "accuracy": [0.8, 0.7]}}}
+
+
+def study(folder: Path, *cells: str, mi: int = 100, seeds: int = 11) -> Path:
+    runs = [
+        result(arm, seed, reached, cell=cell)
+        for cell in cells
+        for arm, reached in (("none", 800), ("mi", mi), ("lbe", None))
+        for seed in range(seeds)
+    ]
+    for run in runs:
+        run["seconds"] += run["seed"] / 7  # numbers that text must not cut short
+        run["weights_sha256"] = "0" * 64
+    write_study(folder, runs)
+    record = json.loads((folder / "study.json").read_text())
+    tuning = {"lrs": [1e-3], "seeds": 2, "first_seed": 0, "steps": dict.fromkeys(cells, 500)}
+    invocation = {"command": "/somewhere/python train.py", "host": "here", "commit": "abc", "versions": {"torch": "2"}}
+    write_json(folder / "study.json", {**record, "seeds": [0], "tuning": tuning, "invocations": [invocation]})
+    for cell in cells:
+        write_tuning(folder, cell, dict.fromkeys(("none", "mi", "lbe"), TRIED))
+    return folder
+
+
+def tables(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("summary.json", "report.md")]
+
+
+def test_tables_come_out_the_same(tmp_path: Path) -> None:
+    report.write(study(tmp_path / "study", "H1", "R1"))
+    kept = tmp_path / "kept"
+    archive.add(tmp_path / "study", kept)
+    assert len(load_results(kept)) == 2 * 3 * 11
+    report.write(kept)
+    assert tables(kept) == tables(tmp_path / "study")
+    page = (kept / "report.html").read_text()
+    assert "Validation accuracy by step" in page
+    assert "weakest link" not in page
+    assert (kept / "curves.png").stat().st_size > 10_000
+    assert not (kept / "runs").exists()
+
+
+def test_what_is_kept_is_small_and_says_nothing_of_the_machine(tmp_path: Path) -> None:
+    archive.add(study(tmp_path / "study", "R1"), tmp_path / "kept")
+    data = (tmp_path / "kept" / "results.jsonl.gz").read_bytes()
+    assert len(data) < 15_000
+    run = json.loads(gzip.decompress(data).splitlines()[0])
+    assert list(run["curve"][0]) == ["step", "seconds", "validation_accuracy", "step_ms"]
+    assert run["spec"]["cell"]["name"] == "R1"
+    assert "weights_sha256" not in run
+    record = (tmp_path / "kept" / "study.json").read_text()
+    assert "somewhere" not in record
+    assert '"here"' not in record
+    assert json.loads(record)["made"]["R1"] == {"commits": ["abc"], "versions": {"torch": "2"}}
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    study(tmp_path / "study", "R1")
+    contents = []
+    for name in ("one", "two"):
+        for _ in range(2):
+            archive.add(tmp_path / "study", tmp_path / name)
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) == {"results.jsonl.gz", "study.json", "tuning.json"}
+
+
+def test_cells_are_added_and_replaced_whole(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    archive.add(study(tmp_path / "first", "R1", "R2"), kept)
+    archive.add(study(tmp_path / "second", "R2", "H1", mi=200, seeds=3), kept)
+    cells = {cell["cell"]: cell["arms"]["mi"] for cell in report.write(kept)["cells"]}
+    assert list(cells) == ["H1", "R1", "R2"]
+    assert [cells[name]["n_seeds"] for name in cells] == [3, 11, 3]
+    assert cells["R2"]["steps_to_target"]["median"] == 200
+    record = json.loads((kept / "study.json").read_text())
+    assert list(record["configuration"]) == list(record["made"]) == list(record["tuning"]["steps"]) == list(cells)
+
+
+def test_archives_do_not_mix(tmp_path: Path) -> None:
+    archive.add(study(tmp_path / "first", "R1"), tmp_path / "kept")
+    second = study(tmp_path / "second", "R2")
+    record = json.loads((second / "study.json").read_text())
+    write_json(second / "study.json", {**record, "tuning": {**record["tuning"], "lrs": [1e-2]}})
+    with pytest.raises(ValueError, match=r"tuned otherwise \(lrs: \[0.001\] → \[0.01\]\)"):
+        archive.add(second, tmp_path / "kept")
+    write_json(second / "study.json", {**record, "study": "other"})
+    with pytest.raises(ValueError, match="of the study 'synthetic', not 'other'"):
+        archive.add(second, tmp_path / "kept")
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl.gz").write_bytes(gzip.compress(b"{}\n")[:-9])
+    with pytest.raises(DamagedError, match=r"results.jsonl.gz is damaged"):
+        load_results(tmp_path)
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, kept, page = study(tmp_path / "study", "R1"), tmp_path / "kept", tmp_path / "page.md"
+    page.write_text("# Page\n\n<!-- tables -->\nWhat was.\n<!-- /tables -->\n\nEnd.\n")
+    monkeypatch.setattr("sys.argv", ["eval.report", str(folder), "--archive", str(kept), "--page", str(page)])
+    assert report.main() == 0
+    assert tables(folder) == tables(kept)
+    text = page.read_text()
+    assert text.startswith("# Page\n\n<!-- tables -->\n\n### R1: 75%")
+    assert text.endswith("<!-- /tables -->\n\nEnd.\n")
+    assert "What was." not in text
+    assert "| R1 | mi | **never (75%)** |" in text
+    assert report.main() == 0
+    assert page.read_text() == text
+    page.write_text("# Page\n")
+    assert report.main() == 2
+    assert "page.md has no <!-- tables --> ... <!-- /tables -->" in capsys.readouterr().err
+
+
+def test_the_tables_of_the_page_are_those_of_its_archive(tmp_path: Path) -> None:
+    kept = ROOT / "docs" / "results" / "convergence"
+    if not kept.exists():
+        pytest.skip("no runs are archived yet")
+    page = tmp_path / "convergence.md"
+    page.write_bytes((ROOT / "docs" / "convergence.md").read_bytes())
+    for name in ("results.jsonl.gz", "study.json", "tuning.json"):
+        (tmp_path / name).write_bytes((kept / name).read_bytes())
+    _, _, summary = report.write_tables(tmp_path)
+    report.fill(page, summary)
+    assert page.read_bytes() == (ROOT / "docs" / "convergence.md").read_bytes()
+    assert tables(tmp_path) == tables(kept)

@@ -153,7 +153,7 @@ class TestStudy:
     def test_killed_in_any_phase_it_goes_on(self, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole_build = train.build
         kept: dict[Path, int] = {}
-        for passes in (12, 60, 90):  # among the tuning runs, and among the final ones
+        for passes in (12, 100, 130):  # among the tuning runs, and among the final ones
             left = itertools.count(passes, -1)
 
             def count(module: nn.Module, arguments: Any, left: Iterator[int] = left) -> None:

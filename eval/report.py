@@ -180,7 +180,7 @@ def verdicts(cell: dict[str, Any]) -> dict[str, str]:
         factor = _ratio(versus["steps_ratio"], versus["bound"], None)
         interval = versus["ci95"]
         sure = f"95% interval {interval[0]:.1f} to {interval[1]:.1f}" if interval else "no interval from one seed"
-        few = "" if versus["n_pairs"] >= SEEDS_FOR_A_TEST else f" ({versus['n_pairs']} seeds are too few for a test)"
+        few = "" if versus["n_pairs"] >= SEEDS_FOR_A_TEST else f" (too few seeds for a test: {versus['n_pairs']})"
         sentences[name] = (
             f"{reached} (median {median} steps), {factor} the speed of {BASELINE} ({sure}): {_verdict(versus)}{few}."
         )

@@ -297,7 +297,7 @@ def _diagnose(
     network = term.network
     if not torch.isfinite(loss):
         broken = [name for name, value in term.values().items() if not torch.isfinite(value)]
-        return f"{where}: {term.name} is not finite, in {', '.join(broken) or 'its weight'}"
+        return f"{where}: {term.name} is not finite, in {_listed(broken) or 'its weight'}"
     names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     alone = torch.autograd.grad(
         cross_entropy(network(images), labels), [p for p in network.parameters() if p.requires_grad], allow_unused=True
@@ -305,5 +305,10 @@ def _diagnose(
     in_task = not get_total_norm([g for g in alone if g is not None]).isfinite()
     of = "the task loss" if in_task else term.name
     if names or in_task or term.model is not network:
-        return f"{where}: the gradient of {of} is not finite, in {', '.join(names) or 'its norm'}"
+        return f"{where}: the gradient of {of} is not finite, in {_listed(names) or 'its norm'}"
     return None
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

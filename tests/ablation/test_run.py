@@ -243,6 +243,7 @@ class TestNotFinite:
         result = self.broken(tmp_path, digits, arm, "gradient")
         start = f"step 3, arm {arm}: the gradient of the task loss is not finite, in 0.1.0.weight, 0.1.0.bias"
         assert result["failure"].startswith(start)
+        assert result["failure"].endswith(" more")
 
 
 @pytest.mark.parametrize("where", ["value", "gradient"])

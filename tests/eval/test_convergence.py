@@ -94,6 +94,15 @@ def test_accuracy_interval_stays_within_0_and_1():
     assert (low, high) == (0, 1)
 
 
+def test_accuracy_difference_is_paired():
+    runs = [result(arm, seed, None) for arm in ("none", "mi") for seed in range(3)]
+    for run in runs[3:]:
+        run["test_accuracy"] -= 0.02  # the spread over seeds, far larger, cancels
+    mi = summarise("study", runs)["cells"][0]["arms"]["mi"]
+    assert mi["accuracy_difference"]["mean"] == pytest.approx(-0.02)
+    assert mi["accuracy_difference"]["ci95"] == pytest.approx([-0.02, -0.02])
+
+
 def test_equal_time_reads_the_slower_arm_earlier():
     runs = [result("none", s, 600) for s in range(2)] + [result("mi", s, 600, step_ms=4.0) for s in range(2)]
     arms = summarise("study", runs)["cells"][0]["arms"]

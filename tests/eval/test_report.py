@@ -57,12 +57,30 @@ def test_an_interval_that_the_test_does_not_confirm_shows_nothing():
 def test_few_seeds_are_said_to_be_few():
     runs = [result(arm, seed, step) for arm, step in (("none", 800), ("mi", 100)) for seed in range(2)]
     (cell,) = summarise("study", runs, ["none", "mi"])["cells"]
-    assert "2 seeds are too few for a test" in report.headline(cell)
+    assert "too few seeds for a test: 2" in report.headline(cell)
+
+
+def test_other_arms_are_named_by_their_verdict():
+    (cell,) = summary_of(**{"none": 800, "mi": 100, "lbe": 200, "mi-cka": None, "he": 800, "mi-renyi": 100})["cells"]
+    assert report.headline(cell).endswith(": faster. Faster: lbe, mi-renyi. Slower: mi-cka. No difference shown: he.")
+    (cell,) = summary_of(none=800, mi=100, he=800)["cells"]
+    assert report.headline(cell).endswith(": faster. No difference shown: he.")
 
 
 def test_without_a_baseline_there_is_no_verdict():
     (cell,) = summary_of(mi=100)["cells"]
     assert "nothing to compare" in report.headline(cell)
+
+
+def test_every_column_is_in_the_markdown():
+    summary = summary_of(none=800, mi=100)
+    header, _, none, mi = [line for line in report.as_markdown(summary).splitlines() if line.startswith("|")]
+    row = dict(zip(header.split(" | "), mi.split(" | "), strict=True))
+    assert (row["reached"], row["steps to target"], row["p"], row["p (Holm)"]) == ("6/6", "100", "0.031", "0.031")
+    assert float(row["p (log-rank)"]) < 0.01
+    assert row["over none, points [95%]"] == "+0.0 [+0.0, +0.0]"
+    assert row["validation accuracy at equal time"] == "90.0% [90.0, 90.0]"
+    assert dict(zip(header.split(" | "), none.split(" | "), strict=True))["p (log-rank)"] == ""
 
 
 def test_table_fits_80_columns(capsys):

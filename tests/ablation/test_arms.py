@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+import mireg
 import models
 from mireg.ablation.arms import ARMS
 from mireg.ablation.config import Cell
@@ -40,6 +41,17 @@ def test_trains_a_step(tmp_path: Path, name: str) -> None:
     assert result["failure"] is None
     assert [point["step"] for point in result["curve"]] == [0, 2]
     assert (result["curve"][-1]["term_share"] is None) == (ARMS[name].term is NoTerm)
+
+
+def test_mi_is_what_wrapping_does() -> None:
+    ours, theirs = (
+        wrapped.regularizer for wrapped in (ARMS["mi"].term(network(), Term(), X[:2]).model, mireg.wrap(network()))
+    )
+    for key in ("samples", "every", "shuffled"):
+        assert getattr(ours, key) == getattr(theirs, key)
+    assert repr(ours.estimator) == repr(theirs.estimator)
+    assert vars(ours.balance) == vars(theirs.balance)
+    assert [ours.weight(step) for step in range(0, 300, 7)] == [theirs.weight(step) for step in range(0, 300, 7)]
 
 
 def test_a_change_of_the_network_is_part_of_the_cell() -> None:

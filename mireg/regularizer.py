@@ -18,7 +18,8 @@ from mireg.distributed import gather, world_size
 from mireg.estimators import Estimator
 from mireg.estimators.base import as_matrices, check_samples
 from mireg.finite import FiniteWatch
-from mireg.schedules import Schedule
+from mireg.schedules import Rescue, Schedule
+from mireg.triage import SHARED_NOISE, is_needed
 
 MAP_FEATURES = 64
 """Maps and sequences are average-pooled until channels times positions come near this number."""
@@ -33,7 +34,8 @@ class MIRegularizer:
 
     Args:
         estimator: any differentiable estimator.
-        weight: schedule over the calls that :meth:`step` counts.
+        weight: schedule over the calls that :meth:`step` counts; with a :class:`mireg.schedules.Rescue` the
+            term stands aside for good if the network does not need it.
         samples: rows of the batch that the estimate uses, all where there are fewer: the first ones, since
             batches are shuffled and a leading slice is a view, the same rows of every layer.
         every: steps from one use of the term to the next; nothing is captured in between.
@@ -42,6 +44,10 @@ class MIRegularizer:
             on each rank's own. Every rank must have as many rows as the others.
         shuffled: estimate between rows that do not belong together, which leaves every marginal
             as it is and no dependence to reward: the control that a real effect must beat.
+
+    Attributes:
+        needed: whether the network needs the term; None until the first use has judged it.
+        terms: the last estimates, by pair.
 
     Raises:
         ValueError: if the estimator is not differentiable or must be learned, or ``samples`` is below 2.
@@ -76,6 +82,7 @@ class MIRegularizer:
         self.gather = gather
         self.shuffled = shuffled
         self.balance = GradientBalance() if balanced else None
+        self.needed: bool | None = None if isinstance(weight, Rescue) else True
         self.terms: dict[str, Tensor] = {}
         self._last = torch.zeros(())  # the reward, as of the last step that captured
         self._warned = False
@@ -89,7 +96,7 @@ class MIRegularizer:
         compiled forward pass depends on nothing that changes at every step.
         """
         self.steps = step
-        self.active = step % self.every == 0 and self.weight(step) != 0
+        self.active = self.needed is not False and step % self.every == 0 and self.weight(step) != 0
         self.captures = self.active and (self.balance is None or self.balance.due(step // self.every))
 
     def step(self, layers: Mapping[str, Tensor] | None, parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -107,14 +114,20 @@ class MIRegularizer:
             raise ValueError(
                 f"weight is {weight!r} at step {self.steps}: a schedule must give finite values of at least 0"
             )
-        reward = None if layers is None else self._reward(layers)
-        term = self._term(weight, reward, list(parameters))
+        reward = None
+        if layers is not None:
+            rows = self._rows(layers)
+            if self.needed is None:
+                self.needed = is_needed(rows)
+            reward = self._reward(pairs(layers), rows)
+        term = self._term(weight, reward, list(parameters)) if self.needed else torch.zeros_like(self._last)
         self.start_at(self.steps + 1)
         if self.balance is not None and not self.weight(self.steps):
             self.balance.release()
         return term
 
-    def _reward(self, layers: Mapping[str, Tensor]) -> Tensor:
+    def _rows(self, layers: Mapping[str, Tensor]) -> list[Tensor]:
+        """What the estimate uses of each layer, as matrices."""
         ranks = world_size() if self.gather else 1
         chosen = [prepare(layer, max(1, self.samples // ranks)) for layer in layers.values()]
         if ranks > 1:
@@ -122,9 +135,11 @@ class MIRegularizer:
         check_samples(chosen)
         if self.shuffled:
             chosen = [rows[torch.randperm(len(rows), device=rows.device)] for rows in chosen]
-        information = self.estimator.estimate(as_matrices(chosen))
-        self.terms = dict(zip(pairs(layers), information.detach().unbind(), strict=True))
-        names = list(self.terms)
+        return as_matrices(chosen)
+
+    def _reward(self, names: list[str], rows: list[Tensor]) -> Tensor:
+        information = self.estimator.estimate(rows)
+        self.terms = dict(zip(names, information.detach().unbind(), strict=True))
         self._warn_of([names[index] for index in self._watch(information.detach())])
         reward = information.mean()
         self._last = reward.detach()
@@ -156,19 +171,20 @@ class MIRegularizer:
         self.start_at(self.steps + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step count, the last reward and the balance in force."""
+        """What a resumed run needs: the step count, whether the term is used, the last reward and the balance in force."""
         balance = self.balance.state_dict() if self.balance else None
-        return {"steps": self.steps, "reward": self._last, "balance": balance}
+        return {"steps": self.steps, "needed": self.needed, "reward": self._last, "balance": balance}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
+        self.needed = state["needed"]
         self._last = state["reward"]
         if self.balance is not None:
             self.balance.load_state_dict(state["balance"])
         self.start_at(state["steps"])
 
 
-TRAINING: dict[str, dict[str, Any]] = {"kde": {"shared_noise": 0.01}}
+TRAINING: dict[str, dict[str, Any]] = {"kde": {"shared_noise": SHARED_NOISE}}
 """Options with which a named estimator is rewarded, beyond its own defaults."""
 
 

@@ -16,8 +16,8 @@ from mireg.taps import Taps
 
 PREFIX = "module."
 
-DEFAULT_WEIGHT = schedules.Linear(start=1.0, steps=200)
-"""The rescue is a transient: as strong as the task at first, off once information flows."""
+DEFAULT_WEIGHT = schedules.Rescue(start=1.0, steps=200)
+"""The rescue is a transient: as strong as the task at first, off once information flows, never on where it flows already."""
 
 
 class MIRegularized(nn.Module):
@@ -127,7 +127,8 @@ def wrap(
         estimator: a name that :func:`mireg.estimators.get` knows, or an estimator.
         weight: of the term, a number or a schedule of the step: with ``balanced``, the length of its push
             relative to the task's gradient, parameter by parameter. 0 leaves losses, gradients and
-            random numbers as they are without the wrapper, to the bit.
+            random numbers as they are without the wrapper, to the bit. By default so does a network that passes
+            information on already (:class:`mireg.schedules.Rescue`); a weight of your own is always used.
         samples: rows of each batch that the estimate uses, the first ones.
         every: steps from one use of the term to the next; nothing is captured in between.
         balanced: False lets ``weight`` multiply the mean MI in nats, with its plain gradient.

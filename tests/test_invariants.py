@@ -119,7 +119,7 @@ class TestWrappingChangesNothing:
 
 class TestNothingIsKept:
     def test_activations_are_freed(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-        model = mireg.wrap(network)
+        model = mireg.wrap(network, weight=0.5)
         for step in range(5):
             output = model(batch[0])
             assert bool(model._caught) == (step % 2 == 0)  # directions are held for one more step

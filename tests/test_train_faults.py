@@ -50,7 +50,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def study(out: Path, *words: str) -> int:
-    return train.main([*TINY, "--out", str(out), "--arms", "none", "mi", *words])
+    return train.main([*TINY, "--out", str(out), "--arms", "none", "mi-always", *words])
 
 
 def files(out: Path) -> dict[Path, bytes]:
@@ -74,7 +74,7 @@ class TestFolder:
         assert len(after) == 8
         assert before.items() <= after.items()
         record = json.loads((out / "study.json").read_text())
-        assert (record["arms"], record["seeds"]) == (["none", "mi", "mi-kde"], [0, 1])
+        assert (record["arms"], record["seeds"]) == (["none", "mi-always", "mi-kde"], [0, 1])
         assert record["configuration"]["digits-sigmoid"]["mi-kde"]["cell"]["steps"] == 20
         assert len(record["invocations"]) == 3
         assert set(record["invocations"][0]) == {"started", "command", "commit", "host", "device", "versions"}
@@ -288,7 +288,7 @@ class TestRuns:
         failure = "step 15, arm none: the task loss is nan; a lower learning rate may help"
         assert lines.err.splitlines()[-1] == f"train.py: failed: digits-sigmoid/none/seed-0: {failure}"
         results = {path.parts[-3]: json.loads(path.read_text()) for path in out.rglob("result.json")}
-        assert (results["none"]["failure"], results["mi"]["failure"]) == (failure, None)
+        assert (results["none"]["failure"], results["mi-always"]["failure"]) == (failure, None)
 
     def test_an_error_in_a_run_leaves_the_others(
         self, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -305,7 +305,7 @@ class TestRuns:
         captured = capsys.readouterr()
         assert "digits-sigmoid/none/seed-0: RuntimeError: out of memory (1/2)" in captured.err
         assert captured.err.splitlines()[-1].endswith("failed: digits-sigmoid/none/seed-0: RuntimeError: out of memory")
-        assert [path.parts[-3] for path in out.rglob("result.json")] == ["mi"]
+        assert [path.parts[-3] for path in out.rglob("result.json")] == ["mi-always"]
         monkeypatch.undo()
         assert study(out) == 0
 

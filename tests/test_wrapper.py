@@ -50,7 +50,7 @@ def test_wrapped_twice_or_not_at_all() -> None:
 
 
 def test_one_term_a_forward() -> None:
-    model = mireg.wrap(network())
+    model = mireg.wrap(network(), weight=0.5)
     model(X)
     model.mi_loss()
     with pytest.raises(RuntimeError, match="nothing to work on: call it once after each forward"):

@@ -50,8 +50,8 @@ def arm(name: str) -> Arm:
     return ARMS[name]
 
 
-def _rewards(estimator: Estimator, about: str, *, shuffled: bool = False) -> Arm:
-    return Arm(about, partial(Reward, estimator=estimator, shuffled=shuffled), estimator.name)
+def _rewards(estimator: Estimator, about: str, *, shuffled: bool = False, always: bool = False) -> Arm:
+    return Arm(about, partial(Reward, estimator=estimator, shuffled=shuffled, always=always), estimator.name)
 
 
 def _of_estimators() -> dict[str, Arm]:
@@ -65,6 +65,7 @@ def _of_estimators() -> dict[str, Arm]:
 ARMS: dict[str, Arm] = {
     BASELINE: Arm("the network as it is"),
     "mi": _rewards(for_training("kde"), "what mireg.wrap(model) does"),
+    "mi-always": _rewards(for_training("kde"), "the same term in networks that do not need it, too", always=True),
     "mi-shuffled": _rewards(
         for_training("kde"), "control: the same term on rows that do not belong together", shuffled=True
     ),

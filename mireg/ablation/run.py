@@ -157,6 +157,7 @@ def train(
             "lr": spec.lr,
             "device": _device_name(device),
             "failure": failure,
+            "stood_aside": term.stood_aside,
             "seconds": round(seconds, 4),
             "test_accuracy": None if spec.tuning else accuracy(network, data.test),
             "curve": curve,

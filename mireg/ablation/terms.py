@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mireg.ablation.errors import check
 from mireg.estimators import Estimator
 from mireg.regularizer import MIRegularizer
-from mireg.schedules import Linear
+from mireg.schedules import Linear, Rescue
 from mireg.taps import Taps
 from mireg.wrapper import MIRegularized
 
@@ -73,6 +73,11 @@ class LossTerm(ABC):
         """What the optimizer trains beside the network's own."""
         return ()
 
+    @property
+    def stood_aside(self) -> bool:
+        """Whether the term found that the network does not need it, and left it as it is."""
+        return False
+
     def values(self) -> Mapping[str, Tensor]:
         """The last value of each of the term's parts, so that a broken one can be named."""
         return {}
@@ -117,20 +122,32 @@ class Reward(LossTerm):
         example: not needed.
         estimator: what is rewarded.
         shuffled: see :class:`mireg.regularizer.MIRegularizer`.
+        always: also in networks that do not need it.
     """
 
     name = "the MI term"
 
     def __init__(
-        self, network: nn.Module, settings: Term, example: Tensor, *, estimator: Estimator, shuffled: bool = False
+        self,
+        network: nn.Module,
+        settings: Term,
+        example: Tensor,
+        *,
+        estimator: Estimator,
+        shuffled: bool = False,
+        always: bool = False,
     ) -> None:
-        weight = Linear(settings.weight, settings.decay_steps)
+        weight = (Linear if always else Rescue)(settings.weight, settings.decay_steps)
         self._regularizer = MIRegularizer(estimator, weight, samples=settings.samples, gather=True, shuffled=shuffled)
         self.network = network
         self.model = self._wrapped = MIRegularized(network, Taps(network, settings.layer_spec), self._regularizer)
 
     def __call__(self, task: Tensor) -> Tensor:
         return self._wrapped.mi_loss()
+
+    @property
+    def stood_aside(self) -> bool:
+        return self._regularizer.needed is False
 
     def values(self) -> Mapping[str, Tensor]:
         return self._wrapped.mi_terms()

@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+import mireg
 import models
 from mireg.ablation.arms import ARMS
 from mireg.ablation.presets import PRESETS
+from mireg.estimators.base import as_matrices
+from mireg.regularizer import prepare
 from mireg.taps import Taps
+from mireg.triage import is_needed
 
 CONVERGENCE = PRESETS["convergence"]
 CELLS = {cell.name: cell for cell in CONVERGENCE.cells}
@@ -30,12 +34,28 @@ def test_layers_of_the_convergence_study(name: str) -> None:
     assert len(taps.names) == 1 + LAYERS[name] if name in LAYERS else len(taps.names) >= 5
 
 
+ALIVE = ("R5", "H1", "H2", "H3", "H4", "H5", "H6", "H7")
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_term_stands_aside_where_networks_are_alive(name: str) -> None:
+    """The arms of a cell hang on what the term makes of its network."""
+    cell = CELLS[name]
+    torch.manual_seed(2)
+    images = torch.rand(16, 1, 28, 28)
+    model = mireg.wrap(models.build(cell.model, cell.model_options, (1, 28, 28), 10), samples=16)
+    with torch.no_grad():
+        layers = model.taps.observe(images)[1]
+    rows = as_matrices([prepare(layer, 16) for layer in layers.values()])
+    assert is_needed(rows) == (name not in ALIVE)
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_arms_of_the_convergence_study(name: str) -> None:
     cell = CELLS[name]
     arms = CONVERGENCE.arms_of(cell)
     assert arms[:2] == ("none", "mi")
-    assert {"lbe", "mi-shuffled"} < set(arms)
+    assert {"lbe", "mi-always" if name in ALIVE else "mi-shuffled"} < set(arms)
     for arm in arms:
         changed = ARMS[arm].model_options
         assert set(changed) <= set(models.options(cell.model))

@@ -171,7 +171,7 @@ class MIRegularizer:
         self.start_at(self.steps + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step count, whether the term is used, the last reward and the balance in force."""
+        """What a resumed run needs: the step count, the verdict, the last reward and the balance in force."""
         balance = self.balance.state_dict() if self.balance else None
         return {"steps": self.steps, "needed": self.needed, "reward": self._last, "balance": balance}
 

@@ -18,7 +18,7 @@ ENOUGH = 0.5
 """Share of dead pairs above which a network needs the term."""
 
 SHARED_NOISE = 0.01
-"""Noise that all layers share, see :class:`mireg.estimators.kde.KDE`: a signal fainter than this brings no gradient back."""
+"""Noise that all layers share (:class:`mireg.estimators.kde.KDE`): a signal fainter than it brings no gradient back."""
 
 
 def dead_pairs(layers: Sequence[Tensor]) -> Tensor:

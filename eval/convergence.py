@@ -233,6 +233,7 @@ def _arm(runs: dict[int, dict[str, Any]], target: float, seconds: float) -> dict
         "n_seeds": len(runs),
         "n_reached": sum(point is not None for point in reached),
         "n_failed": sum(run["failure"] is not None for run in runs.values()),
+        "n_stood_aside": sum(run.get("stood_aside", False) for run in runs.values()),
         "steps_to_target": _times(reached, lambda point: point["step"]),
         "seconds_to_target": _times(reached, lambda point: point["seconds"]),
         "final_accuracy": _mean(accuracy),

@@ -33,11 +33,16 @@ from torch.nn.functional import cross_entropy
 import mireg
 import models
 from mireg import estimators
+from mireg.schedules import Linear, Schedule
+from mireg.wrapper import DEFAULT_WEIGHT
 
 TRAINING = 2000
 """Steps of a training, over which the cost is averaged."""
 
 ESTIMATORS = ("kde", "renyi", "cka", "binning")
+
+ALWAYS = Linear(DEFAULT_WEIGHT.start, DEFAULT_WEIGHT.steps)
+"""The default weight, in networks that do not need the term, too."""
 
 PHASES = ("none", "off", "held", "measured")
 """Without the wrapper; with it, its weight 0; with the term as last measured; with the term measured anew."""
@@ -74,16 +79,15 @@ GROWTH: dict[str, tuple[str, Sequence[int]]] = {
 
 
 class Training:
-    """A network trained on random batches, step by step, each step timed."""
+    """A network trained on random batches, step by step, each step timed; wrapped, if it has a weight."""
 
-    def __init__(self, setting: Setting, device: torch.device, *, wrapped: bool, weight: float | None = None) -> None:
+    def __init__(self, setting: Setting, device: torch.device, weight: float | Schedule | None) -> None:
         torch.manual_seed(0)
         network = models.build(setting.model, setting.options, setting.input_shape, 10).to(device)
         self.device = device
         self.model: nn.Module = network
-        if wrapped:
-            term = {} if weight is None else {"weight": weight}
-            self.model = mireg.wrap(network, estimator=setting.estimator, samples=setting.samples, **term)
+        if weight is not None:
+            self.model = mireg.wrap(network, estimator=setting.estimator, weight=weight, samples=setting.samples)
         self.forward = torch.compile(self.model) if setting.compiled else self.model
         self.optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
         self.images = torch.randn(setting.batch_size, *setting.input_shape, device=device)
@@ -114,7 +118,7 @@ class Training:
 
 
 def phase_of(regularizer: mireg.MIRegularizer, step: int) -> str:
-    """Which of ``PHASES`` a step of a default training is."""
+    """Which of ``PHASES`` a step is of a training that uses the term."""
     if regularizer.weight(step) == 0:
         return "off"
     return "measured" if regularizer.balance is None or step % regularizer.balance.interval == 0 else "held"
@@ -134,9 +138,9 @@ def step_times(
     Returns:
         ``ms`` by phase, ``ratio`` by phase (median over rounds of ratios within a round), ``rounds``.
     """
-    active = Training(setting, device, wrapped=True)
-    weight_0 = Training(setting, device, wrapped=True, weight=0.0)
-    bare = Training(setting, device, wrapped=False)
+    active = Training(setting, device, ALWAYS)
+    weight_0 = Training(setting, device, 0.0)
+    bare = Training(setting, device, None)
     regularizer = active.model.regularizer
     first = {phase_of(regularizer, step): step for step in range(TRAINING - 1, 0, -1)}
 
@@ -164,13 +168,20 @@ def step_times(
     }
 
 
+def is_needed(setting: Setting, device: torch.device) -> bool:
+    """Whether the default uses the term in that network, or stands aside after its first step."""
+    training = Training(setting, device, DEFAULT_WEIGHT)
+    training.step()
+    return bool(training.model.regularizer.needed)
+
+
 def averages(ratio: dict[str, float]) -> dict[str, float]:
-    """Mean ratio over the steps that have a term, and over a whole training.
+    """Mean ratio over the steps that have a term, and over a whole training that uses it.
 
     Args:
         ratio: step time of each phase over that without the wrapper.
     """
-    regularizer = mireg.wrap(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))).regularizer
+    regularizer = mireg.wrap(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), weight=ALWAYS).regularizer
     count = Counter(phase_of(regularizer, step) for step in range(TRAINING))
     active = {phase: n for phase, n in count.items() if phase != "off"}
 
@@ -180,25 +191,32 @@ def averages(ratio: dict[str, float]) -> dict[str, float]:
     return {"active": mean(active), "training": mean(count)}
 
 
+def default(row: dict[str, Any]) -> float:
+    """Mean ratio over a training with ``mireg.wrap(model)``; where it stands aside, all steps but the first are off."""
+    if row["needed"]:
+        return float(row["training"])
+    return (row["ratio"]["measured"] + (TRAINING - 1) * row["ratio"]["off"]) / TRAINING
+
+
 def peak_memory(setting: Setting, device: torch.device) -> dict[str, float]:
-    """Peak memory in MB of a process that trains, with the term (a measured step among its steps) and without.
+    """Peak memory in MB of a process that trains: without the term, by default, and where the term is used.
 
     On a GPU what the allocator handed out; on a CPU the resident memory of the process, its libraries in it.
     """
     context = multiprocessing.get_context("spawn")
     peaks = {}
-    for name, wrapped in (("none", False), ("mi", True)):
+    for name, weight in (("none", None), ("default", DEFAULT_WEIGHT), ("used", ALWAYS)):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_peak, args=(sender, setting, device, wrapped))
+        process = context.Process(target=_peak, args=(sender, setting, device, weight))
         process.start()
         sender.close()  # so that a process that dies ends the wait
         peaks[name] = receiver.recv()
         process.join()
-    return {**peaks, "ratio": peaks["mi"] / peaks["none"]}
+    return peaks
 
 
-def _peak(sender: Any, setting: Setting, device: torch.device, wrapped: bool) -> None:
-    training = Training(setting, device, wrapped=wrapped)
+def _peak(sender: Any, setting: Setting, device: torch.device, weight: Schedule | None) -> None:
+    training = Training(setting, device, weight=weight)
     for _ in range(2):  # the optimizer's state is there from the second one on
         training.step()
     if device.type == "cuda":
@@ -233,9 +251,12 @@ def measure(device: torch.device, seconds: float, report: Callable[[str], None])
         for compiled in (False, True) if device.type == "cuda" else (False,):
             chosen = replace(setting, compiled=compiled)
             times = step_times(chosen, device, seconds)
-            row = {**asdict(chosen), **times, **averages(times["ratio"]), "peak_mb": peak_memory(chosen, device)}
+            row = {**asdict(chosen), **times, **averages(times["ratio"]), "needed": is_needed(chosen, device)}
+            row |= {"default": default(row), "peak_mb": peak_memory(chosen, device)}
             networks.append(row)
-            report(f"  {row['training']:.3f} over a training, {row['active']:.3f} while active")
+            report(
+                f"  {row['default']:.3f} by default, {row['training']:.3f} if used, {row['active']:.3f} while active"
+            )
     report("estimators")
     known = [name for name in ESTIMATORS if name in estimators.names()]
     by_estimator = {
@@ -273,7 +294,8 @@ def print_tables(found: dict[str, Any], console: Console) -> None:
         title=f"{machine['processor']}, {machine['threads']} threads, load {machine['load_average']:.1f}, "
         f"torch {machine['torch']}"
     )
-    for column in ("network", "step, ms", "off", "held", "measured", f"over {TRAINING} steps", "while active", "MB"):
+    columns = ("step, ms", "off", "held", "measured", "while active", f"{TRAINING} steps, used", "by default", "MB")
+    for column in ("network", *columns):
         table.add_column(column, justify="left" if column == "network" else "right")
     for row in found["networks"]:
         ratios = [f"{row['ratio'].get(phase, math.nan):.3f}" for phase in PHASES[1:]]
@@ -282,9 +304,10 @@ def print_tables(found: dict[str, Any], console: Console) -> None:
             row["name"] + (" compiled" if row["compiled"] else ""),
             f"{row['ms']['none']:.1f}",
             *ratios,
-            f"{row['training']:.3f}",
             f"{row['active']:.3f}",
-            f"{memory['none']:.0f} → {memory['mi']:.0f}",
+            f"{row['training']:.3f}",
+            f"{row['default']:.3f}" + ("" if row["needed"] else " (stands aside)"),
+            " → ".join(f"{memory[name]:.0f}" for name in ("none", "default", "used")),
         )
     console.print(table)
     for name, ratio in found["estimators"].items():

@@ -144,12 +144,12 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
     return table
 
 
-VERDICTS = ("faster", "slower", "no difference shown")
+VERDICTS = ("faster", "slower", "no difference shown", "stood aside")
 
 
 def headline(cell: dict[str, Any]) -> str:
     """The verdict on the first arm beside the baseline, and the others by theirs."""
-    compared = {name: arm["vs_none"] for name, arm in cell["arms"].items() if arm.get("vs_none")}
+    compared = {name: arm for name, arm in cell["arms"].items() if arm.get("vs_none")}
     if not compared:
         return f"There is nothing to compare: the baseline {BASELINE!r} or every other arm is missing."
     first, *others = compared
@@ -170,6 +170,9 @@ def verdicts(cell: dict[str, Any]) -> dict[str, str]:
         versus = arm.get("vs_none")
         if not versus:
             continue
+        if _verdict(arm) == "stood aside":
+            sentences[name] = f"{name} stood aside: the network passes information on already, and was left as it is."
+            continue
         reached = f"{name} reached {cell['target']:.0%} on {arm['n_reached']} of {arm['n_seeds']} seeds"
         if versus["steps_ratio"] is None:
             sentences[name] = (
@@ -182,13 +185,16 @@ def verdicts(cell: dict[str, Any]) -> dict[str, str]:
         sure = f"95% interval {interval[0]:.1f} to {interval[1]:.1f}" if interval else "no interval from one seed"
         few = "" if versus["n_pairs"] >= SEEDS_FOR_A_TEST else f" (too few seeds for a test: {versus['n_pairs']})"
         sentences[name] = (
-            f"{reached} (median {median} steps), {factor} the speed of {BASELINE} ({sure}): {_verdict(versus)}{few}."
+            f"{reached} (median {median} steps), {factor} the speed of {BASELINE} ({sure}): {_verdict(arm)}{few}."
         )
     return sentences
 
 
-def _verdict(versus: dict[str, Any]) -> str:
+def _verdict(arm: dict[str, Any]) -> str:
     """Faster or slower where the interval lies beyond 1, and the test, where it can, agrees."""
+    if arm["n_stood_aside"] == arm["n_seeds"]:
+        return "stood aside"
+    versus = arm["vs_none"]
     low, high = versus["ci95"] or (0.0, float("inf"))
     refuted = versus["n_pairs"] >= SEEDS_FOR_A_TEST and versus["p_value"] > 1 - CONFIDENCE
     if versus["steps_ratio"] is None or refuted:

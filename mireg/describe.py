@@ -16,6 +16,7 @@ from torch import nn
 from mireg.estimators.base import as_matrices
 from mireg.layers import tensors_in
 from mireg.regularizer import pairs, prepare
+from mireg.triage import DEAD, ENOUGH, dead_pairs
 from mireg.wrapper import MIRegularized, wrap
 
 REPEATS = 5
@@ -31,6 +32,8 @@ class Description:
         units: of each layer, that the estimate uses after pooling.
         estimator: its name.
         samples: rows that the estimate uses.
+        dead: pairs that pass on almost nothing of the example (:func:`mireg.triage.dead_pairs`).
+        needed: whether the network needs the term, by the example; where not, the default weight leaves it alone.
         step_ms: forward and backward pass of the network on the example.
         term_ms: what the term adds to that at a step, its gradient with respect to the layers included.
     """
@@ -39,6 +42,8 @@ class Description:
     units: dict[str, int]
     estimator: str
     samples: int
+    dead: list[str]
+    needed: bool
     step_ms: float
     term_ms: float
 
@@ -54,6 +59,8 @@ class Description:
             rows.append((pair, outputs, f"{self.units[a]}, {self.units[b]}"))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        verdict = "the network needs the term" if self.needed else "the term stands aside, unless given a weight"
+        lines.append(f"{len(self.dead)} of {len(self.pairs)} pairs pass on less than {DEAD:.0%} of log n: {verdict}")
         share = self.term_ms / self.step_ms
         lines.append(
             f"{self.estimator} on {self.samples} samples: {self.term_ms:.1f} ms beside {self.step_ms:.1f} ms for "
@@ -63,7 +70,7 @@ class Description:
 
 
 def describe(model: nn.Module, example: Any) -> Description:
-    """Print the successive pairs of a network, their shapes, and the estimated cost of the term.
+    """Print the successive pairs of a network, their shapes, whether it needs the term, and what that would cost.
 
     A copy of the network runs, in training mode; the network itself, its buffers and the random numbers
     stay as they are.
@@ -84,6 +91,7 @@ def describe(model: nn.Module, example: Any) -> Description:
     pair     outputs  units used
     input→1  4 → 8    4, 8
     1→2      8 → 6    8, 6
+    0 of 2 pairs pass on less than 5% of log n: the term stands aside, unless given a weight
     kde on 16 samples: ... ms beside ... ms for forward and backward (...%) at a step that uses the term
     """
     args, kwargs = (), {}
@@ -109,11 +117,14 @@ def describe(model: nn.Module, example: Any) -> Description:
             regularizer.estimator.estimate(used).mean().backward()
 
         device = chosen[0].device
+        dead = [pair for pair, is_dead in zip(pairs(layers), dead_pairs(chosen).tolist(), strict=True) if is_dead]
         description = Description(
             shapes={name: tuple(layer.shape) for name, layer in layers.items()},
             units={name: rows.shape[1] for name, rows in zip(layers, chosen, strict=True)},
             estimator=regularizer.estimator.name,
             samples=len(chosen[0]),
+            dead=dead,
+            needed=len(dead) > ENOUGH * len(pairs(layers)),
             step_ms=_milliseconds(step, device),
             term_ms=_milliseconds(term, device),
         )

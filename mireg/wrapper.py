@@ -17,7 +17,7 @@ from mireg.taps import Taps
 PREFIX = "module."
 
 DEFAULT_WEIGHT = schedules.Rescue(start=1.0, steps=200)
-"""The rescue is a transient: as strong as the task at first, off once information flows; not on where it does already."""
+"""As strong as the task at first, off once information flows, and not on at all where it does already."""
 
 
 class MIRegularized(nn.Module):

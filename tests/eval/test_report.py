@@ -50,8 +50,19 @@ def test_verdict(none, mi, expected):
 
 def test_an_interval_that_the_test_does_not_confirm_shows_nothing():
     versus = {"n_pairs": 8, "steps_ratio": 1.5, "ci95": [1.1, 1.9], "p_value": 0.2}
-    assert report._verdict(versus) == "no difference shown"
-    assert report._verdict({**versus, "p_value": 0.01}) == "faster"
+    arm = {"n_seeds": 8, "n_stood_aside": 0, "vs_none": versus}
+    assert report._verdict(arm) == "no difference shown"
+    versus["p_value"] = 0.01
+    assert report._verdict(arm) == "faster"
+
+
+def test_a_term_that_stood_aside_is_not_called_a_tie():
+    runs = [result(arm, seed, 100) for arm in ("none", "mi", "mi-kde") for seed in range(2)]
+    aside = [run | {"stood_aside": run["arm"].startswith("mi")} for run in runs]
+    (cell,) = summarise("study", aside, ["none", "mi", "mi-kde"])["cells"]
+    assert report.headline(cell) == (
+        "mi stood aside: the network passes information on already, and was left as it is. Stood aside: mi-kde."
+    )
 
 
 def test_few_seeds_are_said_to_be_few():

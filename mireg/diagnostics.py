@@ -192,6 +192,26 @@ def effective_rank(features: Tensor) -> float:
     return float(torch.special.entr(share / share.sum()).sum().exp())
 
 
+def participation_ratio(features: Tensor) -> float:
+    """How many directions hold the variance of the features.
+
+    ``(sum v)^2 / sum v^2`` over the variances v along the principal directions: r for r equally strong ones. It counts
+    strong directions, where :func:`effective_rank` counts faint ones, too. NaN where every sample has the same
+    features. Costs a forward pass and a product of n x d matrices.
+
+    Args:
+        features: (n, ...) of n samples.
+
+    Source: Gao et al., A theory of multineuronal dimensionality, dynamics and measurement, bioRxiv 214262, 2017.
+
+    >>> round(participation_ratio(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])), 6)
+    2.0
+    """
+    x = _centred(features)
+    products = x @ x.T if len(x) < x.shape[1] else x.T @ x
+    return float(products.trace() ** 2 / products.square().sum())
+
+
 def effective_parameters(count: int, nats: float) -> float:
     """Effective number of the parameters between two layers that share so much information.
 

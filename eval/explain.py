@@ -1,0 +1,252 @@
+"""What the term changes inside networks, and whether the smallest link tells how long training will take.
+
+python -m eval.explain --json FILE --figure FILE --scatter FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from matplotlib.figure import Figure
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import mireg
+import models
+from eval.figures import COLOURS, STYLE
+from mireg import diagnostics
+from mireg.ablation.checkpoint import seed_everything
+from mireg.ablation.data import Dataset, Split, load
+from mireg.ablation.protocol import CONVERGENCE
+from mireg.ablation.run import Batches, accuracy
+from mireg.ablation.storage import write_json
+from mireg.estimators.kde import KDE
+from mireg.taps import Taps
+from mireg.triage import SHARED_NOISE
+
+EXPLAINED = {"R1": 3e-3, "R3": 1e-3, "H1": 1e-3, "H7": 1e-3}
+"""Cells of the convergence study, two to rescue and two that are well, and the learning rate there."""
+
+STEPS = (0, 25, 50, 100, 300)
+"""At which a network is looked into."""
+
+ARMS = ("none", "mi")
+PROBE = 256
+"""Validation samples on which it is looked into."""
+
+PANELS = {
+    "nats": "MI of the pair, nats",
+    "gradient_norm": "gradient norm of the layer",
+    "participation_ratio": "participation ratio of the layer",
+}
+
+STACKS: tuple[dict[str, Any], ...] = (
+    *({"depth": depth} for depth in (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20)),
+    *({"depth": depth, "init": "he"} for depth in (3, 10, 20, 30, 60)),
+    *({"depth": depth, "activation": "sigmoid", "init": "orthogonal"} for depth in (2, 3, 4, 5, 6, 8)),
+    *({"depth": depth, "activation": "tanh"} for depth in (3, 5, 8, 12, 20)),
+    *({"depth": depth, "batchnorm": True} for depth in (3, 10, 30)),
+)
+"""MLPs of width 128 over which steps to target are held against the smallest link."""
+
+TARGET, BUDGET, EVERY, RATE = 0.75, 2000, 25, 1e-3
+
+
+def look(network: nn.Module, probe: Split) -> dict[str, list[float]]:
+    """The :data:`PANELS` of a network, by pair or by layer."""
+    images, labels = probe.batch(slice(0, PROBE))
+    layers = layers_of(network, images)
+    by_layer = diagnostics.layer_parameters(network)
+    loss = cross_entropy(network(images), labels)
+    return {
+        "nats": links(layers).tolist(),
+        "gradient_norm": diagnostics.gradient_norms(loss, dict(network.named_parameters()), by_layer),
+        "participation_ratio": [diagnostics.participation_ratio(layer) for layer in layers],
+    }
+
+
+def layers_of(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Outputs of the input and the hidden layers, as matrices."""
+    taps = Taps(network)
+    with torch.no_grad():
+        caught = taps.run(images)[1]
+    taps.remove()
+    return [layer.flatten(1) for layer in caught.values()]
+
+
+def links(layers: Sequence[Tensor]) -> Tensor:
+    """MI of the successive pairs, as the term judges it."""
+    return KDE(shared_noise=SHARED_NOISE).estimate(list(layers))
+
+
+def training(network: nn.Module, model: nn.Module, data: Dataset, lr: float, seed: int) -> Iterator[int]:
+    """Train for ever; give the number of steps done before each."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    batches = Batches(len(data.train), 128, seed)
+    done = 0
+    while True:
+        yield done
+        images, labels = data.train.batch(next(batches))
+        loss = cross_entropy(model(images), labels)
+        if isinstance(model, mireg.MIRegularized):
+            loss = loss + model.mi_loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        done += 1
+
+
+def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
+    """What a network of the convergence study looks like at each of :data:`STEPS`."""
+    cell = next(cell for cell in CONVERGENCE.cells if cell.name == name)
+    seed_everything(seed)
+    network = models.build(cell.model, cell.model_options, data.input_shape, data.classes)
+    model = mireg.wrap(network) if arm == "mi" else network
+    found = []
+    for done in training(network, model, data, EXPLAINED[name], seed):
+        if done in STEPS:
+            found.append(
+                {"step": done, "accuracy": accuracy(network, data.validation), **look(network, data.validation)}
+            )
+        if done == STEPS[-1]:
+            break
+    aside = isinstance(model, mireg.MIRegularized) and model.regularizer.needed is False
+    return {"stood_aside": aside, "at": found}
+
+
+def stack(options: dict[str, Any], data: Dataset, seed: int) -> dict[str, Any]:
+    """The smallest link of a network at the start, and the steps that plain training takes to the target."""
+    seed_everything(seed)
+    network = models.build("mlp", {"width": 128, **options}, data.input_shape, data.classes)
+    smallest = links(layers_of(network, data.validation.batch(slice(0, PROBE))[0])).min().clamp_min(0).item()
+    for done in training(network, network, data, RATE, seed):
+        reached = done % EVERY == 0 and accuracy(network, data.validation) >= TARGET
+        if reached or done == BUDGET:
+            return {**options, "seed": seed, "smallest_nats": smallest, "steps": done if reached else None}
+    raise AssertionError  # training never ends by itself
+
+
+def correlation(stacks: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Spearman's rank correlation of the smallest link and the steps to target, a miss above all others."""
+    steps = [BUDGET + 1 if found["steps"] is None else found["steps"] for found in stacks]
+    test = stats.spearmanr([found["smallest_nats"] for found in stacks], steps)
+    return {"spearman": float(test.statistic), "p_value": float(test.pvalue), "networks": len(stacks)}
+
+
+def draw(cells: dict[str, Any]) -> Figure:
+    """A column per cell, a row per panel; lighter is earlier, the term's lines are dashed."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.2 * len(cells), 8), layout="constrained")
+        grid = figure.subplots(len(PANELS), len(cells), squeeze=False)
+        for column, (name, arms) in enumerate(cells.items()):
+            for row, (panel, title) in enumerate(PANELS.items()):
+                axes = grid[row, column]
+                for index, arm in enumerate(ARMS):
+                    for when, seen in enumerate(arms[arm]["at"]):
+                        values = seen[panel]
+                        axes.plot(
+                            range(1, len(values) + 1),
+                            values,
+                            color=COLOURS[index],
+                            alpha=0.25 + 0.75 * when / (len(STEPS) - 1),
+                            linestyle=("-", (0, (4, 2)))[index],
+                            label=f"{arm}, step {seen['step']}",
+                        )
+                if panel == "gradient_norm":
+                    axes.set_yscale("log")
+                if row == 0:
+                    axes.set_title(name + (" (the term stands aside)" if arms["mi"]["stood_aside"] else ""))
+                if row == len(PANELS) - 1:
+                    axes.set_xlabel("layer, from the input")
+                if column == 0:
+                    axes.set_ylabel(title)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(STEPS))
+    return figure
+
+
+def draw_stacks(stacks: Sequence[dict[str, Any]]) -> Figure:
+    """Steps to target over the smallest link; a miss stands at the top."""
+    kinds = {kind_of(found): None for found in stacks}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        axes = figure.subplots()
+        for colour, kind in zip(COLOURS[1:], kinds, strict=False):
+            of_kind = [found for found in stacks if kind_of(found) == kind]
+            axes.scatter(
+                [max(found["smallest_nats"], 1e-5) for found in of_kind],
+                [found["steps"] or 1.3 * BUDGET for found in of_kind],
+                color=colour,
+                label=kind,
+                s=22,
+            )
+        axes.axhline(BUDGET, color="#808080", linewidth=0.8)
+        axes.set(xscale="log", yscale="log", xlabel="smallest MI of a pair at the start, nats")
+        axes.set_ylabel(f"steps to {TARGET:.0%}, above the line: never")
+        axes.legend()
+    return figure
+
+
+def kind_of(found: dict[str, Any]) -> str:
+    """Activation and initialisation of a stack."""
+    norm = " with BatchNorm" if found.get("batchnorm") else ""
+    return f"{found.get('activation', 'relu')}, {found.get('init', 'default')}{norm}"
+
+
+def table(found: dict[str, Any]) -> str:
+    """The numbers, as Markdown."""
+    lines = [
+        "| cell, arm | step | accuracy | smallest link, nats | which | gradient norm, first / last hidden layer "
+        "| smallest participation ratio |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, arms in found["cells"].items():
+        for arm, run in arms.items():
+            for seen in run["at"]:
+                nats, norms = seen["nats"], seen["gradient_norm"]
+                weakest = min(range(len(nats)), key=nats.__getitem__)
+                lines.append(
+                    f"| {name}, {arm} | {seen['step']} | {seen['accuracy']:.0%} | {nats[weakest]:.2f} "
+                    f"| {weakest + 1} of {len(nats)} | {norms[0]:.0e} / {norms[-2]:.0e} "
+                    f"| {min(seen['participation_ratio'][1:]):.1f} |"
+                )
+    c = found["correlation"]
+    lines += ["", f"Spearman {c['spearman']:.2f} (p = {c['p_value']:.0e}) over {c['networks']} networks"]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m eval.explain", description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--figure", type=Path, help="write the inside of the networks here")
+    parser.add_argument("--scatter", type=Path, help="write steps over the smallest link here")
+    parser.add_argument("--cells", nargs="+", default=list(EXPLAINED), choices=list(EXPLAINED))
+    parser.add_argument("--dataset", default="fashion-mnist")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--stacks", type=int, default=len(STACKS), help="networks of the correlation, the first so many"
+    )
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    a = parser.parse_args()
+    data = load(a.dataset, a.data_dir)
+    cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}
+    stacks = [stack(options, data, a.seed) for options in STACKS[: a.stacks]]
+    found = {"dataset": a.dataset, "cells": cells, "stacks": stacks, "correlation": correlation(stacks)}
+    if a.json:
+        write_json(a.json, found)
+    for path, figure in ((a.figure, draw(cells)), (a.scatter, draw_stacks(stacks))):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=110)
+    print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -32,7 +32,8 @@ class MIRegularizer:
     the task's (:class:`mireg.balance.GradientBalance`); else it is the plain gradient of the term.
 
     Args:
-        estimator: any differentiable estimator.
+        estimator: any differentiable estimator. One that learns takes a step after each estimate, with its
+            own optimizer; what it learns is in this state dict, not in the network's.
         weight: schedule over the calls that :meth:`step` counts.
         samples: rows of the batch that the estimate uses, all where there are fewer: the first ones, since
             batches are shuffled and a leading slice is a view, the same rows of every layer.
@@ -44,7 +45,7 @@ class MIRegularizer:
             as it is and no dependence to reward: the control that a real effect must beat.
 
     Raises:
-        ValueError: if the estimator is not differentiable or must be learned, or ``samples`` is below 2.
+        ValueError: if the estimator is not differentiable, or ``samples`` is below 2.
     """
 
     def __init__(
@@ -60,11 +61,6 @@ class MIRegularizer:
     ) -> None:
         if not estimator.is_differentiable:
             raise ValueError(f"estimator {estimator.name!r} has no gradient: it can measure, not regularize")
-        if estimator.is_learned:
-            raise ValueError(
-                f"estimator {estimator.name!r} learns a critic, which the term does not train: measure with it, and "
-                "reward another one"
-            )
         if samples < 2:
             raise ValueError(f"samples={samples}: an estimate needs at least 2 samples")
         if every < 1:
@@ -123,6 +119,10 @@ class MIRegularizer:
         if self.shuffled:
             chosen = [rows[torch.randperm(len(rows), device=rows.device)] for rows in chosen]
         information = self.estimator.estimate(as_matrices(chosen))
+        if information.requires_grad:
+            self.estimator.learn(information)
+        if not any(rows.requires_grad for rows in chosen):
+            information = information.detach()
         self.terms = dict(zip(pairs(layers), information.detach().unbind(), strict=True))
         names = list(self.terms)
         self._warn_of([names[index] for index in self._watch(information.detach())])
@@ -156,13 +156,15 @@ class MIRegularizer:
         self.start_at(self.steps + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step count, the last reward and the balance in force."""
+        """What a resumed run needs: the step count, the last reward, the balance in force, what the estimator learned."""
         balance = self.balance.state_dict() if self.balance else None
-        return {"steps": self.steps, "reward": self._last, "balance": balance}
+        estimator = self.estimator.state_dict()
+        return {"steps": self.steps, "reward": self._last, "balance": balance, "estimator": estimator}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
         self._last = state["reward"]
+        self.estimator.load_state_dict(state["estimator"])
         if self.balance is not None:
             self.balance.load_state_dict(state["balance"])
         self.start_at(state["steps"])

@@ -126,7 +126,7 @@ def _arms() -> dict[str, str]:
         "mi-shuffled": "control: the same term on rows that do not belong together",
     }
     for name in estimators.names():
-        if estimators.REGISTRY[name].is_differentiable and not estimators.REGISTRY[name].is_learned:
+        if estimators.REGISTRY[name].is_differentiable:
             arms[f"mi-{name}"] = arms[name] = f"the term with the {name} estimator"
     return arms
 

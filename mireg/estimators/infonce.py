@@ -99,6 +99,9 @@ class InfoNCE(Estimator):
     def fit(self, *layers: Tensor, steps: int = 400, batch: int = 256, learning_rate: float = 1e-2) -> None:
         """Train the critic on samples; judge it on others.
 
+        A fifth of the samples is held back, and of the critics on the way each pair keeps the one that read
+        most there: one that has learned its samples by heart reads less than nothing on others.
+
         Args:
             layers: L tensors (n, d_l), as for :meth:`successive`.
             steps: of Adam, its learning rate falling to 0 along a cosine.
@@ -113,17 +116,32 @@ class InfoNCE(Estimator):
         with torch.no_grad():
             inputs = by_width(as_matrices(layers), self._inputs)
         n = inputs.shape[1]
+        order = torch.randperm(n, generator=generator).to(inputs.device)
+        held, trained = (inputs[:, order[: n // 5]], inputs[:, order[n // 5 :]]) if n >= 10 else (inputs, inputs)
         self._take_shape(len(layers) - 1, inputs)
         optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        with torch.enable_grad():
-            for _ in range(steps):
-                rows = torch.randint(n, (min(batch, n),), generator=generator).to(inputs.device)
-                loss = -self._bound(inputs[:, rows]).sum()
+        most = torch.full((len(layers) - 1,), -math.inf, device=inputs.device)
+        kept = [weight.detach().clone() for weight in self.parameters()]
+        for step in range(steps + 1):
+            with torch.no_grad():
+                if step % LOOK == 0 or step == steps:
+                    read = self._bound(held)
+                    better = read > most
+                    most = torch.where(better, read, most)
+                    for weight, best in zip(self.parameters(), kept, strict=True):
+                        best[better] = weight[better]
+            if step < steps:
+                rows = torch.randint(trained.shape[1], (min(batch, n),), generator=generator).to(inputs.device)
+                with torch.enable_grad():
+                    loss = -self._bound(trained[:, rows]).sum()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+        with torch.no_grad():
+            for weight, best in zip(self.parameters(), kept, strict=True):
+                weight.copy_(best)
 
     def _take_shape(self, pairs: int, like: Tensor) -> None:
         """Have a critic for that many pairs, on the device and in the precision of ``like``."""
@@ -208,6 +226,9 @@ class _Critic(nn.Module):
         scores: Tensor = embedded[:, 0] @ embedded[:, 1].mT / math.sqrt(embedded.shape[-1])
         return scores
 
+
+LOOK = 20
+"""Steps of a fit from one look at what was held back to the next."""
 
 LEARNING_RATE = 1e-2
 """Of the critic while the network trains."""

@@ -156,7 +156,7 @@ class MIRegularizer:
         self.start_at(self.steps + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step count, the last reward, the balance in force, what the estimator learned."""
+        """What a resumed run needs: step count, last reward, the balance in force, what the estimator learned."""
         balance = self.balance.state_dict() if self.balance else None
         estimator = self.estimator.state_dict()
         return {"steps": self.steps, "reward": self._last, "balance": balance, "estimator": estimator}

@@ -461,16 +461,18 @@ def draw_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     large = [row for row in rows if row["n"] == SAMPLES and row["bias"] is not None]
     names = list(dict.fromkeys(row["task"] for row in large))
     labels = list(dict.fromkeys(row["estimator"] for row in large))
-    bias = np.full((len(names), len(labels)), np.nan)
+    bias, weight = np.full((len(names), len(labels)), np.nan), {}
     for row in large:
-        bias[names.index(row["task"]), labels.index(row["estimator"])] = row["bias"]
+        place = names.index(row["task"]), labels.index(row["estimator"])
+        bias[place], weight[place] = row["bias"], "bold" if row["recommended"] else "normal"
     figure, axes = plt.subplots(figsize=(9, 0.28 * len(names) + 1.5), layout="constrained")
     image = axes.imshow(bias, cmap="RdBu_r", vmin=-0.5, vmax=0.5, aspect="auto")
     for (i, j), value in np.ndenumerate(bias):
-        axes.text(j, i, f"{value:+.2f}", ha="center", va="center", fontsize=7, color="w" if abs(value) > 0.3 else "k")
-    axes.set_xticks(range(len(labels)), labels)
+        color = "w" if abs(value) > 0.3 else "k"
+        axes.text(j, i, f"{value:+.2f}", ha="center", va="center", fontsize=7, color=color, weight=weight.get((i, j)))
+    axes.set_xticks(range(len(labels)), labels, fontsize=9)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_title(f"Bias in nats, n = {SAMPLES}, mean over {large[0]['seeds']} seeds", fontsize=10)
+    axes.set_title(f"Bias in nats, n = {SAMPLES}, mean over {large[0]['seeds']} seeds; bold: recommended", fontsize=10)
     figure.colorbar(image, ax=axes, shrink=0.5, extend="both")
     return figure
 

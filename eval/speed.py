@@ -18,7 +18,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -96,7 +95,7 @@ NEAREST = {"kornia": "binning", "torch-mist": "infonce"}
 
 
 def seconds(term: Term, layers: list[Tensor], repeats: int) -> float:
-    """Median seconds of a forward and, where there is a gradient, a backward pass."""
+    """Seconds of a forward and, where there is a gradient, a backward pass: the least disturbed of the repeats."""
     taken = []
     for repeat in range(repeats + 1):
         start = time.perf_counter()
@@ -107,7 +106,7 @@ def seconds(term: Term, layers: list[Tensor], repeats: int) -> float:
             taken.append(time.perf_counter() - start)
         for layer in layers:
             layer.grad = None
-    return float(np.median(taken))
+    return min(taken)
 
 
 def compare(n: int, layers: int, width: int, repeats: int) -> list[dict[str, Any]]:

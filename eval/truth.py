@@ -196,42 +196,87 @@ def spiral(x: Samples) -> Samples:
     return np.hstack([*turned, x[:, 2:]])
 
 
-def tasks() -> list[Task]:
+@dataclass(frozen=True)
+class Grid:
+    """Parameters of the task families.
+
+    Attributes:
+        rhos: correlations of bivariate normals.
+        mapped_rho: correlation of the bivariate normal that is taken through maps.
+        dense: (correlation, units per side) of normals with all correlations equal.
+        pairs: (correlation, units per side) of normals with two correlated pairs.
+        spirals: the same, turned.
+        epsilons: of additive uniform noise.
+        students: (degrees of freedom, units per side).
+        shapes: of gamma-exponential samples.
+        independent: units per side.
+    """
+
+    rhos: tuple[float, ...]
+    mapped_rho: float
+    dense: tuple[tuple[float, int], ...]
+    pairs: tuple[tuple[float, int], ...]
+    spirals: tuple[tuple[float, int], ...]
+    epsilons: tuple[float, ...]
+    students: tuple[tuple[float, int], ...]
+    shapes: tuple[float, ...]
+    independent: tuple[int, ...]
+
+
+LISTED = Grid(
+    rhos=(0.5, 0.75, 0.8, 0.9, 0.95, 0.99),
+    mapped_rho=0.75,
+    dense=((0.5, 2), (0.5, 3), (0.5, 5), (0.5, 25), (0.5, 50)),
+    pairs=((0.8, 2), (0.8, 3), (0.8, 5), (0.8, 25)),
+    spirals=((0.8, 3),),
+    epsilons=(0.1, 0.25, 0.5, 0.75),
+    students=((1, 1), (2, 2), (3, 3)),
+    shapes=(1, 3),
+    independent=(1, 2, 5, 25),
+)
+"""The tasks that settings of the estimators were chosen on."""
+
+HELD_OUT = Grid(
+    rhos=(0.3, 0.65, 0.85, 0.97),
+    mapped_rho=0.6,
+    dense=((0.3, 2), (0.7, 3), (0.3, 5), (0.7, 5), (0.3, 25)),
+    pairs=((0.6, 2), (0.9, 2), (0.6, 3), (0.9, 5)),
+    spirals=((0.6, 3), (0.9, 2)),
+    epsilons=(0.15, 0.4, 1.0),
+    students=((2, 1), (1.5, 2), (5, 3)),
+    shapes=(2, 5),
+    independent=(3, 10),
+)
+"""Tasks of the same families with other parameters."""
+
+
+def tasks(grid: Grid = LISTED) -> list[Task]:
     """The tasks, in the families of Czyż et al., Beyond Normal, NeurIPS 2023."""
-    found = [
-        Task(f"normal, ρ = {rho}", "normal", (1, 1), bivariate_nats(rho), pairs_in(1, [rho]))
-        for rho in (0.5, 0.75, 0.8, 0.9, 0.95, 0.99)
-    ]
-    base, nats = pairs_in(1, [0.75]), bivariate_nats(0.75)
+    found = [Task(f"normal, ρ = {rho}", "normal", (1, 1), bivariate_nats(rho), pairs_in(1, [rho])) for rho in grid.rhos]
+    rho = grid.mapped_rho
+    base, nats = pairs_in(1, [rho]), bivariate_nats(rho)
     found += [
-        Task("normal, ρ = 0.75, normal CDF", "normal", (1, 1), nats, mapped(base, ndtr, ndtr)),
-        Task("normal, ρ = 0.75, half-cube", "normal", (1, 1), nats, mapped(base, half_cube, half_cube)),
-        Task("normal, ρ = 0.75, Swiss roll", "Swiss roll", (2, 1), nats, mapped(base, swiss_roll, ndtr)),
+        Task(f"normal, ρ = {rho}, normal CDF", "normal", (1, 1), nats, mapped(base, ndtr, ndtr)),
+        Task(f"normal, ρ = {rho}, half-cube", "normal", (1, 1), nats, mapped(base, half_cube, half_cube)),
+        Task(f"normal, ρ = {rho}, Swiss roll", "Swiss roll", (2, 1), nats, mapped(base, swiss_roll, ndtr)),
     ]
-    for d in (2, 3, 5, 25, 50):
-        covariance = np.full((2 * d, 2 * d), 0.5) + 0.5 * np.eye(2 * d)
-        name = f"multinormal, all ρ = 0.5, {d} per side"
-        found.append(Task(name, "multinormal", (d, d), dense_nats(d, 0.5), normal(covariance)))
-    nats = 2 * bivariate_nats(0.8)
-    for d in (2, 3, 5, 25):
-        name = f"multinormal, two pairs ρ = 0.8, {d} per side"
-        found.append(Task(name, "multinormal", (d, d), nats, pairs_in(d, [0.8, 0.8])))
-    found.append(
-        Task(
-            "two pairs ρ = 0.8, spiral, 3 per side",
-            "spiral",
-            (3, 3),
-            nats,
-            mapped(pairs_in(3, [0.8, 0.8]), spiral, spiral),
-        )
-    )
+    for rho, d in grid.dense:
+        covariance = np.full((2 * d, 2 * d), rho) + (1 - rho) * np.eye(2 * d)
+        name = f"multinormal, all ρ = {rho}, {d} per side"
+        found.append(Task(name, "multinormal", (d, d), dense_nats(d, rho), normal(covariance)))
+    for rho, d in grid.pairs:
+        name = f"multinormal, two pairs ρ = {rho}, {d} per side"
+        found.append(Task(name, "multinormal", (d, d), 2 * bivariate_nats(rho), pairs_in(d, [rho, rho])))
+    for rho, d in grid.spirals:
+        name, turned = f"two pairs ρ = {rho}, spiral, {d} per side", mapped(pairs_in(d, [rho, rho]), spiral, spiral)
+        found.append(Task(name, "spiral", (d, d), 2 * bivariate_nats(rho), turned))
     found += [
         Task(f"uniform noise, ε = {e}", "additive uniform", (1, 1), uniform_nats(e), additive_uniform(e))
-        for e in (0.1, 0.25, 0.5, 0.75)
+        for e in grid.epsilons
     ]
     found += [
-        Task(f"Student t, ν = {k}, {k} per side", "Student t", (k, k), student_nats(k, k), student(k, k))
-        for k in (1, 2, 3)
+        Task(f"Student t, ν = {nu}, {k} per side", "Student t", (k, k), student_nats(nu, k), student(nu, k))
+        for nu, k in grid.students
     ]
     found += [
         Task(
@@ -241,10 +286,11 @@ def tasks() -> list[Task]:
             gamma_exponential_nats(s),
             gamma_exponential(s),
         )
-        for s in (1, 3)
+        for s in grid.shapes
     ]
     found += [
-        Task(f"independent normals, {d} per side", "independent", (d, d), 0.0, pairs_in(d, [])) for d in (1, 2, 5, 25)
+        Task(f"independent normals, {d} per side", "independent", (d, d), 0.0, pairs_in(d, []))
+        for d in grid.independent
     ]
     return found
 
@@ -297,22 +343,21 @@ def draw(task: Task, n: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(x).float(), torch.from_numpy(y).float()
 
 
-def judge(index: int, seeds: int) -> list[dict[str, Any]]:
-    """Rows of the table for one task: every contender at each of its sample sizes."""
+def judge(index: int, seeds: int, grid: Grid = LISTED) -> list[dict[str, Any]]:
+    """Rows of the table for one task of a grid: every contender at each of its sample sizes."""
     torch.set_num_threads(1)
-    task = tasks()[index]
+    task = tasks(grid)[index]
     rows = []
     for contender in CONTENDERS:
         for n in contender.sizes:
-            values, seconds = [], []
+            values, floors, seconds = [], [], []
             for seed in range(seeds):
                 x, y = draw(task, n, seed)
                 start = time.perf_counter()
                 values.append(estimate(contender, x, y))
                 seconds.append(time.perf_counter() - start)
-            floor = None
-            if task.family == "independent" and contender.name != "infonce":
-                floor = contender.make().null_floor(*draw(task, n, seeds), permutations=1).item()
+                if task.family == "independent" and contender.name != "infonce":
+                    floors.append(contender.make().null_floor(x, y, permutations=1).item())
             is_mi = contender.make().measures == "mutual information"
             rows.append(
                 {
@@ -329,7 +374,7 @@ def judge(index: int, seeds: int) -> list[dict[str, Any]]:
                     "bias": float(np.mean(values) - task.true) if is_mi else None,
                     "std": float(np.std(values, ddof=1)) if seeds > 1 else 0.0,
                     "seconds": float(np.median(seconds)),
-                    "null_floor": floor,
+                    "null_floor": float(np.mean(floors)) if floors else None,
                     "recommended": n == SAMPLES and contender.label == recommend(*draw(task, n, 0)),
                 }
             )
@@ -338,7 +383,10 @@ def judge(index: int, seeds: int) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Claim:
-    """A bound on the absolute bias of one estimator over a set of tasks, n = 5000."""
+    """A bound on the absolute bias of one estimator over a set of tasks, n = 5000.
+
+    Where the null floor is known, as it is of independent samples, an estimate that near to it will do.
+    """
 
     text: str
     estimator: str
@@ -380,15 +428,23 @@ def verdicts(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for claim in CLAIMS:
         covered = [row for row in large if row["estimator"] == claim.estimator and claim.covers(row)]
-        failed = [row["task"] for row in covered if abs(row["bias"]) > claim.bound]
-        found.append(_verdict(f"{claim.estimator}: {claim.text}, within {claim.bound}", covered, failed))
+        missed = [row for row in covered if abs(row["bias"]) > claim.bound]
+        failed = [row for row in missed if not _at_floor(row, claim.bound)]
+        excused = [row["task"] for row in missed if row not in failed]
+        text = f"{claim.estimator}: {claim.text}, within {claim.bound}"
+        found.append({**_verdict(text, covered, failed), "at_null_floor": excused})
     recommended = [row for row in large if row["recommended"]]
-    failed = [row["task"] for row in recommended if abs(row["bias"]) > max(0.05, 0.15 * row["true"])]
+    failed = [row for row in recommended if abs(row["bias"]) > max(0.05, 0.15 * row["true"])]
     found.append(_verdict("recommended: every task, within 0.05 or 15%", recommended, failed))
     return found
 
 
-def _verdict(text: str, covered: list[dict[str, Any]], failed: list[str]) -> dict[str, Any]:
+def _at_floor(row: dict[str, Any], bound: float) -> bool:
+    floor = row.get("null_floor")
+    return floor is not None and abs(row["mean"] - floor) <= bound
+
+
+def _verdict(text: str, covered: list[dict[str, Any]], failed: list[dict[str, Any]]) -> dict[str, Any]:
     worst = max(covered, key=lambda row: abs(row["bias"]))
     return {
         "claim": text,
@@ -396,7 +452,7 @@ def _verdict(text: str, covered: list[dict[str, Any]], failed: list[str]) -> dic
         "tasks": len(covered),
         "worst_bias": worst["bias"],
         "worst_task": worst["task"],
-        "failed": failed,
+        "failed": [row["task"] for row in failed],
     }
 
 
@@ -405,16 +461,18 @@ def draw_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     large = [row for row in rows if row["n"] == SAMPLES and row["bias"] is not None]
     names = list(dict.fromkeys(row["task"] for row in large))
     labels = list(dict.fromkeys(row["estimator"] for row in large))
-    bias = np.full((len(names), len(labels)), np.nan)
+    bias, weight = np.full((len(names), len(labels)), np.nan), {}
     for row in large:
-        bias[names.index(row["task"]), labels.index(row["estimator"])] = row["bias"]
+        place = names.index(row["task"]), labels.index(row["estimator"])
+        bias[place], weight[place] = row["bias"], "bold" if row["recommended"] else "normal"
     figure, axes = plt.subplots(figsize=(9, 0.28 * len(names) + 1.5), layout="constrained")
     image = axes.imshow(bias, cmap="RdBu_r", vmin=-0.5, vmax=0.5, aspect="auto")
     for (i, j), value in np.ndenumerate(bias):
-        axes.text(j, i, f"{value:+.2f}", ha="center", va="center", fontsize=7, color="w" if abs(value) > 0.3 else "k")
-    axes.set_xticks(range(len(labels)), labels)
+        color = "w" if abs(value) > 0.3 else "k"
+        axes.text(j, i, f"{value:+.2f}", ha="center", va="center", fontsize=7, color=color, weight=weight.get((i, j)))
+    axes.set_xticks(range(len(labels)), labels, fontsize=9)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_title(f"Bias in nats, n = {SAMPLES}, mean over {large[0]['seeds']} seeds", fontsize=10)
+    axes.set_title(f"Bias in nats, n = {SAMPLES}, mean over {large[0]['seeds']} seeds; bold: recommended", fontsize=10)
     figure.colorbar(image, ax=axes, shrink=0.5, extend="both")
     return figure
 
@@ -432,6 +490,8 @@ def print_tables(rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]
     console.print(table, "* recommended by mireg.measure")
     for claim in claims:
         held = "holds" if claim["holds"] else f"FAILS on {', '.join(claim['failed'])}"
+        if claim.get("at_null_floor"):
+            held += f", at its null floor on {', '.join(claim['at_null_floor'])}"
         console.print(f"{claim['claim']}: {held} (worst {claim['worst_bias']:+.3f}, {claim['worst_task']})")
 
 
@@ -461,22 +521,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--tasks", default="", help="only tasks whose name contains this")
+    parser.add_argument("--held-out", action="store_true", help="tasks that no setting was chosen on")
     options = parser.parse_args(arguments)
-    chosen = [index for index, task in enumerate(tasks()) if options.tasks in task.name]
+    grid = HELD_OUT if options.held_out else LISTED
+    names = [task.name for task in tasks(grid)]
+    chosen = [index for index, name in enumerate(names) if options.tasks in name]
     if not chosen:
-        parser.error(f"no task is named like {options.tasks!r}: " + "; ".join(task.name for task in tasks()))
+        parser.error(f"no task is named like {options.tasks!r}: " + "; ".join(names))
     console = Console(width=None if sys.stdout.isatty() else 140)
     command = ["python", "-m", "eval.truth", *(sys.argv[1:] if arguments is None else arguments)]
     record: dict[str, Any] = {**environment(command), "workers": options.workers, "claims": [], "rows": []}
     start = time.perf_counter()
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        finished = pool.map(judge, chosen, [options.seeds] * len(chosen))
+        finished = pool.map(judge, chosen, [options.seeds] * len(chosen), [grid] * len(chosen))
         for rows in track(finished, "tasks", total=len(chosen), console=Console(stderr=True), transient=True):
             record["rows"] += rows
             record["seconds"] = round(time.perf_counter() - start, 1)
             if options.json:  # after every task: an interrupted run leaves what it found
                 _write(options.json, record)
-    if len(chosen) == len(tasks()):
+    if len(chosen) == len(names):
         record["claims"] = verdicts(record["rows"])
     print_tables(record["rows"], record["claims"], console)
     if options.json:

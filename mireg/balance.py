@@ -237,7 +237,9 @@ class _Arrival:
         self.push = push
         self.handle = parameter.register_hook(self)
 
-    def __call__(self, gradient: Tensor) -> None:
+    def __call__(self, gradient: Tensor | None) -> None:
+        if gradient is None:  # a backward pass of the term alone, which does not push this parameter
+            return
         self.handle.remove()
         self.watch.arrived(self.index, gradient, self.push)
 

@@ -33,7 +33,8 @@ class MIRegularizer:
     the task's (:class:`mireg.balance.GradientBalance`); else it is the plain gradient of the term.
 
     Args:
-        estimator: any differentiable estimator.
+        estimator: any differentiable estimator. One that learns takes a step after each estimate, with its
+            own optimizer; what it learns is in this state dict, not in the network's.
         weight: schedule over the calls that :meth:`step` counts; with a :class:`mireg.schedules.Rescue` the
             term stands aside for good if the network does not need it.
         samples: rows of the batch that the estimate uses, all where there are fewer: the first ones, since
@@ -50,7 +51,7 @@ class MIRegularizer:
         terms: the last estimates, by pair.
 
     Raises:
-        ValueError: if the estimator is not differentiable or must be learned, or ``samples`` is below 2.
+        ValueError: if the estimator is not differentiable, or ``samples`` is below 2.
     """
 
     def __init__(
@@ -66,11 +67,6 @@ class MIRegularizer:
     ) -> None:
         if not estimator.is_differentiable:
             raise ValueError(f"estimator {estimator.name!r} has no gradient: it can measure, not regularize")
-        if estimator.is_learned:
-            raise ValueError(
-                f"estimator {estimator.name!r} learns a critic, which the term does not train: measure with it, and "
-                "reward another one"
-            )
         if samples < 2:
             raise ValueError(f"samples={samples}: an estimate needs at least 2 samples")
         if every < 1:
@@ -139,6 +135,10 @@ class MIRegularizer:
 
     def _reward(self, names: list[str], rows: list[Tensor]) -> Tensor:
         information = self.estimator.estimate(rows)
+        if information.requires_grad:
+            self.estimator.learn(information)
+        if not any(layer.requires_grad for layer in rows):
+            information = information.detach()
         self.terms = dict(zip(names, information.detach().unbind(), strict=True))
         self._warn_of([names[index] for index in self._watch(information.detach())])
         reward = information.mean()
@@ -171,14 +171,22 @@ class MIRegularizer:
         self.start_at(self.steps + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step count, the verdict, the last reward and the balance in force."""
+        """What a resumed run needs: step count, verdict, last reward, balance in force, what the estimator learned."""
         balance = self.balance.state_dict() if self.balance else None
-        return {"steps": self.steps, "needed": self.needed, "reward": self._last, "balance": balance}
+        estimator = self.estimator.state_dict()
+        return {
+            "steps": self.steps,
+            "needed": self.needed,
+            "reward": self._last,
+            "balance": balance,
+            "estimator": estimator,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
         self.needed = state["needed"]
         self._last = state["reward"]
+        self.estimator.load_state_dict(state["estimator"])
         if self.balance is not None:
             self.balance.load_state_dict(state["balance"])
         self.start_at(state["steps"])

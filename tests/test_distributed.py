@@ -56,6 +56,10 @@ def wrap(**options: Any) -> mireg.MIRegularized:
     return mireg.wrap(network(), weight=0.5, samples=RANKS * ROWS, **options)
 
 
+def critic(model: mireg.MIRegularized) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.regularizer.estimator.parameters()])
+
+
 def parallel(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
@@ -64,6 +68,11 @@ def parallel(rank: int, port: int, folder: Path) -> None:
         for gather in (True, False):
             model = wrap(balanced=balanced, gather=gather)
             found[balanced, gather] = train(DistributedDataParallel(model), model, functools.partial(batch, rank))
+
+    for gather in (True, False):
+        model = wrap(estimator="infonce", gather=gather)
+        train(DistributedDataParallel(model), model, functools.partial(batch, rank))
+        found["critic", gather] = critic(model)
 
     model = wrap(balanced=False)
     for layer in [*model.module, model]:
@@ -120,3 +129,12 @@ def test_balance_is_the_same_on_every_rank(found: list[dict[Any, Any]]) -> None:
 def test_fully_sharded_is_data_parallel(found: list[dict[Any, Any]]) -> None:
     for rank in range(RANKS):
         torch.testing.assert_close(found[rank]["sharded"], found[rank][False, False][0], rtol=0, atol=1e-6)
+
+
+def test_critics_stay_equal_on_every_rank(found: list[dict[Any, Any]]) -> None:
+    model = wrap(estimator="infonce")
+    train(model, model, joined)
+    for gather in (True, False):
+        assert torch.equal(found[0]["critic", gather], found[1]["critic", gather])
+    torch.testing.assert_close(found[0]["critic", True], critic(model), rtol=0, atol=1e-6)
+    assert not torch.allclose(found[0]["critic", False], critic(model))

@@ -57,7 +57,7 @@ def _rewards(estimator: Estimator, about: str, *, shuffled: bool = False, always
 def _of_estimators() -> dict[str, Arm]:
     arms = {}
     for name in estimators.names():
-        if estimators.REGISTRY[name].is_differentiable and not estimators.REGISTRY[name].is_learned:
+        if estimators.REGISTRY[name].is_differentiable:
             arms[f"mi-{name}"] = arms[name] = _rewards(for_training(name), f"the term with the {name} estimator")
     return arms
 

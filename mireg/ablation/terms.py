@@ -138,7 +138,8 @@ class Reward(LossTerm):
         always: bool = False,
     ) -> None:
         weight = (Linear if always else Rescue)(settings.weight, settings.decay_steps)
-        self._regularizer = MIRegularizer(estimator, weight, samples=settings.samples, gather=True, shuffled=shuffled)
+        own = copy.deepcopy(estimator)  # what one run learns is not the next one's
+        self._regularizer = MIRegularizer(own, weight, samples=settings.samples, gather=True, shuffled=shuffled)
         self.network = network
         self.model = self._wrapped = MIRegularized(network, Taps(network, settings.layer_spec), self._regularizer)
 

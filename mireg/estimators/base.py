@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ class Estimator(ABC):
     """Estimate of the mutual information, or of the dependence, between samples of layers.
 
     A subclass implements :meth:`estimate`; everything a caller touches is here. Options are
-    constructor arguments, so that an instance is a fixed function of its samples (and of its
-    :meth:`parameters`, where it learns).
+    constructor arguments, so that an instance is a fixed function of its samples (and of what it has
+    learned, where it learns: :meth:`learn`).
 
     A layer whose rows all agree up to rounding gives about 0, and a gradient whose norm is at most
     ``100 / (sqrt(noise_floor) * |mean row|)`` where the estimator has a ``noise_floor``.
@@ -79,8 +79,18 @@ class Estimator(ABC):
         """
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What the estimator learns while the network trains; nothing, for most."""
+        """What the estimator learns; nothing, for most."""
         return iter(())
+
+    def learn(self, information: Tensor) -> None:  # noqa: B027
+        """Take one step up an estimate that :meth:`estimate` has just given; nothing, for most."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`learn` has made, for a checkpoint; empty, for most."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take up what :meth:`state_dict` gave."""
 
     def null_floor(self, *layers: Tensor, permutations: int = 10, seed: int = 0) -> Tensor:
         """What the estimate reads where there is no dependence: its mean over shuffles of the rows.

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from mireg.estimators.base import Estimator, in_full_precision
 from mireg.estimators.gram import TINY, by_width, compress
@@ -73,16 +74,23 @@ class Binning(Estimator):
         with in_full_precision(layers[0]):
             slices = 1 if all(layer.shape[1] == 1 for layer in layers) else self.slices
             z = by_width(layers, lambda stack: self._project(stack, slices))  # (L, slices, n)
-            x, y = z[:-1], z[1:]
-            rho = (x * y).mean(-1, keepdim=True) / (1 + NOISE)
-            unexplained = 1 - rho.square()
-            weights = self._assign(z)
-            entropy = self._entropy(weights.mean(-2), weights)
-            nats = -unexplained[..., 0].log() / 2 + (entropy[:-1] + entropy[1:])
-            for given, rest, known in ((x, y, weights[:-1]), (y, x, weights[1:])):
-                residual = self._assign((rest - rho * given) * unexplained.rsqrt())
-                nats = nats - self._joint_entropy(known, residual) / 2
+            together = max(1, CHUNK // (len(z) * z.shape[-1] * self._bins(z.shape[-1])))
+            nats = torch.cat([self._nats(part) for part in z.split(together, 1)], 1)
             return nats.clamp_max(math.log(z.shape[-1])).mean(-1)
+
+    def _nats(self, z: Tensor) -> Tensor:
+        """MI (L - 1, slices) of each slice (L, slices, n) with the same slice of the next layer."""
+        x, y = z[:-1], z[1:]
+        rho = (x * y).mean(-1, keepdim=True) / (1 + NOISE)
+        unexplained = 1 - rho.square()
+        weights, squares = self._assign(z)
+        entropy = self._entropy(weights.sum(-1), squares.sum(-1), z.shape[-1])
+        nats = -unexplained[..., 0].log() / 2 + (entropy[:-1] + entropy[1:])
+        for given, rest, side in ((x, y, slice(None, -1)), (y, x, slice(1, None))):
+            others, other_squares = self._assign((rest - rho * given) * unexplained.rsqrt())
+            joint, joint_squares = weights[side] @ others.mT, squares[side] @ other_squares.mT
+            nats = nats - self._entropy(joint.flatten(-2), joint_squares.flatten(-2), z.shape[-1]) / 2
+        return nats
 
     def _project(self, stack: Tensor, slices: int) -> Tensor:
         """Slices (g, slices, n) of a stack (g, n, d), centred, with variance at most 1."""
@@ -99,27 +107,30 @@ class Binning(Estimator):
         directions /= torch.linalg.vector_norm(directions, dim=0)
         return directions.to(stack)
 
-    def _assign(self, z: Tensor) -> Tensor:
-        """Soft bin memberships (..., n, bins) of values (..., n); each row sums to 1."""
-        bins = self.bins if self.bins is not None else max(4, round(3 * z.shape[-1] ** (1 / 3)))
+    def _bins(self, n: int) -> int:
+        return self.bins if self.bins is not None else max(4, round(3 * n ** (1 / 3)))
+
+    def _assign(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Soft bin memberships (..., bins, n) of values (..., n), which sum to 1 over the bins, and their squares."""
+        bins = self._bins(z.shape[-1])
         width = 2 * SPAN / bins
-        centres = torch.linspace(-SPAN + width / 2, SPAN - width / 2, bins, dtype=z.dtype, device=z.device)
-        return torch.softmax(-((z[..., None] - centres) ** 2) / (2 * (self.softness * width) ** 2), -1)
+        centres = torch.linspace(-SPAN + width / 2, SPAN - width / 2, bins, dtype=z.dtype, device=z.device)[:, None]
+        slope = centres / (self.softness * width) ** 2
+        # -(z - c)^2 / 2h^2, less what all bins have in common
+        weights = torch.softmax(torch.addcmul(-slope * centres / 2, z[..., None, :], slope), -2)
+        weights = threshold(weights, FAINT, 0.0)
+        return weights, weights.square()
 
-    def _joint_entropy(self, weights: Tensor, other: Tensor) -> Tensor:
-        n = weights.shape[-2]
-        joint = (weights.mT @ other / n).flatten(-2)
-        squares = (weights.square().mT @ other.square() / n).flatten(-2)
-        return _shannon(joint) + self._correction(joint, squares, n)
+    def _entropy(self, counts: Tensor, squares: Tensor, n: int) -> Tensor:
+        """Entropy in nats over the last dimension, from sums of memberships and of their squares over n samples.
 
-    def _entropy(self, probability: Tensor, weights: Tensor) -> Tensor:
-        return _shannon(probability) + self._correction(probability, weights.square().mean(-2), weights.shape[-2])
-
-    def _correction(self, probability: Tensor, squares: Tensor, n: int) -> Tensor | float:
-        """(K - 1) / 2n, with K the number of bins that samples do not share."""
-        if not self.correct_bias:
-            return 0.0
-        return ((squares / (probability + TINY)).sum(-1) - 1) / (2 * n)
+        An empty bin has no part in it, nor in its gradient. The correction is ``(K - 1) / 2n``, with K the number of
+        bins that samples do not share.
+        """
+        entropy: Tensor = torch.special.entr((counts / n).clamp_min(TINY)).sum(-1)
+        if self.correct_bias:
+            entropy = entropy + ((squares / (counts + TINY)).sum(-1) - 1) / (2 * n)
+        return entropy
 
 
 SPAN = 3.5
@@ -129,7 +140,9 @@ NOISE = 1e-4
 """Variance, relative to the slices', of the noise that keeps the MI of a slice with itself finite."""
 
 
-def _shannon(probability: Tensor) -> Tensor:
-    """Entropy in nats over the last dimension."""
-    pieces: Tensor = torch.special.entr(probability)
-    return pieces.sum(-1)
+FAINT = 1e-9
+"""Memberships below it, which float32 does not see beside the largest, are 0: products of smaller ones leave the
+range of normal numbers, where arithmetic is slower by an order of magnitude."""
+
+CHUNK = 2**20
+"""Memberships computed at once: they stay in the cache."""

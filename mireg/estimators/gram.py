@@ -96,6 +96,6 @@ def compress(layer: Tensor, squared_floor: Tensor) -> Tensor:
         (..., n, d) samples with spread of order 1, less where a unit has collapsed.
     """
     n = layer.shape[-2]
-    ordered = layer.sort(-2).values
-    low, median, high = (ordered[..., [round(q * (n - 1))], :] for q in (0.25, 0.5, 0.75))
+    order = layer.detach().mT.argsort(-1)[..., [round(q * (n - 1)) for q in (0.25, 0.5, 0.75)]]
+    low, median, high = layer.gather(-2, order.mT).split(1, -2)
     return torch.asinh((layer - median) * ((high - low).square() + squared_floor + TINY).rsqrt())

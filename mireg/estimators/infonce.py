@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
+from mireg.distributed import mean_over_ranks
 from mireg.estimators.base import Estimator, as_matrices, check_samples, in_full_precision
 from mireg.estimators.gram import by_width, compress
 
@@ -22,10 +23,9 @@ class InfoNCE(Estimator):
     unit (:func:`mireg.estimators.gram.compress`); a layer of more than ``features`` units is projected
     on that many random directions, so that the critic's size does not depend on the layers.
 
-    The critic takes shape at the first estimate, from the number of layers. Its parameters,
-    :meth:`parameters`, can be handed to an optimizer before that. Raising the estimate trains the
-    critic as it should be, so that the optimizer which trains the network on ``mi_loss()`` trains
-    both. Untrained, or judged on the samples it was trained on, it says nothing: see :meth:`fit`.
+    The critic takes shape at the first estimate, from the number of layers. Rewarded, it takes one step
+    of Adam after each estimate (:meth:`learn`), so that it follows the network and is read on samples that
+    it has not seen. Untrained, or judged on the samples it was trained on, it says nothing: see :meth:`fit`.
 
     Args:
         features: inputs of the critic per layer.
@@ -60,20 +60,37 @@ class InfoNCE(Estimator):
         self.noise_floor = noise_floor
         self.seed = seed
         self._critic = _Critic()
+        self._optimizer = torch.optim.Adam(self._critic.parameters(), lr=LEARNING_RATE)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The critic's, uninitialised until the first estimate."""
         return self._critic.parameters()
 
+    def learn(self, information: Tensor) -> None:
+        """Train the critic by one step of Adam; its gradient is the mean over the ranks, where there are several.
+
+        What is not finite in the gradient counts as 0: a batch that overflowed must not end the critic.
+        """
+        weights = list(self.parameters())
+        gradients = torch.autograd.grad(-information.sum(), weights, retain_graph=True)
+        for weight, gradient in zip(weights, mean_over_ranks(gradients, weights), strict=True):
+            weight.grad = None if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
     def state_dict(self) -> dict[str, Any]:
-        """The critic's weights, for a checkpoint; empty before the first estimate."""
-        return self._critic.state_dict() if self._critic.has_shape else {}
+        """The critic's weights and its optimizer's state, for a checkpoint; empty before the first estimate."""
+        if not self._critic.has_shape:
+            return {}
+        return {"critic": self._critic.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
         if state:
-            self._critic.take_shape(len(state["weight"]), self, state["weight"])
-            self._critic.load_state_dict(state)
+            weight = state["critic"]["weight"]
+            self._take_shape(len(weight), weight)
+            self._critic.load_state_dict(state["critic"])
+            self._optimizer.load_state_dict(state["optimizer"])
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
         with in_full_precision(layers[0]):
@@ -81,6 +98,9 @@ class InfoNCE(Estimator):
 
     def fit(self, *layers: Tensor, steps: int = 400, batch: int = 256, learning_rate: float = 1e-2) -> None:
         """Train the critic on samples; judge it on others.
+
+        A fifth of the samples is held back, and of the critics on the way each pair keeps the one that read
+        most there: one that has learned its samples by heart reads less than nothing on others.
 
         Args:
             layers: L tensors (n, d_l), as for :meth:`successive`.
@@ -96,17 +116,39 @@ class InfoNCE(Estimator):
         with torch.no_grad():
             inputs = by_width(as_matrices(layers), self._inputs)
         n = inputs.shape[1]
-        self._critic.take_shape(len(layers) - 1, self, inputs)
+        order = torch.randperm(n, generator=generator).to(inputs.device)
+        held, trained = (inputs[:, order[: n // 5]], inputs[:, order[n // 5 :]]) if n >= 10 else (inputs, inputs)
+        self._take_shape(len(layers) - 1, inputs)
         optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        with torch.enable_grad():
-            for _ in range(steps):
-                rows = torch.randint(n, (min(batch, n),), generator=generator).to(inputs.device)
-                loss = -self._bound(inputs[:, rows]).sum()
+        most = torch.full((len(layers) - 1,), -math.inf, device=inputs.device)
+        kept = [weight.detach().clone() for weight in self.parameters()]
+        for step in range(steps + 1):
+            with torch.no_grad():
+                if step % LOOK == 0 or step == steps:
+                    read = self._bound(held)
+                    better = read > most
+                    most = torch.where(better, read, most)
+                    for weight, best in zip(self.parameters(), kept, strict=True):
+                        best[better] = weight[better]
+            if step < steps:
+                rows = torch.randint(trained.shape[1], (min(batch, n),), generator=generator).to(inputs.device)
+                with torch.enable_grad():
+                    loss = -self._bound(trained[:, rows]).sum()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+        with torch.no_grad():
+            for weight, best in zip(self.parameters(), kept, strict=True):
+                weight.copy_(best)
+
+    def _take_shape(self, pairs: int, like: Tensor) -> None:
+        """Have a critic for that many pairs, on the device and in the precision of ``like``."""
+        self._critic.take_shape(pairs, self, like)
+        if (self._critic.weight.device, self._critic.weight.dtype) != (like.device, like.dtype):
+            self._critic.to(like)
+            self._optimizer.load_state_dict(self._optimizer.state_dict())  # which brings its tensors along
 
     def _inputs(self, stack: Tensor) -> Tensor:
         """What the critic sees (g, n, features) of a stack (g, n, d)."""
@@ -120,7 +162,7 @@ class InfoNCE(Estimator):
 
     def _bound(self, inputs: Tensor) -> Tensor:
         """Estimates (L - 1,) from the critic's inputs (L, n, features)."""
-        self._critic.take_shape(len(inputs) - 1, self, inputs)
+        self._take_shape(len(inputs) - 1, inputs)
         scores = self._critic(inputs[:-1], inputs[1:])
         matched = scores.diagonal(dim1=-2, dim2=-1).mean(-1)
         others = (torch.logsumexp(scores, -1) + torch.logsumexp(scores, -2)).mean(-1) / 2
@@ -176,12 +218,20 @@ class _Critic(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Scores (P, n, n) of inputs (P, n, features)."""
+        # Copies, so that the weights may be stepped before the backward pass through these scores.
+        weight, bias, out, skip, out_bias = (parameter.clone() for parameter in self.parameters())
         z = torch.stack([x, y], 1)  # (P, 2, n, features)
-        hidden = silu(z @ self.weight + self.bias)
-        embedded = hidden @ self.out + z @ self.skip + self.out_bias
+        hidden = silu(z @ weight + bias)
+        embedded = hidden @ out + z @ skip + out_bias
         scores: Tensor = embedded[:, 0] @ embedded[:, 1].mT / math.sqrt(embedded.shape[-1])
         return scores
 
+
+LOOK = 20
+"""Steps of a fit from one look at what was held back to the next."""
+
+LEARNING_RATE = 1e-2
+"""Of the critic while the network trains."""
 
 SMALL = 0.1
 """Size of the critic's last weights at first, relative to those that keep the variance."""

@@ -26,11 +26,17 @@ class KSG(Estimator):
     normal scores, which changes no MI and takes off heavy tails; samples with exact duplicates take
     their number for k (Gao et al.).
 
+    Over a ball of k neighbours the density is taken to be constant, which costs ``(k / n)^(2 / (dx + dy))``
+    to leading order. By default the estimates for several k are therefore extrapolated to k = 0 along it.
+
     Args:
-        k: neighbours; fewer has less bias, more has less spread.
+        k: neighbours; fewer has less bias, more has less spread. None extrapolates from 2, 4, 8 and 16 where a
+            pair has at most 6 units in all, and takes 3 where it has more: no extrapolation reaches that far.
 
     Source: Kraskov, Stögbauer & Grassberger, Estimating mutual information, Physical Review E 69,
-    2004; Gao et al., Estimating mutual information for discrete-continuous mixtures, NeurIPS 2017.
+    2004; Gao et al., Estimating mutual information for discrete-continuous mixtures, NeurIPS 2017;
+    Sricharan, Wei & Hero, Ensemble estimators for multivariate entropy estimation, IEEE Transactions on
+    Information Theory 59(7), 2013, for the extrapolation.
 
     >>> x = torch.linspace(0, 1, 200)[:, None]
     >>> bool(KSG()(x, x) > 3)
@@ -40,20 +46,38 @@ class KSG(Estimator):
     name: ClassVar[str] = "ksg"
     is_differentiable: ClassVar[bool] = False
 
-    def __init__(self, k: int = 3) -> None:
-        if k < 1:
+    def __init__(self, k: int | None = None) -> None:
+        if k is not None and k < 1:
             raise ValueError(f"k={k}: at least 1 neighbour is needed")
         self.k = k
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
         samples = [_normal_scores(layer.detach().double().cpu().numpy()) for layer in layers]
-        nats = [_ksg(x, y, min(self.k, len(x) - 1)) for x, y in itertools.pairwise(samples)]
+        nats = [self._pair(x, y) for x, y in itertools.pairwise(samples)]
         return layers[0].new_tensor(nats)
 
     def ceiling(self, n: int) -> float:
         """What n samples give where no neighbourhood in x or y holds more than the k neighbours."""
-        k = min(self.k, n - 1)
+        k = min(NEIGHBOURS[0] if self.k is None else self.k, n - 1)
         return max(math.log(n), float(digamma(n) - digamma(k)))
+
+    def _pair(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+        n, units = len(x), x.shape[1] + y.shape[1]
+        if self.k is not None or units > WIDEST:
+            return float(_ksg(x, y, [min(self.k or 3, n - 1)])[0])
+        neighbours = sorted({min(k, n - 1) for k in NEIGHBOURS})
+        nats = _ksg(x, y, neighbours)
+        if len(neighbours) > 1:
+            cost = np.array(neighbours) ** (2 / units)
+            nats = np.polynomial.polynomial.polyfit(cost, nats, 1)
+        return min(float(nats[0]), self.ceiling(n))
+
+
+NEIGHBOURS = (2, 4, 8, 16)
+"""From which the estimate is extrapolated."""
+
+WIDEST = 6
+"""Most units of a pair at which it is."""
 
 
 def _normal_scores(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -62,31 +86,40 @@ def _normal_scores(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(scores / math.sqrt(rows.shape[1]))
 
 
-def _ksg(x: NDArray[np.float64], y: NDArray[np.float64], k: int) -> float:
+def _ksg(x: NDArray[np.float64], y: NDArray[np.float64], neighbours: list[int]) -> NDArray[np.float64]:
+    """One estimate for each number of neighbours, which ascend."""
     joint = np.hstack([x, y])
-    nearest = NearestNeighbors(metric="chebyshev", n_neighbors=k).fit(joint).kneighbors(return_distance=False)
-    reach_x, reach_y = (np.abs(rows[nearest] - rows[:, None]).max((1, 2)) for rows in (x, y))
+    nearest = NearestNeighbors(metric="chebyshev", n_neighbors=neighbours[-1]).fit(joint)
+    order = nearest.kneighbors(return_distance=False)
+    # (numbers of neighbours, n): how far the k nearest reach
+    reach_x, reach_y = (
+        np.maximum.accumulate(np.abs(rows[order] - rows[:, None]).max(2), 1).T[np.array(neighbours) - 1]
+        for rows in (x, y)
+    )
     near_x, near_y = _count(x, reach_x), _count(y, reach_y)
-    neighbours = digamma(k) - np.where((reach_x > 0) & (reach_y > 0), 1 / k, 0)
+    k = np.array(neighbours)[:, None]
+    found = digamma(k) - np.where((reach_x > 0) & (reach_y > 0), 1 / k, 0)
     # Where the k neighbours are duplicates, the duplicates are counted, in x and y as in (x, y).
     _, symbol, copies = np.unique(joint, axis=0, return_inverse=True, return_counts=True)
     duplicate = (reach_x == 0) & (reach_y == 0)
-    neighbours = np.where(duplicate, digamma(copies[symbol.reshape(-1)]), neighbours)
-    nats = neighbours + digamma(len(x)) - digamma(near_x + duplicate) - digamma(near_y + duplicate)
-    return float(nats.mean())
+    found = np.where(duplicate, digamma(copies[symbol.reshape(-1)]), found)
+    nats = found + digamma(len(x)) - digamma(near_x + duplicate) - digamma(near_y + duplicate)
+    return np.asarray(nats.mean(1))
 
 
 def _count(rows: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Other rows within ``reach[i]`` of row i."""
+    """Other rows within ``reach[r, i]`` of row i, (numbers of reaches, n)."""
     if rows.shape[1] == 1:
         values = rows[:, 0]
         ordered, rounding = np.sort(values), 1e-12
         upper = np.searchsorted(ordered, values + reach + rounding, side="right")
         return np.asarray(upper - np.searchsorted(ordered, values - reach - rounding, side="left") - 1)
-    samples, limit = torch.from_numpy(rows), torch.from_numpy(reach)[:, None]
-    parts = zip(samples.split(CHUNK), limit.split(CHUNK), strict=True)
-    counts = [(torch.cdist(part, samples, p=math.inf) <= within).sum(1) - 1 for part, within in parts]
-    return np.asarray(torch.cat(counts).numpy())
+    samples, limits = torch.from_numpy(rows), torch.from_numpy(reach)
+    counts = []
+    for part, limit in zip(samples.split(CHUNK), limits.split(CHUNK, 1), strict=True):
+        distances = torch.cdist(part, samples, p=math.inf)
+        counts.append(torch.stack([(distances <= within[:, None]).sum(1) - 1 for within in limit]))
+    return np.asarray(torch.cat(counts, 1).numpy())
 
 
 CHUNK = 512

@@ -58,6 +58,6 @@ class Renyi(Estimator):
         """Entropies (...,) of Gram matrices (..., n, n) with ones on the diagonal."""
         n = kernel.shape[-1]
         if self.alpha == 2:
-            return -kernel.square().mean((-2, -1)).log()
+            return 2 * math.log(n) - kernel.square().sum((-2, -1)).log()
         spectrum: Tensor = torch.linalg.eigvalsh(kernel / n).clamp_min(torch.finfo(kernel.dtype).tiny)
         return spectrum.pow(self.alpha).sum(-1).log() / (1 - self.alpha)

@@ -26,6 +26,22 @@ def test_bivariate_normal(name, rho):
     assert sum(found) / 3 == pytest.approx(truth, abs=0.08)
 
 
+def test_binning_gradient_is_finite_where_bins_are_empty():
+    x, y = (rows[:500].requires_grad_() for rows in normal(0.0))
+    for gradient in torch.autograd.grad(estimators.get("binning")(x, y), [x, y]):
+        assert torch.isfinite(gradient).all()
+
+
+def test_ksg_reads_dependence_of_the_radius_alone():
+    """Student t in 3 + 3 units: a fixed number of neighbours loses a third of it."""
+    z = torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
+    chi = torch.randn(N, 3, generator=torch.Generator().manual_seed(1)).square().sum(1, keepdim=True)
+    x, y = (z * (3 / chi).sqrt()).split(3, 1)
+    found = estimators.get("ksg")(x, y).item()
+    assert estimators.get("ksg", k=3)(x, y).item() < found
+    assert found == pytest.approx(0.1787, abs=0.08)
+
+
 def test_gaussian_is_exact_up_to_noise_on_a_known_covariance():
     x = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]).repeat(500, 1)
     y = 0.6 * x + 0.8 * torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]).repeat(500, 1)  # correlation exactly 0.6

@@ -25,3 +25,17 @@ def test_missing_peers_are_named(monkeypatch, tmp_path, capsys):
 def test_scikit_learn_is_timed():
     (row,) = [row for row in speed.compare(8, 3, 4, 1) if row["what"].startswith("scikit-learn")]
     assert row["seconds"] > 0
+
+
+def test_bars_name_what_is_missed():
+    rows = [
+        {"n": 8, "what": "kde", "seconds": 1.0, "pair_by_pair_seconds": 4.0, "speedup": 4.0},
+        {"n": 8, "what": "binning", "seconds": 1.0, "pair_by_pair_seconds": 2.0, "speedup": 2.0},
+        {"n": 8, "what": "kornia x", "seconds": 9.0, "times_slower_than": {"kde": 9.0, "binning": 9.0}},
+        {"n": 8, "what": "torch-mist x", "seconds": None, "missing": "no"},
+    ]
+    assert [(bar["bar"], bar["met"]) for bar in speed.bars(rows)] == [
+        ("kde against itself pair by pair, n = 8", True),
+        ("binning against itself pair by pair, n = 8", False),
+        ("binning against kornia x, n = 8", False),
+    ]

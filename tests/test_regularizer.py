@@ -1,0 +1,171 @@
+"""A reward whose estimator learns while the network trains."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import mireg
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(32, 6, generator=generator), torch.randint(3, (32,), generator=generator)
+
+
+def train(model: mireg.MIRegularized, optimizer: torch.optim.Optimizer, steps: range) -> list[Tensor]:
+    """Losses."""
+    losses = []
+    for step in steps:
+        x, y = batch(step)
+        loss = cross_entropy(model(x), y) + model.mi_loss()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+def adam(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), 1e-3)
+
+
+def weights(model: mireg.MIRegularized) -> list[Tensor]:
+    """Of network and critic."""
+    return [p.detach() for p in (*model.parameters(), *model.regularizer.estimator.parameters())]
+
+
+def assert_equal(a: list[Tensor], b: list[Tensor]) -> None:
+    assert len(a) == len(b)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_critic_follows_a_network_that_stands_still(balanced: bool) -> None:
+    model = mireg.wrap(network(), estimator="infonce", weight=0.5, balanced=balanced)
+    before = [p.clone() for p in model.parameters()]
+    read = []
+    for step in range(300):
+        model(batch(step)[0])
+        model.mi_loss().backward()
+        read.append(torch.stack(list(model.mi_terms().values())))
+    assert_equal(before, [p.detach() for p in model.parameters()])
+    first, last = torch.stack(read[:10]).mean(0), torch.stack(read[-10:]).mean(0)
+    assert (first < 1).all()
+    assert (last > first + 1).all()
+
+
+def test_critic_trains_where_no_layer_does() -> None:
+    net = network()
+    for parameter in net[:4].parameters():
+        parameter.requires_grad_(False)
+    model = mireg.wrap(net, estimator="infonce", weight=0.5)
+    model(batch(0)[0])
+    with pytest.warns(UserWarning, match="no gradient"):
+        assert not model.mi_loss().requires_grad
+    critic = [p.detach().clone() for p in model.regularizer.estimator.parameters()]
+    model(batch(1)[0])
+    model.mi_loss()
+    assert not torch.equal(critic[0], next(model.regularizer.estimator.parameters()))
+
+
+def test_critic_is_no_part_of_the_network() -> None:
+    model = mireg.wrap(network(), estimator="infonce")
+    train(model, adam(model), range(2))
+    assert list(model.state_dict()) == list(network().state_dict())
+    assert len(list(model.parameters())) == len(list(network().parameters()))
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_term_reaches_the_layers(balanced: bool) -> None:
+    model = mireg.wrap(network(), estimator="infonce", weight=0.5, balanced=balanced)
+    train(model, adam(model), range(4))
+    model(batch(4)[0])
+    model.zero_grad()
+    model.mi_loss().backward()
+    for parameter in model[:4].parameters():
+        assert 0 < parameter.grad.norm() < torch.inf
+
+
+def test_weight_0_to_the_bit() -> None:
+    bare, model = network(), mireg.wrap(network(), estimator="infonce", weight=0)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    x, y = batch(0)
+    cross_entropy(bare(x), y).backward()
+    (cross_entropy(model(x), y) + model.mi_loss()).backward()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_equal([p.grad for p in bare.parameters()], [p.grad for p in model.parameters()])
+
+
+def test_random_numbers_are_the_users() -> None:
+    model = mireg.wrap(network(), estimator="infonce")
+    state = torch.get_rng_state()
+    train(model, adam(model), range(3))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("stop", [0, 3, 4])
+def test_resumed_is_uninterrupted(balanced: bool, stop: int) -> None:
+    def fresh() -> tuple[mireg.MIRegularized, torch.optim.Optimizer]:
+        model = mireg.wrap(network(), estimator="infonce", weight=0.5, balanced=balanced)
+        return model, adam(model)
+
+    whole, optimizer = fresh()
+    train(whole, optimizer, range(8))
+    model, optimizer = fresh()
+    train(model, optimizer, range(stop))
+    saved = pickle.dumps((model.state_dict(), optimizer.state_dict(), model.regularizer.state_dict()))
+    again, optimizer = fresh()
+    for part, state in zip((again, optimizer, again.regularizer), pickle.loads(saved), strict=True):
+        part.load_state_dict(state)
+    train(again, optimizer, range(stop, 8))
+    assert_equal(weights(again), weights(whole))
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_and_pickles_go_on_alike(steps: int, twin_of: object) -> None:
+    model = mireg.wrap(network(), estimator="infonce", weight=0.5)
+    train(model, adam(model), range(steps))
+    twin = twin_of(model)
+    assert not steps or weights(twin)[-1].data_ptr() != weights(model)[-1].data_ptr()
+    train(model, adam(model), range(steps, steps + 4))
+    train(twin, adam(twin), range(steps, steps + 4))
+    assert_equal(weights(twin), weights(model))
+
+
+def test_critic_moves_with_the_network() -> None:
+    model = mireg.wrap(network(), estimator="infonce", weight=0.5)
+    train(model, adam(model), range(2))
+    model.double()
+    for step in (2, 3, 4):
+        x, y = batch(step)
+        (cross_entropy(model(x.double()), y) + model.mi_loss()).backward()
+    assert all(torch.isfinite(p).all() for p in weights(model))
+    assert {p.dtype for p in weights(model)} == {torch.float64}
+
+
+def test_a_batch_that_is_not_finite_does_not_end_the_critic() -> None:
+    model = mireg.wrap(network(), estimator="infonce", weight=0.5)
+    train(model, adam(model), range(2))
+
+    def overflow() -> None:
+        for _ in range(3):
+            model(torch.full((32, 6), torch.inf))
+            model.mi_loss()
+
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        overflow()
+    assert all(torch.isfinite(p).all() for p in weights(model))

@@ -343,13 +343,13 @@ def draw(task: Task, n: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(x).float(), torch.from_numpy(y).float()
 
 
-def judge(index: int, seeds: int, grid: Grid = LISTED) -> list[dict[str, Any]]:
-    """Rows of the table for one task of a grid: every contender at each of its sample sizes."""
+def judge(index: int, seeds: int, grid: Grid = LISTED, labels: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Rows of the table for one task of a grid: every contender, or those named, at each of its sample sizes."""
     torch.set_num_threads(1)
     task = tasks(grid)[index]
     rows = []
     for contender in CONTENDERS:
-        for n in contender.sizes:
+        for n in contender.sizes if not labels or contender.label in labels else ():
             values, floors, seconds = [], [], []
             for seed in range(seeds):
                 x, y = draw(task, n, seed)
@@ -428,12 +428,16 @@ def verdicts(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for claim in CLAIMS:
         covered = [row for row in large if row["estimator"] == claim.estimator and claim.covers(row)]
+        if not covered:
+            continue
         missed = [row for row in covered if abs(row["bias"]) > claim.bound]
         failed = [row for row in missed if not _at_floor(row, claim.bound)]
         excused = [row["task"] for row in missed if row not in failed]
         text = f"{claim.estimator}: {claim.text}, within {claim.bound}"
         found.append({**_verdict(text, covered, failed), "at_null_floor": excused})
     recommended = [row for row in large if row["recommended"]]
+    if not recommended:
+        return found
     failed = [row for row in recommended if abs(row["bias"]) > max(0.05, 0.15 * row["true"])]
     found.append(_verdict("recommended: every task, within 0.05 or 15%", recommended, failed))
     return found
@@ -521,6 +525,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--tasks", default="", help="only tasks whose name contains this")
+    labels = [contender.label for contender in CONTENDERS]
+    parser.add_argument("--estimators", nargs="+", default=[], choices=labels, metavar="NAME", help="only these")
     parser.add_argument("--held-out", action="store_true", help="tasks that no setting was chosen on")
     options = parser.parse_args(arguments)
     grid = HELD_OUT if options.held_out else LISTED
@@ -533,7 +539,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record: dict[str, Any] = {**environment(command), "workers": options.workers, "claims": [], "rows": []}
     start = time.perf_counter()
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        finished = pool.map(judge, chosen, [options.seeds] * len(chosen), [grid] * len(chosen))
+        finished = pool.map(
+            judge, chosen, *zip(*[(options.seeds, grid, options.estimators)] * len(chosen), strict=True)
+        )
         for rows in track(finished, "tasks", total=len(chosen), console=Console(stderr=True), transient=True):
             record["rows"] += rows
             record["seconds"] = round(time.perf_counter() - start, 1)

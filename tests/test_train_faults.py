@@ -119,7 +119,7 @@ class TestFolder:
     def test_damaged_result(self, out: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str) -> None:
         assert study(out) == 0
         before = files(out)
-        path = out / "runs/digits-sigmoid/mi/seed-0" / name
+        path = out / "runs/digits-sigmoid/mi-always/seed-0" / name
         whole = path.read_bytes()
         middle = len(whole) // 2
         path.write_bytes(
@@ -127,7 +127,7 @@ class TestFolder:
         )
         capsys.readouterr()
         assert study(out) == 0
-        assert f"{path} is damaged: digits-sigmoid/mi/seed-0 is run again" in capsys.readouterr().err
+        assert f"{path} is damaged: digits-sigmoid/mi-always/seed-0 is run again" in capsys.readouterr().err
         weights = {path: content for path, content in before.items() if path.name == "weights.pt"}
         assert weights.items() <= files(out).items()
 
@@ -317,7 +317,7 @@ class TestProgress:
         assert captured.err.splitlines() == [
             "0/2 runs finished",
             "digits-sigmoid/none/seed-0: finished (1/2)",
-            "digits-sigmoid/mi/seed-0: finished (2/2)",
+            "digits-sigmoid/mi-always/seed-0: finished (2/2)",
         ]
         assert "report: " in captured.out
 

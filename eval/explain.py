@@ -26,9 +26,8 @@ from mireg.ablation.data import Dataset, Split, load
 from mireg.ablation.protocol import CONVERGENCE
 from mireg.ablation.run import Batches, accuracy
 from mireg.ablation.storage import write_json
-from mireg.estimators.kde import KDE
+from mireg.regularizer import for_training
 from mireg.taps import Taps
-from mireg.triage import SHARED_NOISE
 
 EXPLAINED = {"R1": 3e-3, "R3": 1e-3, "H1": 1e-3, "H7": 1e-3}
 """Cells of the convergence study, two to rescue and two that are well, and the learning rate there."""
@@ -65,7 +64,7 @@ def look(network: nn.Module, probe: Split) -> dict[str, list[float]]:
     by_layer = diagnostics.layer_parameters(network)
     loss = cross_entropy(network(images), labels)
     return {
-        "nats": links(layers).tolist(),
+        "nats": for_training("kde").successive(layers).tolist(),
         "gradient_norm": diagnostics.gradient_norms(loss, dict(network.named_parameters()), by_layer),
         "participation_ratio": [diagnostics.participation_ratio(layer) for layer in layers],
     }
@@ -78,11 +77,6 @@ def layers_of(network: nn.Module, images: Tensor) -> list[Tensor]:
         caught = taps.run(images)[1]
     taps.remove()
     return [layer.flatten(1) for layer in caught.values()]
-
-
-def links(layers: Sequence[Tensor]) -> Tensor:
-    """MI of the successive pairs, as the term judges it."""
-    return KDE(shared_noise=SHARED_NOISE).estimate(list(layers))
 
 
 def training(network: nn.Module, model: nn.Module, data: Dataset, lr: float, seed: int) -> Iterator[int]:
@@ -124,7 +118,8 @@ def stack(options: dict[str, Any], data: Dataset, seed: int) -> dict[str, Any]:
     """The smallest link of a network at the start, and the steps that plain training takes to the target."""
     seed_everything(seed)
     network = models.build("mlp", {"width": 128, **options}, data.input_shape, data.classes)
-    smallest = links(layers_of(network, data.validation.batch(slice(0, PROBE))[0])).min().clamp_min(0).item()
+    layers = layers_of(network, data.validation.batch(slice(0, PROBE))[0])
+    smallest = for_training("kde").successive(layers).min().clamp_min(0).item()
     for done in training(network, network, data, RATE, seed):
         reached = done % EVERY == 0 and accuracy(network, data.validation) >= TARGET
         if reached or done == BUDGET:

@@ -33,7 +33,6 @@ class Description:
         estimator: its name.
         samples: rows that the estimate uses.
         dead: pairs that pass on almost nothing of the example (:func:`mireg.triage.dead_pairs`).
-        needed: whether the network needs the term, by the example; where not, the default weight leaves it alone.
         step_ms: forward and backward pass of the network on the example.
         term_ms: what the term adds to that at a step, its gradient with respect to the layers included.
     """
@@ -43,7 +42,6 @@ class Description:
     estimator: str
     samples: int
     dead: list[str]
-    needed: bool
     step_ms: float
     term_ms: float
 
@@ -51,6 +49,11 @@ class Description:
     def pairs(self) -> list[str]:
         """Names of the successive pairs."""
         return pairs(self.shapes)
+
+    @property
+    def needed(self) -> bool:
+        """Whether the network needs the term, by the example; where not, the default weight leaves it alone."""
+        return len(self.dead) > ENOUGH * len(self.pairs)
 
     def __str__(self) -> str:
         rows = [("pair", "outputs", "units used")]
@@ -124,7 +127,6 @@ def describe(model: nn.Module, example: Any) -> Description:
             estimator=regularizer.estimator.name,
             samples=len(chosen[0]),
             dead=dead,
-            needed=len(dead) > ENOUGH * len(pairs(layers)),
             step_ms=_milliseconds(step, device),
             term_ms=_milliseconds(term, device),
         )

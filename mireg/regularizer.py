@@ -129,11 +129,11 @@ class MIRegularizer:
         if ranks > 1:
             chosen = gather(as_matrices(chosen))
         check_samples(chosen)
-        if self.shuffled:
-            chosen = [rows[torch.randperm(len(rows), device=rows.device)] for rows in chosen]
         return as_matrices(chosen)
 
     def _reward(self, names: list[str], rows: list[Tensor]) -> Tensor:
+        if self.shuffled:
+            rows = [layer[torch.randperm(len(layer), device=layer.device)] for layer in rows]
         information = self.estimator.estimate(rows)
         if information.requires_grad:
             self.estimator.learn(information)

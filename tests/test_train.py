@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import train
 from mireg.ablation.config import Study
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--seeds", "2", "--steps", "60", "--eval-every", "20", "--model-options", "depth=4", "width=16"]
+SMALL = ["--seeds", "2", "--steps", "60", "--eval-every", "20", "--model-options", "depth=8", "width=16"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -83,12 +84,8 @@ class TestDemo:
             tags[folder.parent.name] = set(events.Tags()["scalars"])
             assert [e.step for e in events.Scalars("validation/accuracy")] == [0, 20, 40, 60]
             pairs = sorted(tag for tag in tags[folder.parent.name] if tag.startswith("mi_nats/"))
-            assert pairs == [
-                "mi_nats/000_input→layers.0",
-                "mi_nats/001_layers.0→layers.1",
-                "mi_nats/002_layers.1→layers.2",
-                "mi_nats/003_layers.2→layers.3",
-            ]
+            links = pairwise(["input", *(f"layers.{i}" for i in range(8))])
+            assert pairs == [f"mi_nats/{i:03}_{a}→{b}" for i, (a, b) in enumerate(links)]
             assert all(0 <= e.value <= math.log(128) for pair in pairs for e in events.Scalars(pair))
         assert tags["mi-kde"] == tags["mi-binning"] == tags["none"] | {"term/share_of_loss"}
 

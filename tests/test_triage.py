@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import mireg
+from mireg import regularizer
+from mireg.regularizer import MIRegularizer, for_training
 from mireg.schedules import Linear, Rescue
+from mireg.taps import Taps
 from mireg.triage import dead_pairs
 from models import build
 
@@ -83,6 +86,16 @@ def test_the_verdict_is_kept_in_copies_and_checkpoints() -> None:
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), resumed):
         assert twin.regularizer.needed is False
         assert not twin.regularizer.captures
+
+
+def test_the_control_is_judged_by_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[Tensor]] = []
+    monkeypatch.setattr(regularizer, "is_needed", lambda rows: seen.append(rows) or True)
+    for shuffled in (False, True):
+        net = network(DEAD[0])
+        term = MIRegularizer(for_training("kde"), Rescue(1.0, 200), shuffled=shuffled)
+        term.step(Taps(net).observe(X)[1], net.parameters())
+    assert all(map(torch.equal, *seen))
 
 
 def test_the_schedule_of_the_default() -> None:

@@ -13,7 +13,6 @@ from mireg import estimators
 from mireg.ablation.errors import UserError, nearest
 from mireg.ablation.rivals import LayerwiseBatchEntropy, Variance
 from mireg.ablation.terms import LossTerm, NoTerm, Reward, Term
-from mireg.estimators import Estimator
 from mireg.regularizer import for_training
 
 
@@ -50,26 +49,29 @@ def arm(name: str) -> Arm:
     return ARMS[name]
 
 
-def _rewards(estimator: Estimator, about: str, *, shuffled: bool = False, always: bool = False) -> Arm:
-    return Arm(about, partial(Reward, estimator=estimator, shuffled=shuffled, always=always), estimator.name)
+def _rewards(name: str, about: str, *, shuffled: bool = False, always: bool = False) -> Arm:
+    make = partial(for_training, name)
+    return Arm(about, partial(Reward, estimator=make, shuffled=shuffled, always=always), name)
 
 
 def _of_estimators() -> dict[str, Arm]:
     arms = {}
     for name in estimators.names():
         if estimators.REGISTRY[name].is_differentiable:
-            arms[f"mi-{name}"] = arms[name] = _rewards(for_training(name), f"the term with the {name} estimator")
+            arms[f"mi-{name}"] = arms[name] = _rewards(name, f"the term with the {name} estimator")
     return arms
 
 
 ARMS: dict[str, Arm] = {
     BASELINE: Arm("the network as it is"),
-    "mi": _rewards(for_training("kde"), "what mireg.wrap(model) does"),
-    "mi-always": _rewards(for_training("kde"), "the same term in networks that do not need it, too", always=True),
-    "mi-shuffled": _rewards(
-        for_training("kde"), "control: the same term on rows that do not belong together", shuffled=True
+    "mi": _rewards("kde", "what mireg.wrap(model) does"),
+    "mi-always": _rewards("kde", "the same term in networks that do not need it, too", always=True),
+    "mi-shuffled": _rewards("kde", "control: the same term on rows that do not belong together", shuffled=True),
+    "variance-only": Arm(
+        "control: the same push, but towards each layer's variance alone",
+        partial(Reward, estimator=Variance),
+        Variance.name,
     ),
-    "variance-only": _rewards(Variance(), "control: the same push, but towards each layer's variance alone"),
     "lbe": Arm("layerwise batch entropy (Peer et al., 2022), another term for deep networks", LayerwiseBatchEntropy),
     "batchnorm": Arm("no term: BatchNorm in every layer", model_options={"batchnorm": True}),
     "residual": Arm("no term: residual connections", model_options={"residual": True}),

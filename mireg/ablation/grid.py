@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mireg.ablation.config import Cell, RunSpec, Study
-from mireg.ablation.data import load
+from mireg.ablation.data import Dataset, load
 from mireg.ablation.errors import UserError
 from mireg.ablation.group import Group, check_divides
 from mireg.ablation.local import Failures
@@ -51,10 +51,11 @@ def run_study(study: Study, setup: Setup, execute: Execute, *, group: Group, tel
             these are found before the first step.
         OSError: if a file cannot be written.
     """
+    datasets = {name: load(name, setup.data_dir) for name in dict.fromkeys(cell.dataset for cell in study.cells)}
     checked: list[Cell] = []
     for spec in study.runs():
         if spec.cell not in checked:
-            _check_builds(spec, setup, group)
+            _check_builds(spec, setup, datasets[spec.cell.dataset], group)
             checked.append(spec.cell)
     with Lock(setup.out / "lock") if group.writes else nullcontext() as lock:
         if lock is not None:
@@ -135,10 +136,9 @@ def _check_weights(path: Path, digest: str | None) -> None:
         raise DamagedError(f"{path} is damaged")
 
 
-def _check_builds(spec: RunSpec, setup: Setup, group: Group) -> None:
+def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -> None:
     """Build the network of a run, and find its layers, so that a bad request fails before any work."""
     cell = spec.cell
-    dataset = load(cell.dataset, setup.data_dir)
     check_divides(min(cell.batch_size, len(dataset.train)), group.size)
     try:
         with torch.random.fork_rng(devices=[]):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mireg.ablation.terms import LossTerm, Term
 from mireg.estimators import Estimator
-from mireg.estimators.gram import TINY
+from mireg.estimators.gram import noise_variance, spread
 from mireg.layers import INPUT
 from mireg.taps import Taps
 
@@ -140,10 +140,9 @@ class Variance(Estimator):
         self.shared_noise = shared_noise
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
-        noise = self.shared_noise * layers[0].detach().var(0, correction=0).mean()
+        noise = noise_variance(layers, self.shared_noise)
         return torch.stack([self._of(layer, noise) for layer in layers[1:]])
 
-    def _of(self, layer: Tensor, noise: Tensor) -> Tensor:
-        variance = layer.var(0, correction=0).sum()
-        floor = self.noise_floor * layer.mean(0).square().sum() + noise * layer.shape[1] + TINY
-        return torch.log1p(variance / floor) / 2
+    def _of(self, layer: Tensor, noise: float | Tensor) -> Tensor:
+        _, variance, floor = spread(layer, self.noise_floor, noise)
+        return torch.log1p(variance / floor)[0, 0] / 2

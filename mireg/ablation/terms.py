@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,7 @@ class Reward(LossTerm):
         network: to wrap.
         settings: of the term.
         example: not needed.
-        estimator: what is rewarded.
+        estimator: makes what is rewarded, one for each run: what it learns is not the next one's.
         shuffled: see :class:`mireg.regularizer.MIRegularizer`.
         always: also in networks that do not need it.
     """
@@ -133,13 +133,12 @@ class Reward(LossTerm):
         settings: Term,
         example: Tensor,
         *,
-        estimator: Estimator,
+        estimator: Callable[[], Estimator],
         shuffled: bool = False,
         always: bool = False,
     ) -> None:
         weight = (Linear if always else Rescue)(settings.weight, settings.decay_steps)
-        own = copy.deepcopy(estimator)  # what one run learns is not the next one's
-        self._regularizer = MIRegularizer(own, weight, samples=settings.samples, gather=True, shuffled=shuffled)
+        self._regularizer = MIRegularizer(estimator(), weight, samples=settings.samples, gather=True, shuffled=shuffled)
         self.network = network
         self.model = self._wrapped = MIRegularized(network, Taps(network, settings.layer_spec), self._regularizer)
 

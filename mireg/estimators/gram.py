@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,11 +28,22 @@ def standardise(layer: Tensor, noise_floor: float, noise: float | Tensor = 0.0) 
     Returns:
         (..., n, d) samples with total variance (summed over units) at most 1.
     """
+    centred, variance, floor = spread(layer, noise_floor, noise)
+    return centred * (variance + floor).rsqrt()
+
+
+def spread(layer: Tensor, noise_floor: float, noise: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centred samples (..., n, d), total variance and the floor beneath it (..., 1, 1), see :func:`standardise`."""
     mean = layer.mean(-2, keepdim=True)
     centred = layer - mean
     variance = centred.square().sum(-1, keepdim=True).mean(-2, keepdim=True)
     floor = noise_floor * mean.square().sum(-1, keepdim=True) + noise * layer.shape[-1]
-    return centred * (variance + floor + TINY).rsqrt()
+    return centred, variance, floor + TINY
+
+
+def noise_variance(layers: Sequence[Tensor], shared_noise: float) -> float | Tensor:
+    """Variance of the noise that all layers share, see :func:`gram`."""
+    return shared_noise * layers[0].detach().var(0, correction=0).mean() if shared_noise else 0.0
 
 
 def by_width(layers: list[Tensor], share: Callable[[Tensor], Tensor]) -> Tensor:
@@ -65,7 +76,7 @@ def gram(layers: list[Tensor], noise_floor: float, shared_noise: float = 0.0) ->
         shared_noise: variance of noise added to every unit of every layer, relative to the mean variance of
             the first layer's units: a layer whose scale falls far below the input's then loses its signal.
     """
-    noise = shared_noise * layers[0].detach().var(0, correction=0).mean() if shared_noise else 0.0
+    noise = noise_variance(layers, shared_noise)
 
     def of_stack(stack: Tensor) -> Tensor:
         z = standardise(stack, noise_floor, noise)

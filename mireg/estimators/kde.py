@@ -73,8 +73,7 @@ class KDE(Estimator):
             if self.bandwidth == "auto":
                 return self._whitened(layers)
             distances = squared_distances(layers, self.noise_floor, self.shared_noise)
-            precision = distances.new_tensor([-0.5 / b**2 for b in self.bandwidth])
-            kernel = torch.exp(precision[:, None, None, None] * distances)  # (bandwidths, L, n, n)
+            kernel = torch.stack([distances * (-0.5 / b**2) for b in self.bandwidth]).exp()  # (bandwidths, L, n, n)
             entropy = _entropy(kernel)
             joint = _entropy(kernel[:, :-1] * kernel[:, 1:])
             return (entropy[:, :-1] + entropy[:, 1:] - joint).mean(0)

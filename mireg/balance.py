@@ -132,19 +132,21 @@ def directions(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Gradients brought to length 1, those of weights orthogonalised first.
 
     Args:
-        gradients: by parameter; None where a parameter has none. Dimensions after the first of a weight are
-            flattened, so that a convolution is a matrix of output channels by all inputs.
+        gradients: by parameter, of any scale; None where a parameter has none. Dimensions after the first of a
+            weight are flattened, so that a convolution is a matrix of output channels by all inputs.
     """
     found: list[Tensor | None] = [None] * len(gradients)
     shapes: defaultdict[torch.Size, list[int]] = defaultdict(list)
     for index, gradient in enumerate(gradients):
-        if gradient is not None:
+        if gradient is not None and gradient.numel():
             shapes[gradient.shape].append(index)
     for shape, indices in shapes.items():
-        stack = torch.stack([gradient.float() for i in indices if (gradient := gradients[i]) is not None])
+        found_here = (gradient for i in indices if (gradient := gradients[i]) is not None)
+        stack = torch.stack([torch.atleast_2d(gradient.float()).flatten(1) for gradient in found_here])
+        stack = stack / stack.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(stack.dtype).tiny)
         if len(shape) >= 2:
-            stack = orthogonalise(stack.flatten(2))
-        lengths = torch.linalg.vector_norm(stack.flatten(1), dim=1) + SMALLEST
+            stack = orthogonalise(stack)
+        lengths = torch.linalg.vector_norm(stack, dim=(1, 2)) + SMALLEST
         for index, direction, length in zip(indices, stack, lengths, strict=True):
             found[index] = (direction / length).reshape(shape)
     return found

@@ -143,12 +143,13 @@ def directions(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
     for shape, indices in shapes.items():
         found_here = (gradient for i in indices if (gradient := gradients[i]) is not None)
         stack = torch.stack([torch.atleast_2d(gradient.float()).flatten(1) for gradient in found_here])
-        stack = stack / stack.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(stack.dtype).tiny)
+        largest = torch.maximum(stack.amax((1, 2), keepdim=True), -stack.amin((1, 2), keepdim=True))
+        stack /= largest.clamp_min(torch.finfo(stack.dtype).tiny)
         if len(shape) >= 2:
             stack = orthogonalise(stack)
-        lengths = torch.linalg.vector_norm(stack, dim=(1, 2)) + SMALLEST
-        for index, direction, length in zip(indices, stack, lengths, strict=True):
-            found[index] = (direction / length).reshape(shape)
+        stack /= torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True) + SMALLEST
+        for index, direction in zip(indices, stack, strict=True):
+            found[index] = direction.reshape(shape)
     return found
 
 

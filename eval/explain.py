@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -128,10 +129,19 @@ def stack(options: dict[str, Any], data: Dataset, seed: int) -> dict[str, Any]:
 
 
 def correlation(stacks: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Spearman's rank correlation of the smallest link and the steps to target, a miss above all others."""
+    """Spearman's rank correlation of the smallest link and the steps to target, a miss above all others.
+
+    Depth, which goes with both, is held against the same steps.
+    """
     steps = [BUDGET + 1 if found["steps"] is None else found["steps"] for found in stacks]
     test = stats.spearmanr([found["smallest_nats"] for found in stacks], steps)
-    return {"spearman": float(test.statistic), "p_value": float(test.pvalue), "networks": len(stacks)}
+    of_depth = stats.spearmanr([found["depth"] for found in stacks], steps)
+    return {
+        "spearman": float(test.statistic),
+        "p_value": float(test.pvalue),
+        "spearman_of_depth": float(of_depth.statistic),
+        "networks": len(stacks),
+    }
 
 
 def draw(cells: dict[str, Any]) -> Figure:
@@ -157,6 +167,7 @@ def draw(cells: dict[str, Any]) -> Figure:
                     axes.set_yscale("log")
                 if row == 0:
                     axes.set_title(name + (" (the term stands aside)" if arms["mi"]["stood_aside"] else ""))
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
                 if row == len(PANELS) - 1:
                     axes.set_xlabel("layer, from the input")
                 if column == 0:
@@ -169,7 +180,7 @@ def draw_stacks(stacks: Sequence[dict[str, Any]]) -> Figure:
     """Steps to target over the smallest link; a miss stands at the top."""
     kinds = {kind_of(found): None for found in stacks}
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        figure = Figure(figsize=(8, 4), layout="constrained")
         axes = figure.subplots()
         for colour, kind in zip(COLOURS[1:], kinds, strict=False):
             of_kind = [found for found in stacks if kind_of(found) == kind]
@@ -183,7 +194,7 @@ def draw_stacks(stacks: Sequence[dict[str, Any]]) -> Figure:
         axes.axhline(BUDGET, color="#808080", linewidth=0.8)
         axes.set(xscale="log", yscale="log", xlabel="smallest MI of a pair at the start, nats")
         axes.set_ylabel(f"steps to {TARGET:.0%}, above the line: never")
-        axes.legend()
+        figure.legend(loc="outside right upper")
     return figure
 
 
@@ -206,12 +217,16 @@ def table(found: dict[str, Any]) -> str:
                 nats, norms = seen["nats"], seen["gradient_norm"]
                 weakest = min(range(len(nats)), key=nats.__getitem__)
                 lines.append(
-                    f"| {name}, {arm} | {seen['step']} | {seen['accuracy']:.0%} | {nats[weakest]:.2f} "
+                    f"| {name}, {arm} | {seen['step']} | {seen['accuracy']:.0%} | {max(nats[weakest], 0):.2f} "
                     f"| {weakest + 1} of {len(nats)} | {norms[0]:.0e} / {norms[-2]:.0e} "
                     f"| {min(seen['participation_ratio'][1:]):.1f} |"
                 )
     c = found["correlation"]
-    lines += ["", f"Spearman {c['spearman']:.2f} (p = {c['p_value']:.0e}) over {c['networks']} networks"]
+    lines += [
+        "",
+        f"Spearman {c['spearman']:.2f} (p = {c['p_value']:.0e}), of depth {c['spearman_of_depth']:.2f}, "
+        f"over {c['networks']} networks",
+    ]
     return "\n".join(lines)
 
 
@@ -229,6 +244,7 @@ def main() -> int:
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     a = parser.parse_args()
+    torch.set_flush_denormal(True)  # as the trainer does
     data = load(a.dataset, a.data_dir)
     cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}
     stacks = [stack(options, data, a.seed) for options in STACKS[: a.stacks]]

@@ -39,9 +39,12 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_a_network_that_starts_sooner_ranks_lower() -> None:
     stacks = [
-        {"smallest_nats": nats, "steps": steps} for nats, steps in ((2.0, 100), (1.0, 300), (0.1, 900), (0.0, None))
+        {"depth": depth, "smallest_nats": nats, "steps": steps}
+        for depth, nats, steps in ((2, 2.0, 100), (3, 1.0, 300), (5, 0.1, 900), (4, 0.0, None))
     ]
-    assert explain.correlation(stacks)["spearman"] == pytest.approx(-1)
+    found = explain.correlation(stacks)
+    assert found["spearman"] == pytest.approx(-1)
+    assert found["spearman_of_depth"] == pytest.approx(0.8)
 
 
 def test_participation_ratio() -> None:

@@ -25,7 +25,7 @@ def add(folder: Path, target: Path) -> None:
     """Put the cells of a study's folder into an archive, in place of what it held of them.
 
     The archive keeps a line per run, with its specification and its accuracy curve and without weights and MI; how
-    the learning rates were chosen; and what the study's record says, without the machine and the paths. The same
+    the learning rates were chosen; and what the study's record says, without the host's name and the paths. The same
     runs give the same bytes.
 
     Args:
@@ -62,12 +62,14 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]
         raise ValueError(f"the archive is of the study {old['study']!r}, not {new['study']!r}: give another --archive")
     tuning, before = (dict(record.get("tuning", {})) for record in (new, old))
     steps = {**before.pop("steps", {}), **tuning.pop("steps", {})}
-    changed = differences(before, tuning) if old else []
+    changed = differences(before, tuning) if before and tuning else []
     if changed:
         raise ValueError(f"the archive was tuned otherwise ({'; '.join(changed)}): give another --archive")
     invocations = new.get("invocations", [])
     made = {
         "commits": sorted({invocation["commit"] for invocation in invocations if invocation["commit"]}),
+        "processors": sorted({invocation.get("processor", "") for invocation in invocations} - {""}),
+        "devices": sorted({invocation.get("device", "") for invocation in invocations} - {""}),
         "versions": invocations[-1]["versions"] if invocations else {},
     }
     configuration = {cell: new.get("configuration", {}).get(cell, {}) for cell in cells}
@@ -76,6 +78,6 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]
         "arms": list(dict.fromkeys([*old.get("arms", []), *new.get("arms", [])])),
         "seeds": sorted({*old.get("seeds", []), *new.get("seeds", [])}),
         "configuration": dict(sorted({**old.get("configuration", {}), **configuration}.items())),
-        "tuning": {**tuning, "steps": dict(sorted(steps.items()))} if tuning else {},
+        "tuning": {**before, **tuning, "steps": dict(sorted(steps.items()))} if steps else {},
         "made": dict(sorted({**old.get("made", {}), **dict.fromkeys(cells, made)}.items())),
     }

@@ -33,6 +33,7 @@ from torch.nn.functional import cross_entropy
 import mireg
 import models
 from mireg import estimators
+from mireg.ablation.record import processor
 from mireg.schedules import Linear, Schedule
 from mireg.wrapper import DEFAULT_WEIGHT
 
@@ -266,7 +267,7 @@ def measure(device: torch.device, seconds: float, report: Callable[[str], None])
     report("growth")
     return {
         "machine": {
-            "processor": _processor(device),
+            "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
             "threads": torch.get_num_threads(),
             "load_average": os.getloadavg()[0],
             "torch": torch.__version__,
@@ -276,15 +277,6 @@ def measure(device: torch.device, seconds: float, report: Callable[[str], None])
         "estimators": by_estimator,
         "growth": growth(device, seconds / 20),
     }
-
-
-def _processor(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def print_tables(found: dict[str, Any], console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from eval.convergence import performance_profile
@@ -132,21 +134,49 @@ def profile_figure(summary: dict[str, Any], look: dict[str, Line]) -> str:
     return _svg(draw)
 
 
-def curves_png(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> bytes:
-    """Accuracy and, where there is MI, the weakest link of a cell side by side, with a legend, as PNG on white."""
+def curves_png(cells: Sequence[dict[str, Any]], runs: dict[str, Runs], look: dict[str, Line]) -> bytes:
+    """Accuracy by step of every cell, as PNG on white; of a single cell also, where there is MI, the weakest link.
+
+    Args:
+        cells: of a summary.
+        runs: by cell.
+        look: of the arms.
+    """
+    first = runs[cells[0]["cell"]]
+    panels = [lambda axes, cell=cell: _learning(axes, cell, runs[cell["cell"]], look) for cell in cells]
+    if len(cells) == 1 and has_information(first):
+        panels.append(lambda axes: _links(axes, first, look))
+    columns = min(len(panels), 2)
+    rows = math.ceil(len(panels) / columns)
+    arms = list(dict.fromkeys(arm for cell in cells for arm in cell["arms"]))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        left, *right = figure.subplots(1, 2 if has_information(runs) else 1, squeeze=False)[0]
-        draw_accuracy(left, cell, runs, look)
-        left.set_title(f"Validation accuracy (dotted: target {cell['target']:.0%})")
-        for axes in right:
-            draw_weakest_link(axes, runs, look)
-            axes.set_title("Smallest MI between successive layers")
-        labels = [f"{arm}  ({a['n_reached']} of {a['n_seeds']} seeds reach it)" for arm, a in cell["arms"].items()]
-        figure.legend(left.get_lines()[: len(labels)], labels, loc="outside lower center", ncols=3)
+        figure = Figure(figsize=(10, 0.8 + 3.2 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, panel in zip(grid, panels, strict=False):
+            panel(axes)
+        for axes in list(grid)[len(panels) :]:
+            axes.remove()
+        handles = [Line2D([], [], **look[arm].options) for arm in arms]
+        labels = [_reached(arm, cells[0]) for arm in arms] if len(cells) == 1 else arms
+        figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(cells) == 1 else 5)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=160)
+        figure.savefig(buffer, format="png", dpi=160 if rows == 1 else 100)
         return buffer.getvalue()
+
+
+def _reached(arm: str, cell: dict[str, Any]) -> str:
+    found = cell["arms"][arm]
+    return f"{arm}  ({found['n_reached']} of {found['n_seeds']} seeds reach it)"
+
+
+def _learning(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
+    draw_accuracy(axes, cell, runs, look)
+    axes.set_title(f"{cell['cell']}: validation accuracy (dotted: target {cell['target']:.0%})")
+
+
+def _links(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
+    draw_weakest_link(axes, runs, look)
+    axes.set_title("Smallest MI between successive layers")
 
 
 def has_information(runs: Runs) -> bool:

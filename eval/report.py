@@ -58,8 +58,7 @@ def write(folder: Path) -> dict[str, Any]:
         for arm, of_arm in of_cell.items():
             if (folder / RUNS).exists():  # not in an archive
                 write_spread(folder / RUNS / cell / arm, [run["curve"] for run in of_arm])
-    first = summary["cells"][0]
-    write_bytes(folder / "curves.png", figures.curves_png(first, runs[first["cell"]], look))
+    write_bytes(folder / "curves.png", figures.curves_png(summary["cells"], runs, look))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

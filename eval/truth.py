@@ -35,6 +35,7 @@ from scipy.special import digamma, gammaln, ndtr
 from torch import Tensor
 
 from mireg import estimators
+from mireg.ablation.record import processor
 from mireg.estimators import Estimator
 from mireg.estimators.infonce import InfoNCE
 from mireg.measure import recommend
@@ -509,14 +510,8 @@ def environment(command: Sequence[str]) -> dict[str, Any]:
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "scikit-learn": sklearn.__version__,
-        "machine": f"{platform.machine()}, {_processor()}, {platform.system()}",
+        "machine": f"{platform.machine()}, {processor()}, {platform.system()}",
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -77,7 +77,15 @@ class TestFolder:
         assert (record["arms"], record["seeds"]) == (["none", "mi-always", "mi-kde"], [0, 1])
         assert record["configuration"]["digits-sigmoid"]["mi-kde"]["cell"]["steps"] == 20
         assert len(record["invocations"]) == 3
-        assert set(record["invocations"][0]) == {"started", "command", "commit", "host", "device", "versions"}
+        assert set(record["invocations"][0]) == {
+            "started",
+            "command",
+            "commit",
+            "host",
+            "device",
+            "processor",
+            "versions",
+        }
         assert record["invocations"][0]["versions"]["torch"] == torch.__version__.partition("+")[0]
 
     def test_other_settings_are_refused_with_the_difference(

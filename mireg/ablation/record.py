@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import shlex
 import subprocess
@@ -66,6 +67,7 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
         "commit": _commit(),
         "host": platform.node(),
         "device": device,
+        "processor": processor(),
         "versions": versions,
     }
     record = {
@@ -78,6 +80,14 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
     }
     write_json(out / RECORD, record)
     return notes
+
+
+def processor() -> str:
+    """Model and number of this machine's processors."""
+    info = Path("/proc/cpuinfo")  # platform knows no more than x86_64 on Linux
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores"
 
 
 def _tuning(study: Study) -> dict[str, Any]:

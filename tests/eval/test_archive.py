@@ -31,7 +31,14 @@ def study(folder: Path, *cells: str, mi: int = 100, seeds: int = 11) -> Path:
     write_study(folder, runs)
     record = json.loads((folder / "study.json").read_text())
     tuning = {"lrs": [1e-3], "seeds": 2, "first_seed": 0, "steps": dict.fromkeys(cells, 500)}
-    invocation = {"command": "/somewhere/python train.py", "host": "here", "commit": "abc", "versions": {"torch": "2"}}
+    invocation = {
+        "command": "/somewhere/python train.py",
+        "host": "here",
+        "processor": "fast",
+        "device": "cpu",
+        "commit": "abc",
+        "versions": {"torch": "2"},
+    }
     write_json(folder / "study.json", {**record, "seeds": [0], "tuning": tuning, "invocations": [invocation]})
     for cell in cells:
         write_tuning(folder, cell, dict.fromkeys(("none", "mi", "lbe"), TRIED))
@@ -56,7 +63,7 @@ def test_tables_come_out_the_same(tmp_path: Path) -> None:
     assert not (kept / "runs").exists()
 
 
-def test_what_is_kept_is_small_and_says_nothing_of_the_machine(tmp_path: Path) -> None:
+def test_what_is_kept_is_small_and_does_not_name_the_host(tmp_path: Path) -> None:
     archive.add(study(tmp_path / "study", "R1"), tmp_path / "kept")
     data = (tmp_path / "kept" / "results.jsonl.gz").read_bytes()
     assert len(data) < 15_000
@@ -67,7 +74,12 @@ def test_what_is_kept_is_small_and_says_nothing_of_the_machine(tmp_path: Path) -
     record = (tmp_path / "kept" / "study.json").read_text()
     assert "somewhere" not in record
     assert '"here"' not in record
-    assert json.loads(record)["made"]["R1"] == {"commits": ["abc"], "versions": {"torch": "2"}}
+    assert json.loads(record)["made"]["R1"] == {
+        "commits": ["abc"],
+        "processors": ["fast"],
+        "devices": ["cpu"],
+        "versions": {"torch": "2"},
+    }
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
@@ -105,6 +117,19 @@ def test_archives_do_not_mix(tmp_path: Path) -> None:
         archive.add(second, tmp_path / "kept")
 
 
+def test_a_cell_at_a_given_rate_joins_tuned_ones(tmp_path: Path) -> None:
+    given = study(tmp_path / "given", "H1")
+    (given / "tuning.json").unlink()
+    record = json.loads((given / "study.json").read_text())
+    write_json(given / "study.json", {**record, "tuning": {}})
+    archive.add(given, tmp_path / "kept")
+    archive.add(study(tmp_path / "tuned", "R1"), tmp_path / "kept")
+    archive.add(given, tmp_path / "kept")
+    found = json.loads((tmp_path / "kept" / "study.json").read_text())["tuning"]
+    assert (found["lrs"], found["steps"]) == ([1e-3], {"R1": 500})
+    assert [cell["cell"] for cell in report.write(tmp_path / "kept")["cells"]] == ["H1", "R1"]
+
+
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl.gz").write_bytes(gzip.compress(b"{}\n")[:-9])
     with pytest.raises(DamagedError, match=r"results.jsonl.gz is damaged"):
@@ -140,4 +165,4 @@ def test_the_tables_of_the_page_are_those_of_its_archive(tmp_path: Path) -> None
     _, _, summary = report.write_tables(tmp_path)
     report.fill(page, summary)
     assert page.read_bytes() == (ROOT / "docs" / "convergence.md").read_bytes()
-    assert tables(tmp_path) == tables(kept)
+    assert (tmp_path / "summary.json").read_bytes() == (kept / "summary.json").read_bytes()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from mireg.ablation.arms import BASELINE
+from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.curves import to_target
 from mireg.ablation.storage import DamagedError, read_result
 
@@ -204,6 +204,15 @@ def summarise(
                 if arm != BASELINE:
                     summaries[arm]["vs_none"] = _versus(by_arm[BASELINE], by_arm[arm], cell)
                     summaries[arm]["accuracy_difference"] = _difference(by_arm[BASELINE], by_arm[arm])
+        if TERM in by_arm:
+            summaries[TERM]["over"] = {
+                arm: {
+                    **_versus(runs, by_arm[TERM], cell),
+                    "accuracy_difference": _difference(runs, by_arm[TERM]),
+                }
+                for arm, runs in by_arm.items()
+                if arm not in (BASELINE, TERM)
+            }
         cells.append(
             {
                 "cell": name,

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from eval import archive, figures
 from eval.convergence import CONFIDENCE, load_results, median, summarise
-from mireg.ablation.arms import BASELINE
+from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.curves import to_target
 from mireg.ablation.storage import DamagedError, read_json, write_bytes, write_json
 from mireg.ablation.tracking import write_spread
@@ -77,6 +77,8 @@ def write(folder: Path) -> dict[str, Any]:
             }
             for cell in summary["cells"]
         },
+        against=against_table(summary),
+        about_against=AGAINST.replace("`", ""),
         tuning=tuning_table(summary) if "tuning" in summary else None,
         about_tuning=TUNING,
         settings={cell["cell"]: _settings(cell["cell"], results) for cell in summary["cells"]},
@@ -229,10 +231,34 @@ def tables(summary: dict[str, Any], level: int = 2) -> str:
     parts, mark = [], "#" * level
     for cell in summary["cells"]:
         parts += [f"{mark} {_title(cell)}", "", headline(cell), "", *_markdown(HEADER, rows(cell)), ""]
+    if any(against_table(summary)[1]):
+        parts += [f"{mark} The term against the other arms", "", AGAINST, "", *_markdown(*against_table(summary)), ""]
     if "tuning" in summary:
         parts += [f"{mark} How the learning rates were chosen", "", TUNING, ""]
         parts += [*_markdown(*tuning_table(summary)), ""]
     return "\n".join(parts)
+
+
+AGAINST = (
+    f"Median steps to target of each arm over those of `{TERM}`, on paired seeds: above 1 `{TERM}` is faster. A miss "
+    "counts the whole budget."
+)
+
+
+def against_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the term against arms other than the baseline; no rows where it met none."""
+    body = [
+        [
+            cell["cell"],
+            arm,
+            _ratio(versus["steps_ratio"], versus.get("bound"), versus["ci95"]) or "neither got there",
+            _number(versus["p_value"], "", ".3f"),
+            _points(versus["accuracy_difference"]),
+        ]
+        for cell in summary["cells"]
+        for arm, versus in cell["arms"].get(TERM, {}).get("over", {}).items()
+    ]
+    return ["cell", "arm", f"speed of {TERM} [95%]", "p", f"test accuracy of {TERM} over it, points [95%]"], body
 
 
 TUNING = (

@@ -35,6 +35,9 @@ class Arm:
     lr_divisor: float | None = None
 
 
+TERM = "mi"
+"""The arm that is what :func:`mireg.wrap` does by default."""
+
 BASELINE = "none"
 
 
@@ -64,7 +67,7 @@ def _of_estimators() -> dict[str, Arm]:
 
 ARMS: dict[str, Arm] = {
     BASELINE: Arm("the network as it is"),
-    "mi": _rewards("kde", "what mireg.wrap(model) does"),
+    TERM: _rewards("kde", "what mireg.wrap(model) does"),
     "mi-always": _rewards("kde", "the same term in networks that do not need it, too", always=True),
     "mi-shuffled": _rewards("kde", "control: the same term on rows that do not belong together", shuffled=True),
     "variance-only": Arm(

@@ -103,6 +103,18 @@ def test_accuracy_difference_is_paired():
     assert mi["accuracy_difference"]["ci95"] == pytest.approx([-0.02, -0.02])
 
 
+def test_the_term_is_held_against_every_other_arm():
+    steps = {"none": None, "mi": 100, "lbe": 250, "batchnorm": 50}
+    runs = [result(arm, seed, reached) for arm, reached in steps.items() for seed in range(6)]
+    arms = summarise("study", runs)["cells"][0]["arms"]
+    over = arms["mi"]["over"]
+    assert set(over) == {"lbe", "batchnorm"}
+    assert (over["lbe"]["steps_ratio"], over["batchnorm"]["steps_ratio"]) == (2.5, 0.5)
+    assert over["lbe"]["p_value"] == pytest.approx(2 / 2**6)
+    assert over["lbe"]["accuracy_difference"]["mean"] == 0
+    assert "over" not in arms["lbe"]
+
+
 def test_equal_time_reads_the_slower_arm_earlier():
     runs = [result("none", s, 600) for s in range(2)] + [result("mi", s, 600, step_ms=4.0) for s in range(2)]
     arms = summarise("study", runs)["cells"][0]["arms"]

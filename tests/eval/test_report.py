@@ -121,10 +121,14 @@ def test_every_run_is_a_row_of_the_csv(study):
     assert next(row for row in rows if row["arm"] == "none")["steps_to_target"] == ""
 
 
-def test_markdown_has_a_table_per_cell(study):
+def test_markdown_has_a_table_per_cell_and_one_of_the_term(study):
     text = (study / "report.md").read_text()
     assert text.count("| mi | 6/6 |") == 2
-    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    cells, _, against = text.partition("## The term against the other arms")
+    for part in (cells, against):
+        assert len({line.count("|") for line in part.splitlines() if line.startswith("|")}) == 1
+    assert "| R1 | mi-shuffled | ≥6.2x [4.7, 8.9] | 0.031 |" in against
+    assert "<h2>The term against the other arms</h2>" in (study / "report.html").read_text()
 
 
 def test_page_is_self_contained_and_small(study):

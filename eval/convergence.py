@@ -247,9 +247,24 @@ def _arm(runs: dict[int, dict[str, Any]], target: float, seconds: float) -> dict
         "seconds_to_target": _times(reached, lambda point: point["seconds"]),
         "final_accuracy": _mean(accuracy),
         "equal_time": {"seconds": seconds, **_mean([point["validation_accuracy"] for point in timely])},
+        "accuracy_at": _accuracy_at(runs.values()),
         "step_ms": _step_ms(runs.values()),
         "lr": next(iter(runs.values()))["lr"],
     }
+
+
+AT = (100, 300, 600)
+"""Steps at which accuracies are listed."""
+
+
+def _accuracy_at(runs: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
+    """Validation accuracies over seeds at each of :data:`AT`, of the runs that got that far."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for point in run["curve"]:
+            if point["step"] in AT:
+                found.setdefault(str(point["step"]), []).append(point["validation_accuracy"])
+    return found
 
 
 def _step_ms(runs: Iterable[dict[str, Any]]) -> float | None:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval import archive, figures
-from eval.convergence import CONFIDENCE, load_results, median, summarise
+from eval.convergence import AT, CONFIDENCE, load_results, median, summarise
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.curves import to_target
 from mireg.ablation.storage import DamagedError, read_json, write_bytes, write_json
@@ -77,6 +77,8 @@ def write(folder: Path) -> dict[str, Any]:
             }
             for cell in summary["cells"]
         },
+        early=early_table(summary),
+        about_early=EARLY,
         against=against_table(summary),
         about_against=AGAINST.replace("`", ""),
         tuning=tuning_table(summary) if "tuning" in summary else None,
@@ -231,12 +233,32 @@ def tables(summary: dict[str, Any], level: int = 2) -> str:
     parts, mark = [], "#" * level
     for cell in summary["cells"]:
         parts += [f"{mark} {_title(cell)}", "", headline(cell), "", *_markdown(HEADER, rows(cell)), ""]
+    if any(early_table(summary)[1]):
+        parts += [f"{mark} Early accuracy", "", EARLY, "", *_markdown(*early_table(summary)), ""]
     if any(against_table(summary)[1]):
         parts += [f"{mark} The term against the other arms", "", AGAINST, "", *_markdown(*against_table(summary)), ""]
     if "tuning" in summary:
         parts += [f"{mark} How the learning rates were chosen", "", TUNING, ""]
         parts += [*_markdown(*tuning_table(summary)), ""]
     return "\n".join(parts)
+
+
+EARLY = "Validation accuracy after so many steps: median over seeds, the worst and the best."
+
+
+def early_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of accuracies early on, a row per cell and arm; no rows where none was measured then."""
+    body = [
+        [cell["cell"], name, *(_range(arm["accuracy_at"].get(str(step))) for step in AT)]
+        for cell in summary["cells"]
+        for name, arm in cell["arms"].items()
+        if arm["accuracy_at"]
+    ]
+    return ["cell", "arm", *(f"step {step}" for step in AT)], body
+
+
+def _range(values: Sequence[float] | None) -> str:
+    return f"{np.median(values):.0%} [{100 * min(values):.0f}, {100 * max(values):.0f}]" if values else ""
 
 
 AGAINST = (

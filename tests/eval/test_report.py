@@ -85,7 +85,7 @@ def test_without_a_baseline_there_is_no_verdict():
 
 def test_every_column_is_in_the_markdown():
     summary = summary_of(none=800, mi=100)
-    header, _, none, mi = [line for line in report.as_markdown(summary).splitlines() if line.startswith("|")]
+    header, _, none, mi, *_ = [line for line in report.as_markdown(summary).splitlines() if line.startswith("|")]
     row = dict(zip(header.split(" | "), mi.split(" | "), strict=True))
     assert (row["reached"], row["steps to target"], row["p"], row["p (Holm)"]) == ("6/6", "100", "0.031", "0.031")
     assert float(row["p (log-rank)"]) < 0.01
@@ -124,8 +124,10 @@ def test_every_run_is_a_row_of_the_csv(study):
 def test_markdown_has_a_table_per_cell_and_one_of_the_term(study):
     text = (study / "report.md").read_text()
     assert text.count("| mi | 6/6 |") == 2
-    cells, _, against = text.partition("## The term against the other arms")
-    for part in (cells, against):
+    cells, _, rest = text.partition("## Early accuracy")
+    early, _, against = rest.partition("## The term against the other arms")
+    assert "| R1 | mi | 14% [11, 90] | 90% [90, 90] | 90% [90, 90] |" in early
+    for part in (cells, early, against):
         assert len({line.count("|") for line in part.splitlines() if line.startswith("|")}) == 1
     assert "| R1 | mi-shuffled | ≥6.2x [4.7, 8.9] | 0.031 |" in against
     assert "<h2>The term against the other arms</h2>" in (study / "report.html").read_text()

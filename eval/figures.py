@@ -264,5 +264,5 @@ def _svg(draw: Callable[[Axes], None], rows: int | None = None) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text[text.index("<svg") :].replace(INK, "currentColor"))
+    text = re.sub(r"(\d\.\d\d)\d+(?!\d*<)", r"\1", text[text.index("<svg") :].replace(INK, "currentColor"))
     return re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)

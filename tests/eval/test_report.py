@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from eval import report
+from eval import figures, report
 from eval.convergence import summarise
 from tests.browser import browser_page, keep_screenshot
 from tests.eval.synthetic import result, write_study
@@ -140,6 +140,12 @@ def test_page_is_self_contained_and_small(study):
     loaded = re.findall(r"(?:src|href)\s*=\s*\"([^\"]*)|url\(([^)]*)\)|@import", page)
     assert all(link.startswith("#") for pair in loaded for link in pair if link)
     assert "currentColor" in page
+
+
+def test_charts_are_small_and_their_ticks_whole():
+    svg = figures._svg(lambda axes: (axes.plot([0.851, 0.87], [0, 1 / 3]), axes.set_xticks([0.855, 0.865])))
+    assert ">0.855<" in svg
+    assert not re.search(r'd="[^"]*\d\.\d{3}', svg)
 
 
 def test_a_large_study_stays_under_3_mb(tmp_path):

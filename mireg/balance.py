@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -167,9 +168,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     """
     m, n = matrices.shape[1:]
     if min(m, n) > RANK:
-        generator = torch.Generator().manual_seed(0)  # a sketch of its own: the global stream is the user's
-        sketch = torch.randn(n, RANK, generator=generator).to(matrices)
-        basis = torch.linalg.qr(matrices @ sketch).Q
+        basis = torch.linalg.qr(matrices @ _sketch(n, matrices.device)).Q
         lead: Tensor = basis @ orthogonalise(basis.mT @ matrices)
         return lead
     if m > n:
@@ -179,6 +178,12 @@ def orthogonalise(matrices: Tensor) -> Tensor:
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
     return x
+
+
+@cache
+def _sketch(n: int, device: torch.device) -> Tensor:
+    """Random directions (n, RANK), brought to the device once; the global stream of random numbers is the user's."""
+    return torch.randn(n, RANK, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 SMALLEST = 1e-20

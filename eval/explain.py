@@ -27,6 +27,7 @@ from mireg.ablation.data import Dataset, Split, load
 from mireg.ablation.protocol import CONVERGENCE
 from mireg.ablation.run import Batches, accuracy
 from mireg.ablation.storage import write_json
+from mireg.ablation.work import flushed_denormals
 from mireg.regularizer import for_training
 from mireg.taps import Taps
 
@@ -244,10 +245,10 @@ def main() -> int:
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     a = parser.parse_args()
-    torch.set_flush_denormal(True)  # as the trainer does
     data = load(a.dataset, a.data_dir)
-    cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}
-    stacks = [stack(options, data, a.seed) for options in STACKS[: a.stacks]]
+    with flushed_denormals():
+        cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}
+        stacks = [stack(options, data, a.seed) for options in STACKS[: a.stacks]]
     found = {"dataset": a.dataset, "cells": cells, "stacks": stacks, "correlation": correlation(stacks)}
     if a.json:
         write_json(a.json, found)

@@ -135,7 +135,7 @@ def server(study):
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(study / "runs"), "--port", str(port)]
     process = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             try:
                 with urllib.request.urlopen(f"{address}/data/runs") as answer:

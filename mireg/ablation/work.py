@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +60,9 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: Tell, stop: Callabl
         OSError: if a file cannot be written.
     """
     torch.set_num_threads(setup.threads)
-    torch.set_flush_denormal(True)  # a dead network's gradients are such numbers, and cost a CPU five times the time
     dataset = load(spec.cell.dataset, setup.data_dir)
     folder = setup.folder(spec)
-    with Lock(folder / "lock", PATIENCE) if group.writes else nullcontext():
+    with Lock(folder / "lock", PATIENCE) if group.writes else nullcontext(), flushed_denormals():
         train(
             spec,
             dataset,
@@ -74,3 +73,18 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: Tell, stop: Callabl
             tell=tell,
             stop=stop,
         )
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Numbers too small for full precision count as 0 in this thread.
+
+    A dead network's gradients are such numbers, and a CPU takes five times as long over them.
+    """
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
+    before = (smallest / 2).item() == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)

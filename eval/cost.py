@@ -48,6 +48,9 @@ ALWAYS = Linear(DEFAULT_WEIGHT.start, DEFAULT_WEIGHT.steps)
 PHASES = ("none", "off", "held", "measured")
 """Without the wrapper; with it, its weight 0; with the term as last measured; with the term measured anew."""
 
+ACTIVE = ("none", "held", "measured")
+"""What it takes to know the cost of steps that have a term."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -182,14 +185,21 @@ def averages(ratio: dict[str, float]) -> dict[str, float]:
     Args:
         ratio: step time of each phase over that without the wrapper.
     """
+    count = phases()
+    training = sum(n * ratio[phase] for phase, n in count.items()) / TRAINING
+    return {"active": while_active(ratio), "training": training}
+
+
+def while_active(by_phase: dict[str, float]) -> float:
+    """Mean over the steps that have a term of a number that each phase has."""
+    count = {phase: n for phase, n in phases().items() if phase != "off"}
+    return sum(n * by_phase[phase] for phase, n in count.items()) / sum(count.values())
+
+
+def phases() -> Counter[str]:
+    """How many steps of a training that uses the term are of each phase."""
     regularizer = mireg.wrap(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), weight=ALWAYS).regularizer
-    count = Counter(phase_of(regularizer, step) for step in range(TRAINING))
-    active = {phase: n for phase, n in count.items() if phase != "off"}
-
-    def mean(counts: dict[str, int]) -> float:
-        return sum(n * ratio[phase] for phase, n in counts.items()) / sum(counts.values())
-
-    return {"active": mean(active), "training": mean(count)}
+    return Counter(phase_of(regularizer, step) for step in range(TRAINING))
 
 
 def default(row: dict[str, Any]) -> float:
@@ -229,7 +239,7 @@ def _peak(sender: Any, setting: Setting, device: torch.device, weight: Schedule 
 
 
 def growth(device: torch.device, seconds: float) -> dict[str, list[dict[str, float]]]:
-    """Milliseconds that the term adds to a step, by what is varied."""
+    """Milliseconds that the term adds to a step that has one, on average, by what is varied."""
     base = SETTINGS[0]
     found: dict[str, list[dict[str, float]]] = {}
     for what, (option, values) in GROWTH.items():
@@ -239,8 +249,9 @@ def growth(device: torch.device, seconds: float) -> dict[str, list[dict[str, flo
                 setting = replace(base, **{option: value})
             else:
                 setting = replace(base, options={**base.options, option: value})
-            times = step_times(setting, device, seconds, ("none", "held"))["ms"]
-            found[what].append({"value": value, "step_ms": times["none"], "added_ms": times["held"] - times["none"]})
+            times = step_times(setting, device, seconds, ACTIVE)["ms"]
+            added = while_active(times) - times["none"]
+            found[what].append({"value": value, "step_ms": times["none"], "added_ms": added})
     return found
 
 
@@ -261,7 +272,7 @@ def measure(device: torch.device, seconds: float, report: Callable[[str], None])
     report("estimators")
     known = [name for name in ESTIMATORS if name in estimators.names()]
     by_estimator = {
-        name: step_times(replace(SETTINGS[0], estimator=name), device, seconds / 10, ("none", "held"))["ratio"]["held"]
+        name: while_active(step_times(replace(SETTINGS[0], estimator=name), device, seconds / 10, ACTIVE)["ratio"])
         for name in known
     }
     report("growth")
@@ -303,7 +314,7 @@ def print_tables(found: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     for name, ratio in found["estimators"].items():
-        console.print(f"{SETTINGS[0].name}, {name}: {ratio:.3f} while held", highlight=False)
+        console.print(f"{SETTINGS[0].name}, {name}: {ratio:.3f} while active", highlight=False)
     for what, points in found["growth"].items():
         text = ", ".join(f"{p['value']:.0f}: {p['added_ms']:.1f} ms of {p['step_ms']:.1f}" for p in points)
         console.print(f"added by {what}: {text}", highlight=False)

@@ -1,7 +1,7 @@
 """What the event files of a study hold, and what TensorBoard's own pages make of them."""
 
+import contextlib
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -126,25 +126,23 @@ def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def server(study):
-    """Address of a TensorBoard on the study's runs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(study / "runs"), "--port", str(port)]
-    process = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def server(study, tmp_path_factory):
+    """Address of a TensorBoard on the study's runs; it finds a free port itself."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(study / "runs"), "--port", "0"]
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/data/runs") as answer:
-                    if answer.read().count(b"seed-") == 4:
-                        break
-            except urllib.error.URLError:
-                pass
-            assert time.monotonic() < deadline, "TensorBoard did not come up"
+        deadline, answer = time.monotonic() + 180, b""
+        while answer.count(b"seed-") != 4:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"{answer!r} from\n{log.read_text()}"
             time.sleep(0.3)
+            found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+            if found:
+                address = found[0]
+                with contextlib.suppress(urllib.error.URLError, TimeoutError):
+                    answer = urllib.request.urlopen(f"{address}/data/runs", timeout=10).read()
         yield address
     finally:
         process.terminate()

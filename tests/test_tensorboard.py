@@ -128,6 +128,8 @@ def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path):
 @pytest.fixture(scope="module")
 def server(study, tmp_path_factory):
     """Address of a TensorBoard on the study's runs; it finds a free port itself."""
+    # Not urlopen: it keeps the proxy of its first call, which another test's dead one may have been.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     log = tmp_path_factory.mktemp("server") / "log"
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(study / "runs"), "--port", "0"]
     with log.open("wb") as output:
@@ -142,7 +144,7 @@ def server(study, tmp_path_factory):
             if found:
                 address = found[0]
                 with contextlib.suppress(urllib.error.URLError, TimeoutError):
-                    answer = urllib.request.urlopen(f"{address}/data/runs", timeout=10).read()
+                    answer = direct.open(f"{address}/data/runs", timeout=10).read()
         yield address
     finally:
         process.terminate()

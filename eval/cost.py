@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -196,6 +197,7 @@ def while_active(by_phase: dict[str, float]) -> float:
     return sum(n * by_phase[phase] for phase, n in count.items()) / sum(count.values())
 
 
+@cache
 def phases() -> Counter[str]:
     """How many steps of a training that uses the term are of each phase."""
     regularizer = mireg.wrap(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), weight=ALWAYS).regularizer

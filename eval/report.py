@@ -77,12 +77,7 @@ def write(folder: Path) -> dict[str, Any]:
             }
             for cell in summary["cells"]
         },
-        early=early_table(summary),
-        about_early=EARLY,
-        against=against_table(summary),
-        about_against=AGAINST.replace("`", ""),
-        tuning=tuning_table(summary) if "tuning" in summary else None,
-        about_tuning=TUNING,
+        overviews=overviews(summary),
         settings={cell["cell"]: _settings(cell["cell"], results) for cell in summary["cells"]},
         study={key: value for key, value in study.items() if key not in ("study", "arms")},
     )
@@ -233,14 +228,19 @@ def tables(summary: dict[str, Any], level: int = 2) -> str:
     parts, mark = [], "#" * level
     for cell in summary["cells"]:
         parts += [f"{mark} {_title(cell)}", "", headline(cell), "", *_markdown(HEADER, rows(cell)), ""]
-    if any(early_table(summary)[1]):
-        parts += [f"{mark} Early accuracy", "", EARLY, "", *_markdown(*early_table(summary)), ""]
-    if any(against_table(summary)[1]):
-        parts += [f"{mark} The term against the other arms", "", AGAINST, "", *_markdown(*against_table(summary)), ""]
-    if "tuning" in summary:
-        parts += [f"{mark} How the learning rates were chosen", "", TUNING, ""]
-        parts += [*_markdown(*tuning_table(summary)), ""]
+    for title, about, header, body in overviews(summary):
+        parts += [f"{mark} {title}", "", about, "", *_markdown(header, body), ""]
     return "\n".join(parts)
+
+
+def overviews(summary: dict[str, Any]) -> list[tuple[str, str, list[str], list[list[str]]]]:
+    """The tables over all cells that have rows: title, what it shows, header, rows."""
+    found = [
+        ("Early accuracy", EARLY, *early_table(summary)),
+        ("The term against the other arms", AGAINST, *against_table(summary)),
+        ("How the learning rates were chosen", TUNING, *tuning_table(summary)),
+    ]
+    return [overview for overview in found if overview[3]]
 
 
 EARLY = "Validation accuracy after so many steps: median over seeds, the worst and the best."
@@ -290,8 +290,8 @@ TUNING = (
 
 
 def tuning_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the tuning, a row per cell and arm, in Markdown."""
-    tuning = summary["tuning"]
+    """Header and rows of the tuning, a row per cell and arm, in Markdown; no rows without tuning."""
+    tuning = summary.get("tuning", {})
     rates = sorted({lr for arms in tuning.values() for tried in arms.values() for lr in tried}, key=float)
     chosen = {(cell["cell"], name): arm["lr"] for cell in summary["cells"] for name, arm in cell["arms"].items()}
     body = []

@@ -51,12 +51,7 @@ def run_study(study: Study, setup: Setup, execute: Execute, *, group: Group, tel
             these are found before the first step.
         OSError: if a file cannot be written.
     """
-    datasets = {name: load(name, setup.data_dir) for name in dict.fromkeys(cell.dataset for cell in study.cells)}
-    checked: list[Cell] = []
-    for spec in study.runs():
-        if spec.cell not in checked:
-            _check_builds(spec, setup, datasets[spec.cell.dataset], group)
-            checked.append(spec.cell)
+    _check_cells(study, setup, group)
     with Lock(setup.out / "lock") if group.writes else nullcontext() as lock:
         if lock is not None:
             if lock.left_by:
@@ -134,6 +129,16 @@ def _finished(spec: RunSpec, setup: Setup, tell: Tell) -> dict[str, Any] | None:
 def _check_weights(path: Path, digest: str | None) -> None:
     if digest is not None and path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise DamagedError(f"{path} is damaged")
+
+
+def _check_cells(study: Study, setup: Setup, group: Group) -> None:
+    """Check every network of the study once, each data set read once and let go of before the work begins."""
+    datasets = {name: load(name, setup.data_dir) for name in dict.fromkeys(cell.dataset for cell in study.cells)}
+    checked: list[Cell] = []
+    for spec in study.runs():
+        if spec.cell not in checked:
+            _check_builds(spec, setup, datasets[spec.cell.dataset], group)
+            checked.append(spec.cell)
 
 
 def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold
 
 from mireg.estimators.base import Estimator, in_full_precision
 from mireg.estimators.gram import TINY, by_width, compress
@@ -83,14 +82,13 @@ class Binning(Estimator):
         x, y = z[:-1], z[1:]
         rho = (x * y).mean(-1, keepdim=True) / (1 + NOISE)
         unexplained = 1 - rho.square()
-        weights, squares = self._assign(z)
-        entropy = self._entropy(weights.sum(-1), squares.sum(-1), z.shape[-1])
-        nats = -unexplained[..., 0].log() / 2 + (entropy[:-1] + entropy[1:])
-        for given, rest, side in ((x, y, slice(None, -1)), (y, x, slice(1, None))):
-            others, other_squares = self._assign((rest - rho * given) * unexplained.rsqrt())
-            joint, joint_squares = weights[side] @ others.mT, squares[side] @ other_squares.mT
-            nats = nats - self._entropy(joint.flatten(-2), joint_squares.flatten(-2), z.shape[-1]) / 2
-        return nats
+        scale = unexplained.rsqrt()
+        rests = (y - rho * x) * scale, (x - rho * y) * scale
+        counts = _Counts.apply(*(self._assign(values) for values in (z, *rests)))
+        single, given_x, given_y = (
+            self._entropy(counts[i].flatten(2), counts[i + 1].flatten(2), z.shape[-1]) for i in (0, 2, 4)
+        )
+        return -unexplained[..., 0].log() / 2 + (single[:-1] + single[1:]) - (given_x + given_y) / 2
 
     def _project(self, stack: Tensor, slices: int) -> Tensor:
         """Slices (g, slices, n) of a stack (g, n, d), centred, with variance at most 1."""
@@ -110,16 +108,13 @@ class Binning(Estimator):
     def _bins(self, n: int) -> int:
         return self.bins if self.bins is not None else max(4, round(3 * n ** (1 / 3)))
 
-    def _assign(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Soft bin memberships (..., bins, n) of values (..., n), which sum to 1 over the bins, and their squares."""
+    def _assign(self, z: Tensor) -> Tensor:
+        """Soft bin memberships (..., bins, n) of values (..., n), which sum to 1 over the bins."""
         bins = self._bins(z.shape[-1])
         width = 2 * SPAN / bins
-        centres = torch.linspace(-SPAN + width / 2, SPAN - width / 2, bins, dtype=z.dtype, device=z.device)[:, None]
-        slope = centres / (self.softness * width) ** 2
-        # -(z - c)^2 / 2h^2, less what all bins have in common
-        weights = torch.softmax(torch.addcmul(-slope * centres / 2, z[..., None, :], slope), -2)
-        weights = threshold(weights, FAINT, 0.0)
-        return weights, weights.square()
+        centres = torch.linspace(-SPAN + width / 2, SPAN - width / 2, bins, dtype=z.dtype, device=z.device)
+        weights: Tensor = _Memberships.apply(z, centres, self.softness * width)
+        return weights
 
     def _entropy(self, counts: Tensor, squares: Tensor, n: int) -> Tensor:
         """Entropy in nats over the last dimension, from sums of memberships and of their squares over n samples.
@@ -133,6 +128,63 @@ class Binning(Estimator):
         return entropy
 
 
+class _Memberships(torch.autograd.Function):
+    """Softmax over the bins of ``-(z - centre)^2 / 2 h^2``, in as few passes as it takes."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, centres: Tensor, h: float) -> Tensor:
+        z = z[..., None, :]
+        slopes = centres[:, None] / h**2
+        exponents = torch.addcmul(-slopes * centres[:, None] / 2, z, slopes)  # less what all bins have in common
+        exponents -= exponents.amax(-2, keepdim=True)
+        weights = torch.threshold_(torch.softmax(exponents.clamp_min_(LEAST), -2), math.exp(LEAST + 1), 0.0)
+        ctx.save_for_backward(weights, slopes)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        weights, slopes = ctx.saved_tensors
+        shares = gradients[0] * weights
+        along, total = (torch.cat([slopes, torch.ones_like(slopes)], 1).mT @ shares).unbind(-2)
+        return along - (slopes.mT @ weights).squeeze(-2) * total, None, None
+
+
+class _Counts(torch.autograd.Function):
+    """Sums over samples of memberships and of their squares: in the bins, and in the cells of two tables for each pair.
+
+    Takes memberships (L, slices, bins, n) of the layers, and (L - 1, slices, bins, n) of what goes with each layer but
+    the last, and with each but the first. Every gradient is one buffer that is added to.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, layers: Tensor, firsts: Tensor, seconds: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(layers, firsts, seconds)
+        squares = layers.square()
+        return (
+            layers.sum(-1),
+            squares.sum(-1),
+            layers[:-1] @ firsts.mT,
+            squares[:-1] @ firsts.square().mT,
+            layers[1:] @ seconds.mT,
+            squares[1:] @ seconds.square().mT,
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        layers, *others = ctx.saved_tensors
+        squares = layers.square()
+        by_layer, by_square = (gradients[i][..., None].expand_as(layers).contiguous() for i in (0, 1))
+        found = []
+        for i, (other, side) in enumerate(zip(others, (slice(None, -1), slice(1, None)), strict=True)):
+            by_joint, by_joint_square = (gradients[2 + 2 * i + j].flatten(0, 1) for j in (0, 1))
+            by_layer[side].flatten(0, 1).baddbmm_(by_joint, other.flatten(0, 1))
+            by_square[side].flatten(0, 1).baddbmm_(by_joint_square, other.square().flatten(0, 1))
+            by_other = (by_joint.mT @ layers[side].flatten(0, 1)).view_as(other)
+            by_other_square = (by_joint_square.mT @ squares[side].flatten(0, 1)).view_as(other)
+            found.append(by_other.addcmul_(other, by_other_square, value=2))
+        return by_layer.addcmul_(layers, by_square, value=2), *found
+
+
 SPAN = 3.5
 """Bins cover this many standard deviations to each side; beyond, the outermost bin takes all."""
 
@@ -140,9 +192,9 @@ NOISE = 1e-4
 """Variance, relative to the slices', of the noise that keeps the MI of a slice with itself finite."""
 
 
-FAINT = 1e-9
-"""Memberships below it, which float32 does not see beside the largest, are 0: products of smaller ones leave the
-range of normal numbers, where arithmetic is slower by an order of magnitude."""
+LEAST = -21.0
+"""Exponent, beside the largest, below which a membership is 0: float32 does not see it, and products of smaller ones
+leave the range of normal numbers, where arithmetic is slower by an order of magnitude."""
 
-CHUNK = 2**20
+CHUNK = 2**19
 """Memberships computed at once: they stay in the cache."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,13 +111,33 @@ def compress(layer: Tensor, squared_floor: Tensor) -> Tensor:
     n = layer.shape[-2]
     rows = _rows_of_ranks(layer.detach(), [round(q * (n - 1)) for q in (0.25, 0.5, 0.75)])
     low, median, high = layer.gather(-2, rows).split(1, -2)
-    return torch.asinh((layer - median) * ((high - low).square() + squared_floor + TINY).rsqrt())
+    drawn_in: Tensor = _Asinh.apply((layer - median) * ((high - low).square() + squared_floor + TINY).rsqrt())
+    return drawn_in
+
+
+class _Asinh(torch.autograd.Function):
+    """asinh by vectorised functions: torch's own takes ten times as long on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        size = x.abs()
+        return x.square().add_(1).sqrt_().add_(1).reciprocal_().mul_(size).mul_(size).add_(size).log1p_().copysign_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope: Tensor = x.square().add_(1).rsqrt_()
+        return slope.mul_(gradients[0])
 
 
 def _rows_of_ranks(layer: Tensor, ranks: list[int]) -> Tensor:
     """For every unit of a layer (..., n, d), the rows (..., ranks, d) that hold its values of these ranks."""
     if layer.device.type != "cpu" or layer.dtype not in (torch.float32, torch.float64):
         return layer.argsort(-2)[..., ranks, :]
-    # NumPy sorts values ten times as fast as torch, and does not say where they were.
+    # NumPy sorts values ten times as fast as torch, and does not say where they were: in the first row that has them.
     values = torch.from_numpy(np.sort(layer.numpy(), -2))[..., ranks, :]
-    return torch.stack([(layer == value[..., None, :]).to(torch.uint8).argmax(-2) for value in values.unbind(-2)], -2)
+    n = layer.shape[-2]
+    countdown = torch.arange(n, 0, -1, dtype=layer.dtype)[:, None]
+    found = [torch.where(layer == value[..., None, :], countdown, 0).amax(-2) for value in values.unbind(-2)]
+    return n - torch.stack(found, -2).long()

@@ -152,12 +152,15 @@ class InfoNCE(Estimator):
 
     def _inputs(self, stack: Tensor) -> Tensor:
         """What the critic sees (g, n, features) of a stack (g, n, d)."""
+        mean = stack.mean(-2, keepdim=True)
+        z, floor = stack - mean, self.noise_floor * stack.square().mean(-2, keepdim=True)
         d = stack.shape[-1]
-        z = compress(stack, self.noise_floor * stack.square().mean(-2, keepdim=True))
         if d > self.features:
             generator = torch.Generator().manual_seed(self.seed)
             directions = torch.randn(d, self.features, generator=generator, dtype=torch.float64)
             z = z @ (directions / torch.linalg.vector_norm(directions, dim=0)).to(z)
+            floor = floor.mean(-1, keepdim=True)  # of the mean, projected
+        z = compress(z, floor)
         return pad(z, (0, self.features - z.shape[-1]))
 
     def _bound(self, inputs: Tensor) -> Tensor:
@@ -222,8 +225,8 @@ class _Critic(nn.Module):
         weight, bias, out, skip, out_bias = (parameter.clone() for parameter in self.parameters())
         z = torch.stack([x, y], 1)  # (P, 2, n, features)
         hidden = silu(z @ weight + bias)
-        embedded = hidden @ out + z @ skip + out_bias
-        scores: Tensor = embedded[:, 0] @ embedded[:, 1].mT / math.sqrt(embedded.shape[-1])
+        of_x, of_y = (hidden @ out + z @ skip + out_bias).unbind(1)
+        scores: Tensor = of_x @ of_y.mT / math.sqrt(of_x.shape[-1])
         return scores
 
 

@@ -19,9 +19,9 @@ class InfoNCE(Estimator):
     """Contrastive lower bound, ``log n + mean_i [s_ii - log sum_j exp s_ij]``, of both directions.
 
     ``s_ij`` scores the pairing of row i of one layer with row j of the next by the inner product of
-    two small networks, one pair of networks for each pair of layers. Tails are drawn in, unit by
-    unit (:func:`mireg.estimators.gram.compress`); a layer of more than ``features`` units is projected
-    on that many random directions, so that the critic's size does not depend on the layers.
+    two small networks, one pair of networks for each pair of layers. A layer of more than ``features``
+    units is projected on that many random directions, so that the critic's size does not depend on the
+    layers; the tails of what it sees are drawn in (:func:`mireg.estimators.gram.compress`).
 
     The critic takes shape at the first estimate, from the number of layers. Rewarded, it takes one step
     of Adam after each estimate (:meth:`learn`), so that it follows the network and is read on samples that

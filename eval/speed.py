@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -93,41 +94,58 @@ PEERS: dict[str, tuple[str, Callable[[], Term]]] = {
 NEAREST = {"kornia": "binning", "torch-mist": "infonce"}
 """The estimator that does what a peer does: a histogram of kernels, a critic."""
 
+RIVALS = ("kde", "binning", "infonce")
+"""Estimators that peers are timed against."""
 
-def seconds(term: Term, layers: list[Tensor], repeats: int) -> float:
-    """Seconds of a forward and, where there is a gradient, a backward pass: the least disturbed of the repeats."""
-    taken = []
+
+def seconds(term: Term, layers: list[Tensor]) -> float:
+    """Seconds of a forward and, where there is a gradient, a backward pass."""
+    start = time.perf_counter()
+    information = term(layers).sum()
+    if information.requires_grad:
+        information.backward()
+    taken = time.perf_counter() - start
+    for layer in layers:
+        layer.grad = None
+    return taken
+
+
+def side_by_side(terms: dict[str, Term], layers: list[Tensor], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each term, taken in turns, so that what else the machine does falls on all of them."""
+    taken: dict[str, list[float]] = {name: [] for name in terms}
     for repeat in range(repeats + 1):
-        start = time.perf_counter()
-        information = term(layers).sum()
-        if information.requires_grad:
-            information.backward()
-        if repeat:  # the first warms up
-            taken.append(time.perf_counter() - start)
-        for layer in layers:
-            layer.grad = None
-    return min(taken)
+        for name, term in terms.items():
+            found = seconds(term, layers)
+            if repeat:  # the first warms up
+                taken[name].append(found)
+    return taken
+
+
+def times(slower: Sequence[float], faster: Sequence[float]) -> float:
+    """Median ratio of seconds taken in turns."""
+    return median(a / b for a, b in zip(slower, faster, strict=True))
 
 
 def compare(n: int, layers: int, width: int, repeats: int) -> list[dict[str, Any]]:
     """Rows of the table for batches of n."""
-    rows: list[dict[str, Any]] = []
     activations = chain(n, layers, width)
+    rows: list[dict[str, Any]] = []
     for name in estimators.names():
         if not estimators.REGISTRY[name].is_differentiable:
             continue
-        together = seconds(estimators.get(name).successive, activations, repeats)
-        apart = seconds(pair_by_pair(name), activations, repeats)
-        rows.append(
-            {"n": n, "what": name, "seconds": together, "pair_by_pair_seconds": apart, "speedup": apart / together}
-        )
-    ours = {row["what"]: row["seconds"] for row in rows}
+        terms = {"together": estimators.get(name).successive, "apart": pair_by_pair(name)}
+        taken = side_by_side(terms, activations, repeats)
+        row = {"n": n, "what": name, "seconds": median(taken["together"])}
+        row |= {"pair_by_pair_seconds": median(taken["apart"]), "speedup": times(taken["apart"], taken["together"])}
+        rows.append(row)
     for distribution, (nearest, make) in PEERS.items():
-        row: dict[str, Any] = {"n": n, "what": f"{distribution} {nearest}", "seconds": None}
+        row = {"n": n, "what": f"{distribution} {nearest}", "seconds": None}
         try:
             row["version"] = metadata.version(distribution)
-            row["seconds"] = seconds(make(), activations, max(1, repeats // 5))
-            row["times_slower_than"] = {name: row["seconds"] / own for name, own in ours.items()}
+            ours = {name: estimators.get(name).successive for name in RIVALS}
+            taken = side_by_side({**ours, distribution: make()}, activations, repeats)
+            row["seconds"] = median(taken[distribution])
+            row["times_slower_than"] = {name: times(taken[distribution], taken[name]) for name in ours}
         except ImportError as error:  # PackageNotFoundError is one
             row["missing"] = f"{distribution} cannot be imported: {error}"
         rows.append(row)
@@ -150,7 +168,7 @@ def bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = Table("n", "what", "ms", "pair by pair, ms", "speedup", "times slower than kde, binning, infonce")
+    table = Table("n", "what", "ms", "pair by pair, ms", "speedup", f"times slower than {', '.join(RIVALS)}")
     for row in rows:
         if row["seconds"] is None:
             table.add_row(str(row["n"]), row["what"], "missing", "", "", row["missing"])
@@ -163,7 +181,7 @@ def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
             f"{1e3 * row['seconds']:.1f}",
             f"{1e3 * apart:.1f}" if apart else "",
             f"{row['speedup']:.1f}" if apart else "",
-            ", ".join(f"{slower[name]:.1f}" for name in ("kde", "binning", "infonce") if name in slower),
+            ", ".join(f"{slower[name]:.1f}" for name in RIVALS if name in slower),
         )
     console.print(table)
     for bar in bars(rows):

@@ -12,6 +12,7 @@ import torch._functorch.config
 from torch import Tensor, nn
 
 from mireg.distributed import mean_over_ranks, world_size
+from mireg.estimators.base import in_full_precision
 
 RANK = 16
 """Directions of a weight's gradient that are pushed; more change nothing that was measured."""
@@ -82,7 +83,8 @@ class GradientBalance:
             )
         self._settle()
         if reward is not None:
-            gradients = torch.autograd.grad(-reward, trained, retain_graph=True, allow_unused=True)
+            with in_full_precision(reward):  # autocast would take this pass, too, to half precision
+                gradients = torch.autograd.grad(-reward, trained, retain_graph=True, allow_unused=True)
             self._directions = directions(mean_over_ranks(gradients, trained))
         if self._directions is None:
             raise RuntimeError("the first use of the term needs a reward")

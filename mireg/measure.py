@@ -28,9 +28,11 @@ NARROW = 3
 def recommend(*layers: Tensor) -> str:
     """Name of the estimator whose number on these layers deserves the most trust.
 
-    Nearest neighbours (``ksg``) where no layer has more than 3 units: they assume no distribution.
-    Beyond that no sample shows more than the linear part, which ``gaussian`` estimates without bias.
-    Which is why, is in the truth table (``python -m eval.truth``).
+    Nearest neighbours (``ksg``) where no layer has more than 3 units: they assume no distribution, but values that
+    do not repeat. Beyond that ``gaussian``: what the layers have in common linearly, and no more; no estimator
+    here finds the rest between wide layers. It wants many more samples than units: with fewer than some ten times
+    as many, independent layers read well above 0, as their null floor shows. The choice rests on the truth table
+    (``python -m eval.truth``), whose tasks of more than 3 units a side are all normal.
 
     Args:
         layers: samples (n, d_l).
@@ -84,6 +86,7 @@ class Measurement:
     estimator: str
     samples: int
     records: tuple[PairRecord, ...]
+    measures: str = "mutual information"
 
     def __iter__(self) -> Iterator[PairRecord]:
         return iter(self.records)
@@ -116,7 +119,7 @@ class Measurement:
         axes.plot(places, [r.null_floor for r in self], linestyle=":", color="tab:grey", label="null floor")
         axes.plot(places, [r.ceiling for r in self], linestyle="--", color="tab:grey", label="ceiling")
         axes.set_xticks(places, [r.pair for r in self], rotation=45, ha="right")
-        axes.set_ylabel(UNITS[estimators.REGISTRY[self.estimator].measures])
+        axes.set_ylabel(UNITS[self.measures])
         axes.set_title(f"{self.estimator}, {self.samples} samples a batch", fontsize=10)
         axes.legend()
         return figure
@@ -137,7 +140,7 @@ def measure(
     """Estimate the MI between successive layers over the batches of a loader.
 
     The network runs in evaluation mode, without gradients, and is left in the mode it was in.
-    Batches with fewer rows than the first are passed over, since estimates of unlike size do not average.
+    Batches of another size than the first are passed over, since estimates of unlike size do not average.
 
     Args:
         module: a network, wrapped or not; of a wrapped one, its own layers are measured.
@@ -149,12 +152,12 @@ def measure(
         permutations: shuffles per batch for the null floor; 0 leaves it out.
 
     Raises:
-        ValueError: if the loader is empty.
+        ValueError: if the loader is empty, or the estimator learns and has not been fitted.
     """
     if isinstance(module, MIRegularized):
         module = module.module
     taps = Taps(module, layers)
-    training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     names: list[str] = []
     found: list[Tensor] = []
@@ -169,16 +172,22 @@ def measure(
                 caught = taps.run(inputs)[1]
                 rows = [prepare(layer, len(layer)) for layer in caught.values()]
                 names, samples = names or list(caught), samples or len(rows[0])
-                if len(rows[0]) < samples:
+                if len(rows[0]) != samples:
                     continue
                 if isinstance(estimator, str):
                     estimator = estimators.get(recommend(*rows) if estimator == "recommended" else estimator)
+                if estimator.is_learned and not estimator.state_dict():
+                    raise ValueError(
+                        f"estimator {estimator.name!r} has learned nothing yet, and would read about 0: fit it on "
+                        "samples of the layers, or take another one"
+                    )
                 found.append(estimator.successive(rows).double().cpu())
                 if permutations:
                     floors.append(estimator.null_floor(*rows, permutations=permutations).double().cpu())
     finally:
         taps.remove()
-        module.train(training)
+        for part, training in modes:
+            part.training = training
     if not found or isinstance(estimator, str):
         raise ValueError("the loader gave no batch: nothing to measure")
     nats = torch.stack(found)
@@ -189,7 +198,7 @@ def measure(
     )
     ceiling = estimator.ceiling(samples)
     records = (PairRecord(pair, mean, ceiling, std, null, size) for pair, mean, std, null, size in columns)
-    return Measurement(estimator.name, samples, tuple(records))
+    return Measurement(estimator.name, samples, tuple(records), estimator.measures)
 
 
 def _parameters(module: nn.Module, layers: list[str]) -> list[int]:

@@ -101,6 +101,14 @@ def test_autocast_leaves_the_estimate_in_float32() -> None:
         assert ours.item() == pytest.approx(theirs.item(), abs=0.15)
 
 
+@pytest.mark.parametrize("estimator", ["kde", "renyi", "cka", "gaussian", "binning", "infonce"])
+def test_half_precision_autocast_leaves_the_push_finite(estimator: str) -> None:
+    model = mireg.wrap(network(), estimator=estimator, weight=1.0)
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss_of(model).backward()
+    assert all(torch.isfinite(g).all() for g in gradients(model))
+
+
 def test_half_precision_network_trains() -> None:
     model = mireg.wrap(network().bfloat16(), weight=0.5)
     before = [p.clone() for p in model.parameters()]

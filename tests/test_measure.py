@@ -39,6 +39,31 @@ def test_a_smaller_last_batch_is_passed_over():
     assert mireg.measure(network(), loader((64, 64, 5)), layers=["1", "3"]) == whole
 
 
+def test_a_larger_batch_is_passed_over_too():
+    first = mireg.measure(network(), loader((64,)), layers=["1", "3"])
+    assert mireg.measure(network(), loader((64, 100)), layers=["1", "3"]) == first
+
+
+def test_a_critic_that_was_never_fitted_is_refused():
+    with pytest.raises(ValueError, match=r"'infonce' has learned nothing yet, .*: fit it on samples"):
+        mireg.measure(network(), loader(), layers=["1", "3"], estimator="infonce")
+
+
+def test_a_fitted_critic_measures():
+    critic = mireg.estimators.get("infonce")
+    rows = torch.randn(256, 4)
+    critic.fit(rows, rows.tanh(), steps=20)
+    (record,) = mireg.measure(network(), loader(), layers=["1", "3"], estimator=critic)
+    assert math.isfinite(record.nats)
+
+
+def test_frozen_parts_stay_frozen():
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 6)).train()
+    module[1].eval()
+    mireg.measure(module, loader(), layers=["0", "1"])
+    assert [part.training for part in module] == [True, False, True]
+
+
 def test_a_single_batch_has_no_spread():
     (record,) = mireg.measure(network(), loader(), layers=["1", "3"], max_batches=1)
     assert record.spread == 0

@@ -124,7 +124,7 @@ class Binning(Estimator):
         """
         entropy: Tensor = torch.special.entr((counts / n).clamp_min(TINY)).sum(-1)
         if self.correct_bias:
-            entropy = entropy + ((squares / (counts + TINY)).sum(-1) - 1) / (2 * n)
+            entropy = entropy + ((squares / counts.clamp_min(EMPTY)).sum(-1) - 1) / (2 * n)
         return entropy
 
 
@@ -195,6 +195,9 @@ NOISE = 1e-4
 LEAST = -21.0
 """Exponent, beside the largest, below which a membership is 0: float32 does not see it, and products of smaller ones
 leave the range of normal numbers, where arithmetic is slower by an order of magnitude."""
+
+EMPTY = 1e-9
+"""Samples in a bin below which there are as good as none: its squares count for nothing."""
 
 CHUNK = 2**19
 """Memberships computed at once: they stay in the cache."""

@@ -88,7 +88,7 @@ class Gaussian(Estimator):
         """U (g, n, widest) with U U' the projection H; columns beyond the layer's own are 0."""
         z, ridge = self._regularised(stack)
         identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-        factor = torch.linalg.cholesky(z.mT @ z + ridge * identity)
+        factor = torch.linalg.cholesky_ex(z.mT @ z + ridge * identity).L  # which never waits for the device
         root = torch.linalg.solve_triangular(factor, z.mT, upper=False).mT
         return pad(root, (0, widest - root.shape[-1]))
 
@@ -97,4 +97,4 @@ class Gaussian(Estimator):
         z, ridge = self._regularised(stack)
         k = z @ z.mT
         identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-        return torch.cholesky_solve(k, torch.linalg.cholesky(k + ridge * identity))
+        return torch.cholesky_solve(k, torch.linalg.cholesky_ex(k + ridge * identity).L)

@@ -127,17 +127,18 @@ class _Asinh(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        slope: Tensor = x.square().add_(1).rsqrt_()
-        return slope.mul_(gradients[0])
+        slope: Tensor = (x.square() + 1).rsqrt()
+        return gradients[0] * slope
 
 
 def _rows_of_ranks(layer: Tensor, ranks: list[int]) -> Tensor:
     """For every unit of a layer (..., n, d), the rows (..., ranks, d) that hold its values of these ranks."""
     if layer.device.type != "cpu" or layer.dtype not in (torch.float32, torch.float64):
         return layer.argsort(-2)[..., ranks, :]
-    # NumPy sorts values ten times as fast as torch, and does not say where they were: in the first row that has them.
+    # NumPy sorts values ten times as fast as torch, and does not say where they were: in the first row that has them,
+    # or, of NaN, in the last.
     values = torch.from_numpy(np.sort(layer.numpy(), -2))[..., ranks, :]
     n = layer.shape[-2]
     countdown = torch.arange(n, 0, -1, dtype=layer.dtype)[:, None]
     found = [torch.where(layer == value[..., None, :], countdown, 0).amax(-2) for value in values.unbind(-2)]
-    return n - torch.stack(found, -2).long()
+    return (n - torch.stack(found, -2).long()).clamp_max(n - 1)

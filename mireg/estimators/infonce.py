@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from mireg.distributed import mean_over_ranks
-from mireg.estimators.base import Estimator, as_matrices, check_samples, in_full_precision
+from mireg.estimators.base import Estimator, as_matrices, check_finite, check_samples, in_full_precision
 from mireg.estimators.gram import by_width, compress
 
 
@@ -72,7 +72,8 @@ class InfoNCE(Estimator):
         What is not finite in the gradient counts as 0: a batch that overflowed must not end the critic.
         """
         weights = list(self.parameters())
-        gradients = torch.autograd.grad(-information.sum(), weights, retain_graph=True)
+        with in_full_precision(information):
+            gradients = torch.autograd.grad(-information.sum(), weights, retain_graph=True)
         for weight, gradient in zip(weights, mean_over_ranks(gradients, weights), strict=True):
             weight.grad = None if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
         self._optimizer.step()
@@ -109,9 +110,12 @@ class InfoNCE(Estimator):
             learning_rate: at the first step.
 
         Raises:
-            ValueError, TypeError: as for :meth:`successive`.
+            ValueError, TypeError: as for :meth:`successive`, and if ``batch`` is below 2.
         """
         check_samples(layers)
+        check_finite(layers)
+        if batch < 2:
+            raise ValueError(f"batch={batch}: a critic contrasts at least 2 samples")
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
             inputs = by_width(as_matrices(layers), self._inputs)

@@ -113,7 +113,7 @@ def _mahalanobis(z: Tensor) -> _Spectrum:
             "bandwidth, or the gaussian estimator"
         )
     z = z.double()
-    factor = torch.linalg.cholesky(z.mT @ z / n + RIDGE * torch.eye(width, dtype=z.dtype, device=z.device))
+    factor = torch.linalg.cholesky_ex(z.mT @ z / n + RIDGE * torch.eye(width, dtype=z.dtype, device=z.device)).L
     white = torch.linalg.solve_triangular(factor, z.mT, upper=False).mT
     return 2 * factor.diagonal().log().sum() - width * math.log(RIDGE), white.float()
 

@@ -59,5 +59,9 @@ class Renyi(Estimator):
         n = kernel.shape[-1]
         if self.alpha == 2:
             return 2 * math.log(n) - kernel.square().sum((-2, -1)).log()
-        spectrum: Tensor = torch.linalg.eigvalsh(kernel / n).clamp_min(torch.finfo(kernel.dtype).tiny)
-        return spectrum.pow(self.alpha).sum(-1).log() / (1 - self.alpha)
+        broken = kernel.isfinite().all((-2, -1), keepdim=True).logical_not()  # where an eigensolver gives up
+        spectrum: Tensor = torch.linalg.eigvalsh(kernel.masked_fill(broken, 1.0) / n)
+        spectrum = spectrum.masked_fill(broken[..., 0], torch.nan)
+        noise = spectrum <= n * torch.finfo(kernel.dtype).eps  # of rounding, which powers below 1 would raise
+        powers = spectrum.masked_fill(noise, 1.0).pow(self.alpha).masked_fill(noise, 0.0)
+        return powers.sum(-1).log() / (1 - self.alpha)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mireg.estimators import Binning
+from mireg.estimators import Binning, InfoNCE
 from mireg.estimators.binning import SPAN
 from mireg.estimators.gram import _Asinh, _rows_of_ranks
 
@@ -86,3 +86,10 @@ def test_binning_is_its_formula_and_so_is_its_gradient(widths: tuple[int, ...], 
     gradients = (torch.autograd.grad((weights * nats).sum(), layers) for nats in (found, asked))
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 * math.sqrt(float(theirs.square().sum())))
+
+
+def test_a_critic_is_not_fitted_to_what_is_not_finite() -> None:
+    rows = random(32, 2)
+    rows[3, 1] = torch.nan
+    with pytest.raises(ValueError, match="layer 1 holds 1 NaN"):
+        InfoNCE().fit(random(32, 2), rows)

@@ -21,6 +21,7 @@ VARIANTS = [
     *((name, {}) for name in NAMES),
     ("kde", {"bandwidth": "auto"}),
     ("renyi", {"alpha": 1.01}),
+    ("renyi", {"alpha": 0.5}),
     ("hsic", {"unbiased": True}),
     ("cka", {"unbiased": True}),
     ("gaussian", {"space": "sample"}),
@@ -137,6 +138,19 @@ class TestVariant:
         (gradient,) = torch.autograd.grad(made(variant)(x, y), x)
         assert torch.isfinite(gradient).all()
 
+    def test_a_collapsed_layer_says_nothing(self, variant):
+        x, y = samples(200, 4), torch.full((200, 3), 0.7) * (1 + 1e-8 * samples(200, 3, 1))
+        if variant[0] not in ("ksg", "hard_binning"):  # which have no noise floor, and count every difference
+            assert abs(made(variant)(x, y).item()) < 1e-3
+
+    def test_training_is_told_of_values_that_are_not_finite(self, variant):
+        if variant[0] not in DIFFERENTIABLE:
+            pytest.skip("not used in training")
+        layers = [samples(32, 3, seed) for seed in range(4)]
+        layers[2][5, 1] = torch.nan
+        found = made(variant).estimate(layers)
+        assert found.isfinite().tolist() == [True, False, False]
+
     def test_null_floor_repeats_and_draws_nothing_global(self, variant):
         layers = [*related(24, 2, 3), samples(24, 2, 5)]
         state = torch.get_rng_state()
@@ -152,6 +166,10 @@ class TestVariant:
 
 @pytest.mark.parametrize("name", NAMES)
 class TestBadSamples:
+    def test_what_is_no_tensor(self, name):
+        with pytest.raises(TypeError, match=r"layer 1 is a ndarray: make a tensor of it"):
+            estimators.get(name)(samples(4, 2), samples(4, 2).numpy())
+
     def test_unequal_rows(self, name):
         with pytest.raises(ValueError, match=r"layer 1 has 5 rows and layer 0 has 4"):
             estimators.get(name)(samples(4, 2), samples(5, 2))

@@ -63,7 +63,13 @@ def median(values: Sequence[float | None]) -> float | None:
     return middle if math.isfinite(middle) else None
 
 
-def ratio(baseline: Sequence[float | None], arm: Sequence[float | None], limit: float) -> dict[str, Any]:
+Limit = float | Sequence[float]
+"""Where misses stopped being watched: one number, or one for each run."""
+
+
+def ratio(
+    baseline: Sequence[float | None], arm: Sequence[float | None], limit: Limit, baseline_limit: Limit | None = None
+) -> dict[str, Any]:
     """How many times sooner the arm gets there: median of the baseline over median of the arm.
 
     Args:
@@ -71,6 +77,7 @@ def ratio(baseline: Sequence[float | None], arm: Sequence[float | None], limit: 
         arm: of the same seeds.
         limit: where a miss stopped being watched; it stands in for one, so that a ratio to a median
             that is a miss is a bound.
+        baseline_limit: the same for the baseline, if that was watched for another time.
 
     Returns:
         ``ratio`` (None where both medians are misses), ``bound`` (None, ``"at least"`` or ``"at most"``),
@@ -80,7 +87,7 @@ def ratio(baseline: Sequence[float | None], arm: Sequence[float | None], limit: 
     >>> found["ratio"], found["bound"]
     (8.0, 'at least')
     """
-    ours, theirs = _censored(arm, limit), _censored(baseline, limit)
+    ours, theirs = _censored(arm, limit), _censored(baseline, limit if baseline_limit is None else baseline_limit)
     missed = (median(baseline) is None, median(arm) is None)
     bound = {(True, False): "at least", (False, True): "at most"}.get(missed)
     interval = None
@@ -288,7 +295,8 @@ def _versus(
     steps = [[None if p is None else p["step"] for p in points] for points in reached]
     seconds = [[None if p is None else p["seconds"] for p in points] for points in reached]
     in_steps = ratio(*steps, limit=cell["steps"])
-    in_seconds = ratio(*seconds, limit=max(runs[seed]["seconds"] for runs in (baseline, arm) for seed in seeds))
+    watched, baseline_watched = ([runs[seed]["seconds"] for seed in seeds] for runs in (arm, baseline))
+    in_seconds = ratio(*seconds, limit=watched, baseline_limit=baseline_watched)
     return {
         "n_pairs": len(seeds),
         "steps_ratio": in_steps["ratio"],
@@ -316,8 +324,9 @@ def _student(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(half)
 
 
-def _censored(values: Sequence[float | None], limit: float) -> np.ndarray:
-    return np.array([limit if value is None else value for value in values], dtype=float)
+def _censored(values: Sequence[float | None], limit: Limit) -> np.ndarray:
+    limits = np.broadcast_to(limit, len(values))
+    return np.array([stop if value is None else value for value, stop in zip(values, limits, strict=True)], dtype=float)
 
 
 def _mean(shares: Sequence[float]) -> dict[str, Any]:

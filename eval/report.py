@@ -33,6 +33,10 @@ from mireg.ablation.work import RUNS
 SEEDS_FOR_A_TEST = 6
 """From fewer pairs an exact two-sided test cannot give p < 0.05."""
 
+SEEDS_FOR_A_VERDICT = 5
+"""From fewer pairs a bootstrap interval that lies beyond 1 is often chance: where there is no difference, in one study
+of four at 3 pairs, in one of nine at 4, in one of twenty at 5."""
+
 
 def write(folder: Path) -> dict[str, Any]:
     """Write ``summary.json``, ``report.html``, ``report.md``, ``runs.csv`` and ``curves.png`` into a study's folder.
@@ -142,7 +146,9 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
     return table
 
 
-VERDICTS = ("faster", "slower", "no difference shown", "stood aside")
+TOO_FEW = "too few seeds to say"
+
+VERDICTS = ("faster", "slower", "no difference shown", TOO_FEW, "stood aside")
 
 
 def headline(cell: dict[str, Any]) -> str:
@@ -181,7 +187,8 @@ def verdicts(cell: dict[str, Any]) -> dict[str, str]:
         factor = _ratio(versus["steps_ratio"], versus["bound"], None)
         interval = versus["ci95"]
         sure = f"95% interval {interval[0]:.1f} to {interval[1]:.1f}" if interval else "no interval from one seed"
-        few = "" if versus["n_pairs"] >= SEEDS_FOR_A_TEST else f" (too few seeds for a test: {versus['n_pairs']})"
+        pairs = versus["n_pairs"]
+        few = f" (too few seeds for a test: {pairs})" if SEEDS_FOR_A_VERDICT <= pairs < SEEDS_FOR_A_TEST else ""
         sentences[name] = (
             f"{reached} (median {median} steps), {factor} the speed of {BASELINE} ({sure}): {_verdict(arm)}{few}."
         )
@@ -189,10 +196,12 @@ def verdicts(cell: dict[str, Any]) -> dict[str, str]:
 
 
 def _verdict(arm: dict[str, Any]) -> str:
-    """Faster or slower where the interval lies beyond 1, and the test, where it can, agrees."""
+    """Faster or slower where the interval of enough seeds lies beyond 1, and the test, where it can, agrees."""
     if arm["n_stood_aside"] == arm["n_seeds"]:
         return "stood aside"
     versus = arm["vs_none"]
+    if versus["n_pairs"] < SEEDS_FOR_A_VERDICT:
+        return TOO_FEW
     low, high = versus["ci95"] or (0.0, float("inf"))
     refuted = versus["n_pairs"] >= SEEDS_FOR_A_TEST and versus["p_value"] > 1 - CONFIDENCE
     if versus["steps_ratio"] is None or refuted:

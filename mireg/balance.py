@@ -39,8 +39,9 @@ class GradientBalance:
     in between. Before any task gradient was seen, it is taken to have norm 1. No value leaves the
     device. What the task brought is told apart from the push as the gradient arrives at each
     parameter, so that accumulation, clipping, loss scaling and data parallelism, which act elsewhere,
-    do not disturb it. In data-parallel training the mean over ranks takes the gradients' place, exchanged
-    when they are found, so that every rank pushes alike.
+    do not disturb it. Several terms in one backward pass share its length. In data-parallel training the
+    mean over ranks takes the gradients' place, exchanged when they are found, so that every rank
+    pushes alike.
 
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, for the
     orthogonal factor by Newton-Schulz iteration; Chen et al., GradNorm, ICML 2018, for balancing by
@@ -51,7 +52,7 @@ class GradientBalance:
         self.interval = interval
         self._directions: list[Tensor | None] | None = None
         self._lengths: Tensor | None = None  # of the task's gradient, by parameter
-        self._watch: _Watch | None = None
+        self._round = _Round()
         _allow_second_backward()
 
     def due(self, use: int) -> bool:
@@ -67,48 +68,64 @@ class GradientBalance:
             value: 0-dim, what the term reads as.
             reward: 0-dim, attached to the graph of the forward pass; None where none is due.
             weight: length of the push relative to the task's gradient.
-            parameters: of the network; frozen ones are passed over.
+            parameters: of the network, the same ones in the same order at each call; those that are frozen at the time,
+                or came in place of others, are passed over until directions are found anew.
 
         Returns:
             0-dim tensor equal to ``value``, whose gradient is the push.
 
         Raises:
-            ValueError: if the parameters are sharded over the ranks.
+            ValueError: if no parameter is trained, or they are sharded over the ranks.
         """
+        parameters = list(parameters)
         trained = [p for p in parameters if p.requires_grad]
+        if not trained:
+            raise ValueError("no parameter is trained: there is nothing to push")
         if any(hasattr(p, "device_mesh") for p in trained):  # a DTensor; its class is slow to import
             raise ValueError(
                 "the term can't be balanced against the task where parameters are sharded (fully_shard): no rank has "
                 "a whole gradient; wrap with balanced=False and a weight of your own"
             )
-        self._settle()
+        if self._round.over:
+            self._settle()
         if reward is not None:
-            with in_full_precision(reward):  # autocast would take this pass, too, to half precision
-                gradients = torch.autograd.grad(-reward, trained, retain_graph=True, allow_unused=True)
-            self._directions = directions(mean_over_ranks(gradients, trained))
+            with in_full_precision(reward):  # autocast would take all of this, too, to half precision
+                found = iter(torch.autograd.grad(-reward, trained, retain_graph=True, allow_unused=True))
+                gradients = [next(found) if p.requires_grad else None for p in parameters]
+                self._directions = directions(mean_over_ranks(gradients, parameters))
         if self._directions is None:
             raise RuntimeError("the first use of the term needs a reward")
-        if self._lengths is None:
-            self._lengths = torch.full((len(trained),), len(trained) ** -0.5, device=trained[0].device)
-        lengths = weight * torch.maximum(self._lengths, self._lengths.square().mean().sqrt())
+        if len(self._directions) != len(parameters):
+            self._directions = [None] * len(parameters)
+        if self._lengths is None or len(self._lengths) != len(parameters):
+            self._lengths = torch.full((len(parameters),), len(trained) ** -0.5, device=trained[0].device)
+        lengths = weight * torch.maximum(self._lengths, (self._lengths.square().sum() / len(trained)).sqrt())
         pushes = [
-            None if direction is None else (length * direction).to(parameter.dtype)
-            for parameter, direction, length in zip(trained, self._directions, lengths.unbind(), strict=True)
+            (length * direction).to(parameter.dtype)
+            if direction is not None and parameter.requires_grad and direction.shape == parameter.shape
+            else None
+            for parameter, direction, length in zip(parameters, self._directions, lengths.unbind(), strict=True)
         ]
-        term: Tensor = _Term.apply(value, pushes, *trained)
+        term: Tensor = _Term.apply(value, self._round, pushes, *parameters)
         if reward is not None:
-            self._watch = _Watch(trained, pushes, term)
+            self._round.watch(parameters)
         return term
 
     def _settle(self) -> None:
         """Take over the task's gradient lengths that the last watched backward pass showed."""
-        if self._watch is not None and self._lengths is not None:
-            self._lengths = self._watch.lengths(self._lengths)
-        self._watch = None
+        if self._lengths is not None:
+            self._lengths = self._round.lengths(self._lengths)
+        self._round.close()
+        self._round = _Round()
 
     def release(self) -> None:
         """Forget the directions, which take as much memory as the parameters."""
         self._settle()
+        self._directions = None
+
+    def close(self) -> None:
+        """Leave no hook on any parameter; the balance is of no further use."""
+        self._round.close()
         self._directions = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,11 +137,11 @@ class GradientBalance:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
         self._directions, self._lengths = state["directions"], state["lengths"]
-        self._watch = None
+        self._round = _Round()
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.state_dict()
-        return {**self.__dict__, "_directions": state["directions"], "_lengths": state["lengths"], "_watch": None}
+        return {**self.__dict__, "_directions": state["directions"], "_lengths": state["lengths"], "_round": _Round()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -196,62 +213,78 @@ class _Term(torch.autograd.Function):
     """A number whose gradient is given."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, pushes: list[Tensor | None], *parameters: Tensor) -> Tensor:
-        ctx.pushes = pushes
+    def forward(ctx: Any, value: Tensor, of: _Round, pushes: list[Tensor | None], *parameters: nn.Parameter) -> Tensor:
+        ctx.round, ctx.pushes = of, pushes
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *factor: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(None if push is None else factor[0] * push for push in ctx.pushes)
+        ctx.round.feel(factor[0], ctx.pushes)
+        return None, None, None, *(None if push is None else factor[0] * push for push in ctx.pushes)
 
 
-class _Watch:
-    """The task's gradient in the next backward pass, told apart from the push."""
+class _Round:
+    """The terms up to the next backward pass, and the task's gradient in it, told apart from their pushes."""
 
-    def __init__(self, parameters: list[nn.Parameter], pushes: list[Tensor | None], term: Tensor) -> None:
-        self._parameters = parameters
-        self._factor: Tensor | None = None  # what the caller multiplied the term by, once known
-        self._task: list[Tensor | None] = [None] * len(parameters)
-        term.register_hook(self._set_factor)
-        self._hooks = [_Arrival(self, i, p, push) for i, (p, push) in enumerate(zip(parameters, pushes, strict=True))]
+    def __init__(self) -> None:
+        self.over = False  # whether the backward pass has come
+        self._parameters: list[nn.Parameter] = []
+        self._task: list[Tensor | None] = []
+        self._hooks: list[_Arrival] = []
+        self._felt: list[tuple[Tensor, list[Tensor | None]]] = []
 
-    def _set_factor(self, gradient: Tensor) -> None:
-        self._factor = gradient.detach()
+    def watch(self, parameters: list[nn.Parameter]) -> None:
+        """Look at what the backward pass brings to each parameter, if that is not done already."""
+        if not self._hooks:
+            self._parameters = parameters
+            self._task = [None] * len(parameters)
+            self._hooks = [_Arrival(self, index, p) for index, p in enumerate(parameters) if p.requires_grad]
 
-    def arrived(self, index: int, gradient: Tensor, push: Tensor | None) -> None:
-        """Take in what the backward pass brought to one parameter."""
+    def feel(self, factor: Tensor, pushes: list[Tensor | None]) -> None:
+        """Take note of a push, and of what the caller multiplied its term by; it comes before any gradient does."""
+        self.over = True
+        if self._hooks and all(task is None for task in self._task):
+            self._felt.append((factor.detach(), pushes))
+
+    def arrived(self, index: int, gradient: Tensor) -> None:
+        """Take in what the backward pass brought to one parameter, less the pushes."""
         task = gradient.detach().clone()
-        if push is not None and self._factor is not None:
-            task -= self._factor * push
+        for factor, pushes in self._felt:
+            push = pushes[index]
+            if push is not None:
+                task -= factor * push
         self._task[index] = task
 
     def lengths(self, previous: Tensor) -> Tensor:
         """Lengths by parameter, 0 where nothing came; the previous ones where no usable gradient came at all."""
-        for hook in self._hooks:
-            hook.handle.remove()
-        if self._factor is None or all(task is None for task in self._task):
+        if not self._felt or all(task is None for task in self._task):
             return previous
         task = mean_over_ranks(self._task, self._parameters)
         zero = torch.zeros_like(previous[0])
         found = torch.stack([zero if t is None else torch.linalg.vector_norm(t.float()) for t in task])
-        found = found / self._factor.abs().float()
+        found = found / torch.stack([factor.abs().float() for factor, _ in self._felt]).sum()
         return torch.where(found.isfinite().all() & (found > 0).any(), found, previous)
+
+    def close(self) -> None:
+        """Let go of everything, the hooks that nothing arrived at included."""
+        for hook in self._hooks:
+            hook.handle.remove()
+        self._hooks, self._task, self._felt, self._parameters = [], [], [], []
 
 
 class _Arrival:
     """A hook on one parameter that fires once, before the gradient is accumulated."""
 
-    def __init__(self, watch: _Watch, index: int, parameter: nn.Parameter, push: Tensor | None) -> None:
-        self.watch = watch
+    def __init__(self, of: _Round, index: int, parameter: nn.Parameter) -> None:
+        self.round = of
         self.index = index
-        self.push = push
         self.handle = parameter.register_hook(self)
 
     def __call__(self, gradient: Tensor | None) -> None:
         if gradient is None:  # a backward pass of the term alone, which does not push this parameter
             return
         self.handle.remove()
-        self.watch.arrived(self.index, gradient, self.push)
+        self.round.arrived(self.index, gradient)
 
 
 def _allow_second_backward() -> None:

@@ -81,7 +81,7 @@ class MIRegularizer:
         self.needed: bool | None = None if isinstance(weight, Rescue) else True
         self.terms: dict[str, Tensor] = {}
         self._last = torch.zeros(())  # the reward, as of the last step that captured
-        self._warned = False
+        self._warnings: set[str] = set()
         self._watch = FiniteWatch()
         self.start_at(0)
 
@@ -103,7 +103,7 @@ class MIRegularizer:
             parameters: of the network, over which the term is balanced against the task.
 
         Raises:
-            ValueError: if the batch has a single sample, or the weight is not a number at least 0.
+            ValueError: if the weight is not a number at least 0.
         """
         weight = self.weight(self.steps)
         if not (math.isfinite(weight) and weight >= 0):
@@ -111,6 +111,10 @@ class MIRegularizer:
                 f"weight is {weight!r} at step {self.steps}: a schedule must give finite values of at least 0"
             )
         reward = None
+        if layers is not None and self._too_few(layers):
+            self._warn_once("a batch with a single sample says nothing of MI: the term rests at that step")
+            self.start_at(self.steps + 1)
+            return torch.zeros_like(self._last)
         if layers is not None:
             rows = self._rows(layers)
             if self.needed is None:
@@ -121,6 +125,10 @@ class MIRegularizer:
         if self.balance is not None and not self.weight(self.steps):
             self.balance.release()
         return term
+
+    def _too_few(self, layers: Mapping[str, Tensor]) -> bool:
+        """Whether no estimate can be made, on all ranks together where they are gathered."""
+        return len(next(iter(layers.values()))) * (world_size() if self.gather else 1) < 2
 
     def _rows(self, layers: Mapping[str, Tensor]) -> list[Tensor]:
         """What the estimate uses of each layer, as matrices."""
@@ -146,16 +154,17 @@ class MIRegularizer:
         return reward
 
     def _term(self, weight: float, reward: Tensor | None, parameters: list[nn.Parameter]) -> Tensor:
-        if reward is not None and not reward.requires_grad:
-            if not self._warned:
-                warnings.warn(
-                    "the MI term has no gradient: no layer that it sees depends on a trained parameter", stacklevel=4
-                )
-                self._warned = True
-            return -weight * reward
+        if not any(p.requires_grad for p in parameters) or (reward is not None and not reward.requires_grad):
+            self._warn_once("the MI term has no gradient: no layer that it sees depends on a trained parameter")
+            return -weight * (self._last if reward is None else reward.detach())
         if self.balance is not None and weight:
             return self.balance(-weight * self._last, reward, weight, parameters)
         return -weight * (self._last if reward is None else reward)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warnings:
+            self._warnings.add(text)
+            warnings.warn(text, stacklevel=5)
 
     def _warn_of(self, broken: list[str]) -> None:
         if broken:

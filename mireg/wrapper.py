@@ -32,6 +32,7 @@ class MIRegularized(nn.Module):
         self.module = module
         self.taps = taps
         self.regularizer = regularizer
+        self.training = module.training
         self._ran = False  # a training forward since the last mi_loss()
         self._caught: dict[str, Tensor] | None = None
         self.register_state_dict_post_hook(_strip_prefix)  # type: ignore[no-untyped-call]
@@ -40,7 +41,7 @@ class MIRegularized(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; in training, keep the outputs of its layers for :meth:`mi_loss`."""
         self._caught = None
-        self._ran = self.training and torch.is_grad_enabled()
+        self._ran = self.training and self.module.training and torch.is_grad_enabled()
         if not (self._ran and self.regularizer.captures):
             return self.module(*args, **kwargs)
         if self.taps.layouts is None:  # called here rather than by run(), it is one graph break, and only once
@@ -57,7 +58,7 @@ class MIRegularized(nn.Module):
 
         Raises:
             RuntimeError: if no training forward came since the last call.
-            ValueError: if the batch had a single sample, or fewer than two layers ran.
+            ValueError: if fewer than two layers ran.
         """
         caught, self._caught = self._caught, None
         ran, self._ran = self._ran, False
@@ -83,6 +84,8 @@ class MIRegularized(nn.Module):
     def unwrap(self) -> nn.Module:
         """The original network, its hooks removed; the wrapper is of no further use."""
         self.taps.remove()
+        if self.regularizer.balance is not None:
+            self.regularizer.balance.close()
         self._caught = None
         return self.module
 

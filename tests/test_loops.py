@@ -109,6 +109,54 @@ def test_half_precision_autocast_leaves_the_push_finite(estimator: str) -> None:
     assert all(torch.isfinite(g).all() for g in gradients(model))
 
 
+def test_half_precision_with_a_scaler_trains_deep_networks() -> None:
+    """Their gradients lie below what half precision can hold."""
+    torch.manual_seed(0)
+    net = build("mlp", {"depth": 10, "width": 32, "activation": "sigmoid", "init": "orthogonal"}, (1, 8, 8), 10)
+    model, scaler = mireg.wrap(net, weight=1.0), torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(6):
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = loss_of(model, step)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 2.0**16  # no step was passed over
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+def test_several_forward_passes_share_one_push() -> None:
+    """As contrastive learning has them: the push is as long as the whole task's gradient says, not each of them longer."""
+    once, thrice = mireg.wrap(network(), weight=0.5), mireg.wrap(network(), weight=0.5)
+    for _ in range(8):
+        once.zero_grad()
+        thrice.zero_grad()
+        loss_of(once).backward()
+        torch.stack([loss_of(thrice) for _ in range(3)]).sum().backward()
+    for ours, theirs in zip(gradients(thrice), gradients(once), strict=True):
+        torch.testing.assert_close(ours, 3 * theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_layers_may_be_frozen_and_released_at_any_step() -> None:
+    model = mireg.wrap(network(), weight=0.5)
+    first, *_ = model.parameters()
+    for step in range(8):
+        first.requires_grad_(step not in (1, 2, 5))
+        model.zero_grad()
+        loss_of(model, step).backward()
+        assert (first.grad is None) == (step in (1, 2, 5))
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_frozen_network_is_left_alone() -> None:
+    model = mireg.wrap(network().requires_grad_(False), weight=0.5)
+    images, labels = batch()
+    with pytest.warns(UserWarning, match="the MI term has no gradient"):
+        (cross_entropy(model(images.requires_grad_()), labels) + model.mi_loss()).backward()
+    assert images.grad is not None
+
+
 def test_half_precision_network_trains() -> None:
     model = mireg.wrap(network().bfloat16(), weight=0.5)
     before = [p.clone() for p in model.parameters()]

@@ -57,11 +57,39 @@ def test_one_term_a_forward() -> None:
         model.mi_loss()
 
 
-def test_a_single_sample() -> None:
+def test_at_a_single_sample_the_term_rests() -> None:
     model = mireg.wrap(network())
     model(X[:1])
-    with pytest.raises(ValueError, match="at least 2 samples"):
+    with pytest.warns(UserWarning, match="a single sample says nothing of MI"):
+        assert not model.mi_loss().requires_grad
+    assert (model.regularizer.steps, model.regularizer.needed) == (1, None)
+    model(X[:1])
+    model.mi_loss()  # says it once
+    model(X)
+    assert torch.isfinite(model.mi_loss())
+    assert model.regularizer.needed is not None
+
+
+def test_a_network_in_evaluation_mode_stays_in_it() -> None:
+    model = mireg.wrap(network().eval(), weight=0.5)
+    assert not model.training
+    model.train()
+    model.module.eval()
+    model(X)
+    with pytest.raises(RuntimeError, match="nothing to work on"):
         model.mi_loss()
+
+
+def test_nothing_is_left_on_the_parameters() -> None:
+    net = network()
+    net.spare = nn.Linear(2, 2)
+    net.forward = lambda x: net[:-1](x)
+    model = mireg.wrap(net, layers=["0", "1"], weight=0.5)
+    model(X)
+    (model(X).sum() + model.mi_loss()).backward()
+    model(X).sum().backward()
+    model.unwrap()
+    assert not any(p._backward_hooks for p in net.parameters())
 
 
 def test_a_term_without_gradient_warns_once() -> None:

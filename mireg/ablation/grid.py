@@ -71,7 +71,10 @@ def _untuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: T
 
 
 def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Tell) -> list[dict[str, Any]]:
-    """Cell by cell, the tuning runs, the choice of the learning rates, and the runs with these."""
+    """Cell by cell, the tuning runs, the choice of the learning rates, and the runs with these.
+
+    Where a tuning run could not be made there is no choice, and the cell waits for the next time.
+    """
     every = [*study.runs(), *(spec for cell in study.cells for spec in study.tuning_runs(cell))]
     finished = sum((setup.folder(spec) / "result.json").exists() for spec in every)
     tell({"event": "study", "runs": len(every), "finished": finished})
@@ -79,8 +82,19 @@ def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Tel
     for cell in study.cells:
         trials = study.tuning_runs(cell)
         missing = _missing(trials, setup, group, tell)
-        if missing:
-            execute(missing)
+        lost = execute(missing) if missing else {}
+        if lost := group.first(lost if group.writes else None):
+            outcomes += [
+                {
+                    "cell": cell.name,
+                    "arm": trial.arm,
+                    "seed": trial.seed,
+                    "failure": f"{trial.path}: {lost[trial.path]}",
+                }
+                for trial in trials
+                if group.writes and trial.path in lost
+            ]
+            continue
         choice = None
         if group.writes:
             choice = choose((spec, read_result(setup.folder(spec) / "result.json")) for spec in trials)

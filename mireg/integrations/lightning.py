@@ -36,6 +36,11 @@ class MIRegularization(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        if not pl_module.automatic_optimization:
+            raise ValueError(
+                f"{type(pl_module).__name__} optimises by hand (automatic_optimization=False), where a callback can't add to "
+                "the loss: wrap the network with mireg.wrap and add its mi_loss() in training_step"
+            )
         network = getattr(pl_module, self.network, None)
         if not isinstance(network, nn.Module):
             raise ValueError(f"network={self.network!r}: {type(pl_module).__name__} has no such submodule")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -210,6 +211,27 @@ class TestStudy:
         assert not (tmp_path / "tuning").exists()
         (result,) = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/*/result.json")]
         assert (result["lr"], result["seed"]) == (0.002, 10)
+
+    def test_a_crash_is_no_miss(
+        self, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        whole_build = train.build
+
+        def crashing(cell: Cell, dataset: Any) -> nn.Module:
+            if cell.lr == 1e-5 or 1e-5 in cell.arm_lr.values():
+                raise RuntimeError("no memory left")
+            network: nn.Module = whole_build(cell, dataset)
+            return network
+
+        monkeypatch.setattr(train, "build", crashing)
+        assert train.main(command(tmp_path)) == 1
+        failed = r"failed: tiny/none/seed-\d+: tuning/tiny/none/lr-1e-05/seed-\d+: .*no memory"
+        assert re.search(failed, capsys.readouterr().err)
+        assert not (tmp_path / "runs").exists()
+        assert read_tuning(tmp_path) == {}
+        monkeypatch.setattr(train, "build", whole_build)
+        assert train.main(command(tmp_path)) == 0
+        assert read_tuning(tmp_path) == read_tuning(tuned)
 
     def test_a_rate_that_breaks_is_a_miss(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         broken = replace(STUDY, tuning=Tuning((1e36, 3e-3), seeds=1), arms=("none",))

@@ -33,6 +33,12 @@ def test_ratio_is_a_bound_where_one_misses():
     assert (slower["ratio"], slower["bound"]) == (0.1, "at most")
 
 
+def test_a_miss_stands_for_what_its_own_run_was_watched():
+    """An arm whose steps take longer must not gain by it."""
+    slow_arm = ratio([None, None], [50.0, 50.0], limit=[300.0, 300.0], baseline_limit=[100.0, 120.0])
+    assert (slow_arm["ratio"], slow_arm["bound"]) == (2.2, "at least")
+
+
 def test_no_ratio_where_both_miss():
     assert ratio([None, None], [None, None], limit=1000)["ratio"] is None
 

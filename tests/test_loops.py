@@ -127,7 +127,7 @@ def test_half_precision_with_a_scaler_trains_deep_networks() -> None:
 
 
 def test_several_forward_passes_share_one_push() -> None:
-    """As contrastive learning has them: the push is as long as the whole task's gradient says, not each of them longer."""
+    """As contrastive learning has them: together the pushes are as long as the whole task's gradient asks for."""
     once, thrice = mireg.wrap(network(), weight=0.5), mireg.wrap(network(), weight=0.5)
     for _ in range(8):
         once.zero_grad()

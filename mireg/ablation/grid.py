@@ -82,18 +82,10 @@ def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Tel
     for cell in study.cells:
         trials = study.tuning_runs(cell)
         missing = _missing(trials, setup, group, tell)
-        lost = execute(missing) if missing else {}
-        if lost := group.first(lost if group.writes else None):
-            outcomes += [
-                {
-                    "cell": cell.name,
-                    "arm": trial.arm,
-                    "seed": trial.seed,
-                    "failure": f"{trial.path}: {lost[trial.path]}",
-                }
-                for trial in trials
-                if group.writes and trial.path in lost
-            ]
+        failures = execute(missing) if missing else {}
+        if lost := group.first(failures if group.writes else None):
+            said = {path: f"{path}: {why}" for path, why in lost.items()}
+            outcomes += [_failed(trial, said) for trial in trials if group.writes and trial.path in lost]
             continue
         choice = None
         if group.writes:
@@ -117,8 +109,12 @@ def _missing(runs: Sequence[RunSpec], setup: Setup, group: Group, tell: Tell) ->
 
 def _outcome(spec: RunSpec, setup: Setup, failures: Failures) -> dict[str, Any]:
     if spec.path in failures:
-        return {"cell": spec.cell.name, "arm": spec.arm, "seed": spec.seed, "failure": failures[spec.path]}
+        return _failed(spec, failures)
     return read_result(setup.folder(spec) / "result.json") or {}
+
+
+def _failed(spec: RunSpec, failures: Failures) -> dict[str, Any]:
+    return {"cell": spec.cell.name, "arm": spec.arm, "seed": spec.seed, "failure": failures[spec.path]}
 
 
 def _finished(spec: RunSpec, setup: Setup, tell: Tell) -> dict[str, Any] | None:

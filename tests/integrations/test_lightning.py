@@ -102,3 +102,10 @@ def test_a_resumed_training_takes_up_the_schedule(tmp_path: Path) -> None:
 def test_names_a_missing_network(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="network='nowt': Classifier has no such submodule"):
         fit(Classifier(), tmp_path, MIRegularization("nowt"))
+
+
+def test_refuses_what_it_cannot_add_to(tmp_path: Path) -> None:
+    module = Classifier()
+    module.automatic_optimization = False
+    with pytest.raises(ValueError, match="Classifier optimises by hand"):
+        fit(module, tmp_path, MIRegularization("network"))

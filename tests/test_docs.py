@@ -54,6 +54,7 @@ def test_block(section: str, tmp_path: Path) -> None:
         "loader": DataLoader(TensorDataset(torch.randn(24, 1, 4, 4), torch.randint(3, (24,))), batch_size=6),
         "device": "cpu",
         "backend": "eager",
+        "path": tmp_path / "checkpoint.pt",
         "quiet": {**quiet, "enable_checkpointing": False, "default_root_dir": tmp_path},
         "lightning_module": Module(network),
         "bert": bert(),

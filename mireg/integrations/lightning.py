@@ -38,8 +38,8 @@ class MIRegularization(Callback):
             return
         if not pl_module.automatic_optimization:
             raise ValueError(
-                f"{type(pl_module).__name__} optimises by hand (automatic_optimization=False), where a callback can't add "
-                "to the loss: wrap the network with mireg.wrap and add its mi_loss() in training_step"
+                f"{type(pl_module).__name__} optimises by hand (automatic_optimization=False), where a callback can't "
+                "add to the loss: wrap the network with mireg.wrap and add its mi_loss() in training_step"
             )
         network = getattr(pl_module, self.network, None)
         if not isinstance(network, nn.Module):

@@ -83,6 +83,22 @@ def test_network(name: str) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_balanced_push(name: str) -> None:
+    case = NETWORKS[name]
+    torch.manual_seed(0)
+    network = case.make().train()
+    _, bare = task_gradients(network, case)
+    model = mireg.wrap(network, weight=1.0)
+    for _ in range(2):  # at a length of its own, and as long as the task's gradient
+        _, gradients = task_gradients(model, case)
+        found = [g for g in gradients if g is not None]
+        assert all(torch.isfinite(g).all() for g in found)
+        assert any(
+            not torch.equal(a, b) for a, b in zip(gradients, bare, strict=True) if a is not None and b is not None
+        )
+
+
 def move(network: nn.Module, term: Tensor, length: float = 1e-3) -> None:
     """One short step of each parameter along its gradient."""
     parameters = list(network.parameters())

@@ -151,10 +151,10 @@ def curves_png(cells: Sequence[dict[str, Any]], runs: dict[str, Runs], look: dic
     arms = list(dict.fromkeys(arm for cell in cells for arm in cell["arms"]))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 0.8 + 3.2 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).flat
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, panel in zip(grid, panels, strict=False):
             panel(axes)
-        for axes in list(grid)[len(panels) :]:
+        for axes in grid[len(panels) :]:
             axes.remove()
         handles = [Line2D([], [], **look[arm].options) for arm in arms]
         labels = [_reached(arm, cells[0]) for arm in arms] if len(cells) == 1 else arms

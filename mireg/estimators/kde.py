@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -73,9 +73,8 @@ class KDE(Estimator):
             if self.bandwidth == "auto":
                 return self._whitened(layers)
             distances = squared_distances(layers, self.noise_floor, self.shared_noise)
-            kernel = torch.stack([distances * (-0.5 / b**2) for b in self.bandwidth]).exp()  # (bandwidths, L, n, n)
-            entropy = _entropy(kernel)
-            joint = _entropy(kernel[:, :-1] * kernel[:, 1:])
+            own, joint, _ = _KernelSums.apply(distances, [-0.5 / b**2 for b in self.bandwidth])
+            entropy, joint = (math.log(own.shape[-1]) - sums.log().mean(-1) for sums in (own, joint))
             return (entropy[:, :-1] + entropy[:, 1:] - joint).mean(0)
 
     def _whitened(self, layers: list[Tensor]) -> Tensor:
@@ -134,6 +133,33 @@ CHUNK = 512
 """Rows of the kernel computed at once: they stay in the cache."""
 
 
-def _entropy(kernel: Tensor) -> Tensor:
-    """Entropy, less that of the noise, from kernels (..., n, n); their diagonal of ones keeps the log finite."""
-    return math.log(kernel.shape[-1]) - kernel.sum(-1).log().mean(-1)  # the gradient of a sum takes no memory
+class _KernelSums(torch.autograd.Function):
+    """Sums of each sample's kernels with all, (B, L, n) of the layers and (B, L - 1, n) of their successive products.
+
+    Takes squared distances (L, n, n) and the factors of B exponents, and gives the kernels, too. Kernels are the largest
+    tensors of the estimate: here they are passed over as few times as it takes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, distances: Tensor, factors: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+        kernel = torch.stack([distances * factor for factor in factors]).exp_()
+        ctx.save_for_backward(kernel)
+        ctx.factors = factors
+        ctx.set_materialize_grads(False)
+        return kernel.sum(-1), (kernel[:, :-1] * kernel[:, 1:]).sum(-1), kernel
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None]:
+        (kernel,) = ctx.saved_tensors
+        own, joint, direct = gradients
+        by_kernel = torch.zeros_like(kernel) if own is None else own[..., None].expand_as(kernel).contiguous()
+        if joint is not None:
+            by_kernel[:, :-1].addcmul_(joint[..., None], kernel[:, 1:])
+            by_kernel[:, 1:].addcmul_(joint[..., None], kernel[:, :-1])
+        if direct is not None:  # in a second derivative
+            by_kernel += direct
+        first, *others = (by_kernel * kernel).unbind()
+        by_distance = first * ctx.factors[0]
+        for part, factor in zip(others, ctx.factors[1:], strict=True):
+            by_distance.add_(part, alpha=factor)
+        return by_distance, None

@@ -156,15 +156,13 @@ class InfoNCE(Estimator):
 
     def _inputs(self, stack: Tensor) -> Tensor:
         """What the critic sees (g, n, features) of a stack (g, n, d)."""
-        mean = stack.mean(-2, keepdim=True)
-        z, floor = stack - mean, self.noise_floor * stack.square().mean(-2, keepdim=True)
-        d = stack.shape[-1]
+        d, squares_over = stack.shape[-1], [-2]
         if d > self.features:
             generator = torch.Generator().manual_seed(self.seed)
             directions = torch.randn(d, self.features, generator=generator, dtype=torch.float64)
-            z = z @ (directions / torch.linalg.vector_norm(directions, dim=0)).to(z)
-            floor = floor.mean(-1, keepdim=True)  # of the mean, projected
-        z = compress(z, floor)
+            stack = stack @ (directions / torch.linalg.vector_norm(directions, dim=0)).to(stack)
+            squares_over = [-2, -1]  # rounding noise is the same in every direction
+        z = compress(stack, self.noise_floor * stack.square().mean(squares_over, keepdim=True))
         return pad(z, (0, self.features - z.shape[-1]))
 
     def _bound(self, inputs: Tensor) -> Tensor:
@@ -226,10 +224,11 @@ class _Critic(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Scores (P, n, n) of inputs (P, n, features)."""
         # Copies, so that the weights may be stepped before the backward pass through these scores.
-        weight, bias, out, skip, out_bias = (parameter.clone() for parameter in self.parameters())
-        z = torch.stack([x, y], 1)  # (P, 2, n, features)
-        hidden = silu(z @ weight + bias)
-        of_x, of_y = (hidden @ out + z @ skip + out_bias).unbind(1)
+        weight, bias, out, skip, out_bias = (parameter.clone().flatten(0, 1) for parameter in self.parameters())
+        z = torch.stack([x, y], 1).flatten(0, 1)  # (2 P, n, features)
+        hidden = silu(torch.baddbmm(bias, z, weight))
+        embedded = torch.baddbmm(torch.baddbmm(out_bias, z, skip), hidden, out)
+        of_x, of_y = embedded.unflatten(0, (-1, 2)).unbind(1)
         scores: Tensor = of_x @ of_y.mT / math.sqrt(of_x.shape[-1])
         return scores
 

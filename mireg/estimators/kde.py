@@ -75,7 +75,8 @@ class KDE(Estimator):
             distances = squared_distances(layers, self.noise_floor, self.shared_noise)
             own, joint, _ = _KernelSums.apply(distances, [-0.5 / b**2 for b in self.bandwidth])
             entropy, joint = (math.log(own.shape[-1]) - sums.log().mean(-1) for sums in (own, joint))
-            return (entropy[:, :-1] + entropy[:, 1:] - joint).mean(0)
+            nats: Tensor = (entropy[:, :-1] + entropy[:, 1:] - joint).mean(0)
+            return nats
 
     def _whitened(self, layers: list[Tensor]) -> Tensor:
         """The estimate at the automatic bandwidth."""
@@ -136,8 +137,8 @@ CHUNK = 512
 class _KernelSums(torch.autograd.Function):
     """Sums of each sample's kernels with all, (B, L, n) of the layers and (B, L - 1, n) of their successive products.
 
-    Takes squared distances (L, n, n) and the factors of B exponents, and gives the kernels, too. Kernels are the largest
-    tensors of the estimate: here they are passed over as few times as it takes.
+    Takes squared distances (L, n, n) and the factors of B exponents, and gives the kernels, too. Kernels are the
+    largest tensors of the estimate: here they are passed over as few times as it takes.
     """
 
     @staticmethod

@@ -26,6 +26,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -334,6 +335,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axis.minorticks_off()
     axes[0].set_ylabel("ms")
     axes[0].legend()
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_locator(NullLocator())
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -149,6 +149,9 @@ def check_samples(layers: Sequence[Tensor]) -> None:
 
 def check_finite(layers: Sequence[Tensor]) -> None:
     """Raise if a layer holds NaN or infinity; it waits for the device."""
+    sums = (layer.detach().sum(dtype=torch.promote_types(layer.dtype, torch.float32)) for layer in layers)
+    if all(math.isfinite(total) for total in sums):  # far cheaper than a look at each value
+        return
     for index, layer in enumerate(layers):
         broken = int((~torch.isfinite(layer)).sum())
         if broken:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mireg.estimators.base import Estimator, in_full_precision
-from mireg.estimators.gram import TINY, by_width, compress
+from mireg.estimators.gram import TINY, by_width, compress, directions
 
 
 class Binning(Estimator):
@@ -94,16 +94,9 @@ class Binning(Estimator):
         """Slices (g, slices, n) of a stack (g, n, d), centred, with variance at most 1."""
         mean = stack.mean(-2, keepdim=True)
         floor = self.noise_floor * mean.square().mean(-1, keepdim=True)  # of the mean, projected
-        z = compress((stack - mean) @ self._directions(stack, slices), floor).mT
+        z = compress((stack - mean) @ directions(stack, slices, self.seed), floor).mT
         z = z - z.mean(-1, keepdim=True)
         return z * (z.square().mean(-1, keepdim=True) + NOISE).rsqrt()
-
-    def _directions(self, stack: Tensor, slices: int) -> Tensor:
-        """Unit directions (d, slices), the same for the same width."""
-        generator = torch.Generator().manual_seed(self.seed)
-        directions = torch.randn(stack.shape[-1], slices, generator=generator, dtype=torch.float64)
-        directions /= torch.linalg.vector_norm(directions, dim=0)
-        return directions.to(stack)
 
     def _bins(self, n: int) -> int:
         return self.bins if self.bins is not None else max(4, round(3 * n ** (1 / 3)))

@@ -97,4 +97,6 @@ class Gaussian(Estimator):
         z, ridge = self._regularised(stack)
         k = z @ z.mT
         identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-        return torch.cholesky_solve(k, torch.linalg.cholesky_ex(k + ridge * identity).L)
+        # K (K + ridge I)^-1, in the form whose gradient is two products; neither waits for the device
+        inverse: Tensor = torch.linalg.inv_ex(k + ridge * identity).inverse
+        return identity - ridge * inverse

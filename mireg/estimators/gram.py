@@ -94,6 +94,13 @@ def squared_distances(layers: list[Tensor], noise_floor: float, shared_noise: fl
     return (squared_norm[:, :, None] + squared_norm[:, None, :] - 2 * k).clamp_min(0)
 
 
+def directions(stack: Tensor, count: int, seed: int) -> Tensor:
+    """Random unit directions (d, count) for a stack (..., n, d): the same at every call, whatever the global stream."""
+    drawn = torch.randn(stack.shape[-1], count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    unit: Tensor = drawn / torch.linalg.vector_norm(drawn, dim=0)
+    return unit.to(stack)
+
+
 def compress(layer: Tensor, squared_floor: Tensor) -> Tensor:
     """Draw in heavy tails, unit by unit: asinh of the distance to the median over the quartile range.
 
@@ -135,10 +142,6 @@ def _rows_of_ranks(layer: Tensor, ranks: list[int]) -> Tensor:
     """For every unit of a layer (..., n, d), the rows (..., ranks, d) that hold its values of these ranks."""
     if layer.device.type != "cpu" or layer.dtype not in (torch.float32, torch.float64):
         return layer.argsort(-2)[..., ranks, :]
-    # NumPy sorts values ten times as fast as torch, and does not say where they were: in the first row that has them,
-    # or, of NaN, in the last.
-    values = torch.from_numpy(np.sort(layer.numpy(), -2))[..., ranks, :]
-    n = layer.shape[-2]
-    countdown = torch.arange(n, 0, -1, dtype=layer.dtype)[:, None]
-    found = [torch.where(layer == value[..., None, :], countdown, 0).amax(-2) for value in values.unbind(-2)]
-    return (n - torch.stack(found, -2).long()).clamp_max(n - 1)
+    # NumPy sorts ten times as fast as torch.
+    order = np.argsort(layer.mT.contiguous().numpy(), -1)[..., ranks]
+    return torch.from_numpy(order).mT

@@ -276,6 +276,15 @@ def test_unwrapped_network_exports() -> None:
     torch.testing.assert_close(exported.module()(batch()[0]), bare(batch()[0]))
 
 
+def test_unwrapped_network_exports_to_onnx() -> None:
+    model = mireg.wrap(network(), weight=0.3)
+    train(model, steps=1)
+    bare = model.unwrap().eval()
+    program = torch.onnx.export(bare, (batch()[0],), dynamo=True, verbose=False)
+    (output,) = program(batch()[0])  # by onnxruntime
+    torch.testing.assert_close(output, bare(batch()[0]), atol=1e-5, rtol=1e-4)
+
+
 def test_every_captures_nothing_in_between() -> None:
     model = mireg.wrap(network(), weight=0.5, every=3)
     captured = []

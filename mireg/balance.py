@@ -100,13 +100,11 @@ class GradientBalance:
         if self._lengths is None or len(self._lengths) != len(parameters):
             self._lengths = torch.full((len(parameters),), len(trained) ** -0.5, device=trained[0].device)
         lengths = weight * torch.maximum(self._lengths, (self._lengths.square().sum() / len(trained)).sqrt())
-        pushes = [
-            (length * direction).to(parameter.dtype)
-            if direction is not None and parameter.requires_grad and direction.shape == parameter.shape
-            else None
-            for parameter, direction, length in zip(parameters, self._directions, lengths.unbind(), strict=True)
+        pushed = [
+            direction if direction is not None and p.requires_grad and direction.shape == p.shape else None
+            for p, direction in zip(parameters, self._directions, strict=True)
         ]
-        term: Tensor = _Term.apply(value, self._round, pushes, *parameters)
+        term: Tensor = _Term.apply(value, self._round, lengths, pushed, *parameters)
         if reward is not None:
             self._round.watch(parameters)
         return term
@@ -163,40 +161,56 @@ def directions(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
     for shape, indices in shapes.items():
         found_here = (gradient for i in indices if (gradient := gradients[i]) is not None)
         stack = torch.stack([torch.atleast_2d(gradient.float()).flatten(1) for gradient in found_here])
-        largest = torch.maximum(stack.amax((1, 2), keepdim=True), -stack.amin((1, 2), keepdim=True))
-        stack /= largest.clamp_min(torch.finfo(stack.dtype).tiny)
-        if len(shape) >= 2:
-            stack = orthogonalise(stack)
-        stack /= torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True) + SMALLEST
-        for index, direction in zip(indices, stack, strict=True):
+        stack = orthogonalise(stack) if len(shape) >= 2 else _of_length_one(stack)
+        for index, direction in zip(indices, stack.unbind(), strict=True):
             found[index] = direction.reshape(shape)
     return found
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Orthogonal factor of each matrix's leading part: its singular values raised to about 1.
+    """Orthogonal factor of each matrix's leading part, at length 1: its singular values are raised to about the same.
 
     Args:
-        matrices: (g, m, n).
+        matrices: (g, m, n), of any scale.
 
     Returns:
-        (g, m, n) with at most :data:`RANK` singular values between about 0.7 and 1.2, the others 0.
+        (g, m, n) with at most :data:`RANK` singular values, the largest less than twice the least, the others 0.
 
     Source: Jordan et al., Muon, 2024 (quintic Newton-Schulz iteration); Halko, Martinsson & Tropp, Finding
     structure with randomness, SIAM Review 53(2), 2011 (range from a random sketch).
     """
     m, n = matrices.shape[1:]
     if min(m, n) > RANK:
-        basis = torch.linalg.qr(matrices @ _sketch(n, matrices.device)).Q
+        basis = _basis(matrices @ _sketch(n, matrices.device))
         lead: Tensor = basis @ orthogonalise(basis.mT @ matrices)
         return lead
     if m > n:
         return orthogonalise(matrices.mT).mT
-    x: Tensor = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + SMALLEST)
+    x = _of_length_one(matrices)
     for _ in range(ITERATIONS):
         a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x
+        x = 3.4445 * x + torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315) @ x
+    return _of_length_one(x)
+
+
+def _basis(matrices: Tensor) -> Tensor:
+    """Orthonormal columns that span those of each matrix (g, m, n), less what is beneath a millionth of its length.
+
+    By Cholesky factors of the n x n squares: a QR decomposition goes through the matrices one by one.
+    """
+    x = _of_length_one(matrices).double()
+    ridge = 1e-12 * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    factor = torch.linalg.cholesky_ex(x.mT @ x + ridge).L  # which never waits for the device
+    basis: Tensor = torch.linalg.solve_triangular(factor, x.mT, upper=False).mT.to(matrices)
+    return basis
+
+
+def _of_length_one(stack: Tensor) -> Tensor:
+    """Matrices (g, m, n) brought to length 1, by way of their largest entry: squares of small ones vanish."""
+    largest = torch.maximum(stack.amax((1, 2), keepdim=True), -stack.amin((1, 2), keepdim=True))
+    stack = stack / largest.clamp_min(torch.finfo(stack.dtype).tiny)
+    unit: Tensor = stack / (torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True) + SMALLEST)
+    return unit
 
 
 @cache
@@ -213,14 +227,22 @@ class _Term(torch.autograd.Function):
     """A number whose gradient is given."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, of: _Round, pushes: list[Tensor | None], *parameters: nn.Parameter) -> Tensor:
-        ctx.round, ctx.pushes = of, pushes
+    def forward(
+        ctx: Any, value: Tensor, of: _Round, lengths: Tensor, directions: list[Tensor | None], *parameters: nn.Parameter
+    ) -> Tensor:
+        ctx.round, ctx.lengths, ctx.directions = of, lengths, directions
+        ctx.dtypes = [p.dtype for p in parameters]
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *factor: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.round.feel(factor[0], ctx.pushes)
-        return None, None, None, *(None if push is None else factor[0] * push for push in ctx.pushes)
+        lengths = (factor[0] * ctx.lengths).unbind()
+        pushes = [
+            None if direction is None else (length * direction).to(dtype)
+            for length, direction, dtype in zip(lengths, ctx.directions, ctx.dtypes, strict=True)
+        ]
+        ctx.round.feel(factor[0], pushes)
+        return None, None, None, None, *pushes
 
 
 class _Round:
@@ -248,11 +270,10 @@ class _Round:
 
     def arrived(self, index: int, gradient: Tensor) -> None:
         """Take in what the backward pass brought to one parameter, less the pushes."""
-        task = gradient.detach().clone()
-        for factor, pushes in self._felt:
-            push = pushes[index]
-            if push is not None:
-                task -= factor * push
+        felt = [push for _, pushes in self._felt if (push := pushes[index]) is not None]
+        task = gradient.detach() if felt else gradient.detach().clone()  # the optimizer may change it in place
+        for push in felt:
+            task = task - push
         self._task[index] = task
 
     def lengths(self, previous: Tensor) -> Tensor:

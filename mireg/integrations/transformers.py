@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import Trainer
 
@@ -14,7 +16,8 @@ class MITrainer(Trainer):
     """A ``transformers.Trainer`` that rewards the MI between successive layers of its model.
 
     The model itself stays as it is: what is saved, evaluated and pushed is not wrapped. The term is
-    logged as ``mi_loss``. A resumed training takes up the weight's schedule where it stopped.
+    logged as ``mi_loss``. A checkpoint that holds the optimizer holds what the term needs, too (``mireg.pt``): a
+    resumed training takes the term up where it stopped.
 
     Args:
         args, kwargs: of the Trainer.
@@ -29,6 +32,7 @@ class MITrainer(Trainer):
         self._options = mi or {}
         self._wrapped: MIRegularized | None = None
         self._term: Any = None
+        self._state: dict[str, Any] | None = None  # the regularizer's, of a checkpoint to resume from
 
     def compute_loss(
         self,
@@ -70,4 +74,22 @@ class MITrainer(Trainer):
             self._wrapped = wrap(model, **self._options)
             steps = self.state.global_step * self.args.gradient_accumulation_steps
             self._wrapped.regularizer.start_at(steps)
+            if self._state is not None:
+                self._wrapped.regularizer.load_state_dict(self._state)
+                self._state = None
         return self._wrapped
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._wrapped is not None and self.args.should_save:
+            torch.save(self._wrapped.regularizer.state_dict(), Path(output_dir) / STATE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        file = Path(checkpoint or "") / STATE
+        if checkpoint is not None and file.exists():
+            self._state = torch.load(file, map_location=self.args.device, weights_only=True)
+
+
+STATE = "mireg.pt"
+"""File of a checkpoint that holds the regularizer's state."""

@@ -13,7 +13,7 @@ from mireg.integrations.transformers import MITrainer
 from tests.networks import bert
 
 
-def train(folder: Path, **options: Any) -> MITrainer:
+def train(folder: Path, resume: str | None = None, **options: Any) -> MITrainer:
     torch.manual_seed(0)
     rows = [
         {"input_ids": torch.randint(1, 50, (7,)), "attention_mask": torch.ones(7, dtype=torch.int64), "labels": i % 2}
@@ -25,12 +25,11 @@ def train(folder: Path, **options: Any) -> MITrainer:
         max_steps=4,
         logging_steps=1,
         learning_rate=1e-2,
-        save_strategy="no",
         report_to=[],
         use_cpu=True,
         disable_tqdm=True,
         dataloader_pin_memory=False,
-        **options.pop("arguments", {}),
+        **{"save_strategy": "no", **options.pop("arguments", {})},
     )
     trainer = MITrainer(
         model=bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
@@ -39,7 +38,7 @@ def train(folder: Path, **options: Any) -> MITrainer:
         eval_dataset=rows,
         **options,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 
@@ -60,3 +59,15 @@ def test_weight_0_is_the_plain_trainer(tmp_path: Path, accumulation: int) -> Non
     losses = [[e["loss"] for e in trainer.state.log_history if "loss" in e] for trainer in (off, on)]
     assert losses[0] != losses[1]
     assert [e["mi_loss"] for e in off.state.log_history if "loss" in e] == [0.0] * 4
+
+
+def test_a_resumed_training_goes_on_as_it_was(tmp_path: Path) -> None:
+    """Between two measurements, with the directions in force."""
+    arguments = {"save_strategy": "steps", "save_steps": 1}
+    mi = {"weight": 0.5}
+    whole = train(tmp_path, mi=mi, arguments=dict(arguments))
+    resumed = train(tmp_path, str(tmp_path / "checkpoint-3"), mi=mi, arguments=dict(arguments))
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+    state = torch.load(tmp_path / "checkpoint-3" / "mireg.pt", weights_only=True)
+    assert state["steps"] == 3

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch._functorch.config
 from torch import Tensor, nn
 
+from mireg.directions import Direction, directions, fits, push
 from mireg.distributed import mean_over_ranks, world_size
 from mireg.estimators.base import in_full_precision
-
-RANK = 16
-"""Directions of a weight's gradient that are pushed; more change nothing that was measured."""
-
-ITERATIONS = 6
-"""Newton-Schulz steps: enough to raise singular values of a thousandth of the norm to order 1."""
 
 
 class GradientBalance:
@@ -50,7 +43,7 @@ class GradientBalance:
 
     def __init__(self, interval: int = 2) -> None:
         self.interval = interval
-        self._directions: list[Tensor | None] | None = None
+        self._directions: list[Direction | None] | None = None
         self._lengths: Tensor | None = None  # of the task's gradient, by parameter
         self._round = _Round()
         _allow_second_backward()
@@ -101,7 +94,7 @@ class GradientBalance:
             self._lengths = torch.full((len(parameters),), len(trained) ** -0.5, device=trained[0].device)
         lengths = weight * torch.maximum(self._lengths, (self._lengths.square().sum() / len(trained)).sqrt())
         pushed = [
-            direction if direction is not None and p.requires_grad and direction.shape == p.shape else None
+            direction if direction is not None and p.requires_grad and fits(direction, p) else None
             for p, direction in zip(parameters, self._directions, strict=True)
         ]
         term: Tensor = _Term.apply(value, self._round, lengths, pushed, *parameters)
@@ -117,7 +110,7 @@ class GradientBalance:
         self._round = _Round()
 
     def release(self) -> None:
-        """Forget the directions, which take as much memory as the parameters."""
+        """Forget the directions, which take memory."""
         self._settle()
         self._directions = None
 
@@ -146,101 +139,30 @@ class GradientBalance:
         _allow_second_backward()
 
 
-def directions(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Gradients brought to length 1, those of weights orthogonalised first.
-
-    Args:
-        gradients: by parameter, of any scale; None where a parameter has none. Dimensions after the first of a
-            weight are flattened, so that a convolution is a matrix of output channels by all inputs.
-    """
-    found: list[Tensor | None] = [None] * len(gradients)
-    shapes: defaultdict[torch.Size, list[int]] = defaultdict(list)
-    for index, gradient in enumerate(gradients):
-        if gradient is not None and gradient.numel():
-            shapes[gradient.shape].append(index)
-    for shape, indices in shapes.items():
-        found_here = (gradient for i in indices if (gradient := gradients[i]) is not None)
-        stack = torch.stack([torch.atleast_2d(gradient.float()).flatten(1) for gradient in found_here])
-        stack = orthogonalise(stack) if len(shape) >= 2 else _of_length_one(stack)
-        for index, direction in zip(indices, stack.unbind(), strict=True):
-            found[index] = direction.reshape(shape)
-    return found
-
-
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """Orthogonal factor of each matrix's leading part, at length 1: its singular values are raised to about the same.
-
-    Args:
-        matrices: (g, m, n), of any scale.
-
-    Returns:
-        (g, m, n) with at most :data:`RANK` singular values, the largest less than twice the least, the others 0.
-
-    Source: Jordan et al., Muon, 2024 (quintic Newton-Schulz iteration); Halko, Martinsson & Tropp, Finding
-    structure with randomness, SIAM Review 53(2), 2011 (range from a random sketch).
-    """
-    m, n = matrices.shape[1:]
-    if min(m, n) > RANK:
-        basis = _basis(matrices @ _sketch(n, matrices.device))
-        lead: Tensor = basis @ orthogonalise(basis.mT @ matrices)
-        return lead
-    if m > n:
-        return orthogonalise(matrices.mT).mT
-    x = _of_length_one(matrices)
-    for _ in range(ITERATIONS):
-        a = x @ x.mT
-        x = 3.4445 * x + torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315) @ x
-    return _of_length_one(x)
-
-
-def _basis(matrices: Tensor) -> Tensor:
-    """Orthonormal columns that span those of each matrix (g, m, n), less what is beneath a millionth of its length.
-
-    By Cholesky factors of the n x n squares: a QR decomposition goes through the matrices one by one.
-    """
-    x = _of_length_one(matrices).double()
-    ridge = 1e-12 * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    factor = torch.linalg.cholesky_ex(x.mT @ x + ridge).L  # which never waits for the device
-    basis: Tensor = torch.linalg.solve_triangular(factor, x.mT, upper=False).mT.to(matrices)
-    return basis
-
-
-def _of_length_one(stack: Tensor) -> Tensor:
-    """Matrices (g, m, n) brought to length 1, by way of their largest entry: squares of small ones vanish."""
-    largest = torch.maximum(stack.amax((1, 2), keepdim=True), -stack.amin((1, 2), keepdim=True))
-    stack = stack / largest.clamp_min(torch.finfo(stack.dtype).tiny)
-    unit: Tensor = stack / (torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True) + SMALLEST)
-    return unit
-
-
-@cache
-def _sketch(n: int, device: torch.device) -> Tensor:
-    """Random directions (n, RANK), brought to the device once; the global stream of random numbers is the user's."""
-    return torch.randn(n, RANK, generator=torch.Generator().manual_seed(0)).to(device)
-
-
-SMALLEST = 1e-20
-"""Keeps the gradient of a parameter that the reward does not reach at 0."""
-
-
 class _Term(torch.autograd.Function):
     """A number whose gradient is given."""
 
     @staticmethod
     def forward(
-        ctx: Any, value: Tensor, of: _Round, lengths: Tensor, directions: list[Tensor | None], *parameters: nn.Parameter
+        ctx: Any,
+        value: Tensor,
+        of: _Round,
+        lengths: Tensor,
+        directions: list[Direction | None],
+        *parameters: nn.Parameter,
     ) -> Tensor:
         ctx.round, ctx.lengths, ctx.directions = of, lengths, directions
-        ctx.dtypes = [p.dtype for p in parameters]
+        ctx.like = [(p.shape, p.dtype) for p in parameters]
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *factor: Tensor) -> tuple[Tensor | None, ...]:
-        lengths = (factor[0] * ctx.lengths).unbind()
-        pushes = [
-            None if direction is None else (length * direction).to(dtype)
-            for length, direction, dtype in zip(lengths, ctx.directions, ctx.dtypes, strict=True)
-        ]
+        with in_full_precision(factor[0]):
+            lengths = (factor[0] * ctx.lengths).unbind()
+            pushes = [
+                None if direction is None else push(direction, length).to(dtype).view(shape)
+                for length, direction, (shape, dtype) in zip(lengths, ctx.directions, ctx.like, strict=True)
+            ]
         ctx.round.feel(factor[0], pushes)
         return None, None, None, None, *pushes
 

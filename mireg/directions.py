@@ -53,8 +53,8 @@ def push(direction: Direction, length: Tensor) -> Tensor:
 
 def fits(direction: Direction, parameter: nn.Parameter) -> bool:
     """Whether a direction can be one of this parameter."""
-    rows = parameter.shape[0] if parameter.ndim >= 2 else 1
-    return (direction[0].shape[0], direction[-1].shape[1]) == (rows, parameter.shape[parameter.ndim >= 2 :].numel())
+    shape = parameter.shape if parameter.ndim >= 2 else torch.Size([1, parameter.numel()])
+    return (direction[0].shape[0], direction[-1].shape[1]) == (shape[0], shape[1:].numel())
 
 
 def orthogonalise(matrices: Tensor) -> Direction:

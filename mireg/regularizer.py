@@ -201,7 +201,10 @@ class MIRegularizer:
         self.start_at(state["steps"])
 
 
-TRAINING: dict[str, dict[str, Any]] = {"kde": {"shared_noise": SHARED_NOISE}}
+TRAINING: dict[str, dict[str, Any]] = {
+    "kde": {"shared_noise": SHARED_NOISE},
+    "binning": {"slicing": "covarying", "noise": 1.0, "shared_noise": SHARED_NOISE},
+}
 """Options with which a named estimator is rewarded, beyond its own defaults."""
 
 

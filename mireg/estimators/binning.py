@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mireg.estimators.base import Estimator, in_full_precision
-from mireg.estimators.gram import TINY, by_width, compress, directions
+from mireg.estimators.gram import TINY, by_width, compress, directions, noise_variance, standardise
 
 
 class Binning(Estimator):
@@ -26,18 +26,28 @@ class Binning(Estimator):
     Layers of one unit have one slice, and its MI is theirs. Of wider layers it is the average over
     directions, in general less than the MI.
 
+    Random slices share most where both layers vary along one direction alone, and rewarded, they bring that about.
+    With ``slicing="covarying"`` a random slice of either layer is paired with that slice of the other which covaries
+    most with it on the samples at hand, so that a layer of many directions loses nothing by it. On fewer samples
+    than units every two layers have such slices: independent layers then read far above 0 (:meth:`null_floor`).
+
     Args:
         bins: bins per projection; None takes ``round(3 n^(1/3))``, at least 4.
         slices: random projections per layer.
         softness: standard deviation of the kernel, in bin widths.
         correct_bias: subtract the first-order bias of the histograms (Miller-Madow, with the number
             of bins counted softly).
+        slicing: ``"random"``, the same directions in all layers of one width, or ``"covarying"``.
+        noise: variance of the noise that slices are seen through, relative to their own; where they are covarying,
+            to the mean over all directions of their layer, so that faint directions show less.
+        shared_noise: of covarying slices, see :func:`mireg.estimators.gram.gram`.
         noise_floor: squared spread, relative to the squared mean, under which differences are rounding
             noise.
         seed: of the random directions, which are the same at every call and take nothing from
             the global random-number stream.
 
-    Source: Goldfeld & Greenewald, Sliced mutual information, NeurIPS 2021; Miller, Note on the bias
+    Source: Goldfeld & Greenewald, Sliced mutual information, NeurIPS 2021; Tsur, Goldfeld & Greenewald, Max-sliced
+    mutual information, NeurIPS 2023, for directions that are chosen; Miller, Note on the bias
     of information estimates, 1955.
 
     >>> x = torch.linspace(-1, 1, 64)[:, None]
@@ -53,6 +63,9 @@ class Binning(Estimator):
         slices: int = 64,
         softness: float = 0.5,
         correct_bias: bool = True,
+        slicing: Literal["random", "covarying"] = "random",
+        noise: float = 1e-4,
+        shared_noise: float = 0.0,
         noise_floor: float = 1e-5,
         seed: int = 0,
     ) -> None:
@@ -62,25 +75,40 @@ class Binning(Estimator):
             raise ValueError(f"slices={slices}: at least 1 projection is needed")
         if not softness > 0:
             raise ValueError(f"softness={softness}: the kernel needs a positive width")
+        if slicing not in ("random", "covarying"):
+            raise ValueError(f"slicing={slicing!r}: choose random or covarying")
+        if not (math.isfinite(noise) and noise > 0):
+            raise ValueError(f"noise={noise}: must be a positive number, or the MI of a slice with itself is infinite")
+        if not (math.isfinite(shared_noise) and shared_noise >= 0):
+            raise ValueError(f"shared_noise={shared_noise}: must be a finite number of at least 0")
+        if shared_noise and slicing != "covarying":
+            raise ValueError(f"shared_noise={shared_noise}: for slicing='covarying' alone")
         self.bins = bins
         self.slices = slices
         self.softness = softness
         self.correct_bias = correct_bias
+        self.slicing = slicing
+        self.noise = noise
+        self.shared_noise = shared_noise
         self.noise_floor = noise_floor
         self.seed = seed
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
         with in_full_precision(layers[0]):
             slices = 1 if all(layer.shape[1] == 1 for layer in layers) else self.slices
-            z = by_width(layers, lambda stack: self._project(stack, slices))  # (L, slices, n)
+            if self.slicing == "random":
+                z = by_width(layers, lambda stack: self._project(stack, slices))  # (L, slices, n)
+            else:
+                slices = 2 * math.ceil(slices / 2)
+                z = self._covarying(layers, slices)  # (2, (L - 1) slices, n)
             together = max(1, CHUNK // (len(z) * z.shape[-1] * self._bins(z.shape[-1])))
             nats = torch.cat([self._nats(part) for part in z.split(together, 1)], 1)
-            return nats.clamp_max(math.log(z.shape[-1])).mean(-1)
+            return nats.clamp_max(math.log(z.shape[-1])).view(len(layers) - 1, slices).mean(-1)
 
     def _nats(self, z: Tensor) -> Tensor:
         """MI (L - 1, slices) of each slice (L, slices, n) with the same slice of the next layer."""
         x, y = z[:-1], z[1:]
-        rho = (x * y).mean(-1, keepdim=True) / (1 + NOISE)
+        rho = (x * y).mean(-1, keepdim=True) / (1 + FINITE)
         unexplained = 1 - rho.square()
         scale = unexplained.rsqrt()
         rests = (y - rho * x) * scale, (x - rho * y) * scale
@@ -96,7 +124,31 @@ class Binning(Estimator):
         floor = self.noise_floor * mean.square().mean(-1, keepdim=True)  # of the mean, projected
         z = compress((stack - mean) @ directions(stack, slices, self.seed), floor).mT
         z = z - z.mean(-1, keepdim=True)
-        return z * (z.square().mean(-1, keepdim=True) + NOISE).rsqrt()
+        return z * (z.square().mean(-1, keepdim=True) + self.noise).rsqrt()
+
+    def _covarying(self, layers: list[Tensor], slices: int) -> Tensor:
+        """Random slices of each layer, and what covaries most with each in the layer before and in the one after.
+
+        Returns:
+            (2, (L - 1) slices, n), pair after pair, centred, with variance at most 1; half of a pair's slices are
+            drawn in the first of its layers, half in the second.
+        """
+        n, noise = len(layers[0]), noise_variance(layers, self.shared_noise)
+
+        def share(stack: Tensor) -> Tensor:
+            z = standardise(stack, self.noise_floor, noise) * stack.shape[-1] ** 0.5  # a direction's mean variance: 1
+            return torch.cat([z @ z.mT, z @ directions(stack, slices // 2, self.seed)], -1)
+
+        def covarying(gram: Tensor, drawn: Tensor) -> Tensor:
+            """Along the direction y't of a layer y, for slices t of the other."""
+            found = gram @ drawn
+            return found * ((found * drawn).sum(-2, keepdim=True) + TINY).rsqrt()  # that direction's length
+
+        gram, drawn = by_width(layers, share).split([n, slices // 2], -1)
+        first = torch.cat([drawn[:-1], covarying(gram[:-1], drawn[1:])], -1)
+        second = torch.cat([covarying(gram[1:], drawn[:-1]), drawn[1:]], -1)
+        z = torch.stack([first, second]).mT
+        return (z * (z.square().mean(-1, keepdim=True) + self.noise).rsqrt()).flatten(1, 2)
 
     def _bins(self, n: int) -> int:
         return self.bins if self.bins is not None else max(4, round(3 * n ** (1 / 3)))
@@ -181,8 +233,8 @@ class _Counts(torch.autograd.Function):
 SPAN = 3.5
 """Bins cover this many standard deviations to each side; beyond, the outermost bin takes all."""
 
-NOISE = 1e-4
-"""Variance, relative to the slices', of the noise that keeps the MI of a slice with itself finite."""
+FINITE = 1e-4
+"""Keeps the MI of a slice with itself finite."""
 
 
 LEAST = -21.0

@@ -25,6 +25,7 @@ VARIANTS = [
     ("hsic", {"unbiased": True}),
     ("cka", {"unbiased": True}),
     ("gaussian", {"space": "sample"}),
+    ("binning", {"slicing": "covarying", "noise": 0.5}),
 ]
 ROUNDING = 1e-4
 

@@ -8,8 +8,17 @@ import pytest
 import torch
 
 from mireg import estimators
+from mireg.regularizer import for_training
 
 N = 2000
+
+
+def samples(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def related_by_rotation(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x, x @ torch.linalg.qr(samples(x.shape[1], x.shape[1], 2)).Q
 
 
 def normal(rho: float, d: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,3 +146,23 @@ def test_infonce_trains_with_the_network():
 def test_automatic_bandwidth_is_for_few_units():
     with pytest.raises(ValueError, match="few units"):
         estimators.get("kde", bandwidth="auto")(torch.randn(8, 4), torch.randn(8, 4))
+
+
+def test_covarying_slices_do_not_ask_for_a_single_direction():
+    """Random slices share most where layers have one direction; rewarded, they bring that about."""
+    many = related_by_rotation(samples(64, 32))
+    one = related_by_rotation(samples(64, 1) @ samples(1, 32, 1))
+    random, covarying = estimators.get("binning"), for_training("binning")
+    assert random(*one) > 10 * random(*many)
+    assert covarying(*one) < 2 * covarying(*many)
+
+
+def test_covarying_slices_of_single_units_are_the_units():
+    x, noise = samples(5000, 2).unbind(1)
+    nats = estimators.get("binning", slicing="covarying")(x, 0.9 * x + math.sqrt(1 - 0.81) * noise)
+    assert nats.item() == pytest.approx(-math.log(1 - 0.81) / 2, abs=0.05)
+
+
+def test_shared_noise_is_for_covarying_slices():
+    with pytest.raises(ValueError, match=r"shared_noise=0\.01: for slicing='covarying' alone"):
+        estimators.get("binning", shared_noise=0.01)

@@ -38,8 +38,9 @@ class Binning(Estimator):
         correct_bias: subtract the first-order bias of the histograms (Miller-Madow, with the number
             of bins counted softly).
         slicing: ``"random"``, the same directions in all layers of one width, or ``"covarying"``.
-        noise: variance of the noise that slices are seen through, relative to their own; where they are covarying,
-            to the mean over all directions of their layer, so that faint directions show less.
+        noise: variance of noise; slices are divided by the root of its sum with their own variance. Relative to
+            that variance; where slices are covarying, to the mean over all directions of their layer, so that
+            faint ones show less.
         shared_noise: of covarying slices, see :func:`mireg.estimators.gram.gram`.
         noise_floor: squared spread, relative to the squared mean, under which differences are rounding
             noise.

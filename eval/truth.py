@@ -320,6 +320,7 @@ CONTENDERS = [
     Contender("cka, unbiased", "cka", {"unbiased": True}, (BATCH,)),
     Contender("gaussian", "gaussian", {}, (SAMPLES, BATCH)),
     Contender("binning", "binning", {"slices": 8}, (SAMPLES, BATCH)),
+    Contender("binning, as in training", "binning", {"slicing": "covarying", "noise": 1.0}, (BATCH,)),
     Contender("infonce", "infonce", {}, (SAMPLES,)),
     Contender("ksg", "ksg", {}, (SAMPLES, BATCH)),
     Contender("hard_binning", "hard_binning", {}, (SAMPLES, BATCH)),

@@ -26,7 +26,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -337,7 +337,6 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes[0].legend()
     axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].yaxis.set_minor_locator(NullLocator())
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

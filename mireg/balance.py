@@ -148,10 +148,10 @@ class _Term(torch.autograd.Function):
         value: Tensor,
         of: _Round,
         lengths: Tensor,
-        directions: list[Direction | None],
+        pushed: list[Direction | None],
         *parameters: nn.Parameter,
     ) -> Tensor:
-        ctx.round, ctx.lengths, ctx.directions = of, lengths, directions
+        ctx.round, ctx.lengths, ctx.pushed = of, lengths, pushed
         ctx.like = [(p.shape, p.dtype) for p in parameters]
         return value.clone()
 
@@ -161,7 +161,7 @@ class _Term(torch.autograd.Function):
             lengths = (factor[0] * ctx.lengths).unbind()
             pushes = [
                 None if direction is None else push(direction, length).to(dtype).view(shape)
-                for length, direction, (shape, dtype) in zip(lengths, ctx.directions, ctx.like, strict=True)
+                for length, direction, (shape, dtype) in zip(lengths, ctx.pushed, ctx.like, strict=True)
             ]
         ctx.round.feel(factor[0], pushes)
         return None, None, None, None, *pushes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mireg.estimators.base import Estimator, in_full_precision
-from mireg.estimators.gram import TINY, by_width, compress, directions, noise_variance, standardise
+from mireg.estimators.gram import TINY, by_width, compress, noise_variance, random_directions, standardise
 
 
 class Binning(Estimator):
@@ -79,7 +79,7 @@ class Binning(Estimator):
         if slicing not in ("random", "covarying"):
             raise ValueError(f"slicing={slicing!r}: choose random or covarying")
         if not (math.isfinite(noise) and noise > 0):
-            raise ValueError(f"noise={noise}: must be a positive number, or the MI of a slice with itself is infinite")
+            raise ValueError(f"noise={noise}: must be a positive number, or a constant layer is 0 / 0")
         if not (math.isfinite(shared_noise) and shared_noise >= 0):
             raise ValueError(f"shared_noise={shared_noise}: must be a finite number of at least 0")
         if shared_noise and slicing != "covarying":
@@ -102,6 +102,7 @@ class Binning(Estimator):
             else:
                 slices = 2 * math.ceil(slices / 2)
                 z = self._covarying(layers, slices)  # (2, (L - 1) slices, n)
+            z = z * (z.square().mean(-1, keepdim=True) + self.noise).rsqrt()
             together = max(1, CHUNK // (len(z) * z.shape[-1] * self._bins(z.shape[-1])))
             nats = torch.cat([self._nats(part) for part in z.split(together, 1)], 1)
             return nats.clamp_max(math.log(z.shape[-1])).view(len(layers) - 1, slices).mean(-1)
@@ -120,25 +121,24 @@ class Binning(Estimator):
         return -unexplained[..., 0].log() / 2 + (single[:-1] + single[1:]) - (given_x + given_y) / 2
 
     def _project(self, stack: Tensor, slices: int) -> Tensor:
-        """Slices (g, slices, n) of a stack (g, n, d), centred, with variance at most 1."""
+        """Slices (g, slices, n) of a stack (g, n, d), centred."""
         mean = stack.mean(-2, keepdim=True)
         floor = self.noise_floor * mean.square().mean(-1, keepdim=True)  # of the mean, projected
-        z = compress((stack - mean) @ directions(stack, slices, self.seed), floor).mT
-        z = z - z.mean(-1, keepdim=True)
-        return z * (z.square().mean(-1, keepdim=True) + self.noise).rsqrt()
+        z = compress((stack - mean) @ random_directions(stack, slices, self.seed), floor).mT
+        return z - z.mean(-1, keepdim=True)
 
     def _covarying(self, layers: list[Tensor], slices: int) -> Tensor:
         """Random slices of each layer, and what covaries most with each in the layer before and in the one after.
 
         Returns:
-            (2, (L - 1) slices, n), pair after pair, centred, with variance at most 1; half of a pair's slices are
+            (2, (L - 1) slices, n), pair after pair, centred; half of a pair's slices are
             drawn in the first of its layers, half in the second.
         """
         n, noise = len(layers[0]), noise_variance(layers, self.shared_noise)
 
         def share(stack: Tensor) -> Tensor:
             z = standardise(stack, self.noise_floor, noise) * stack.shape[-1] ** 0.5  # a direction's mean variance: 1
-            return torch.cat([z @ z.mT, z @ directions(stack, slices // 2, self.seed)], -1)
+            return torch.cat([z @ z.mT, z @ random_directions(stack, slices // 2, self.seed)], -1)
 
         def covarying(gram: Tensor, drawn: Tensor) -> Tensor:
             """Along the direction y't of a layer y, for slices t of the other."""
@@ -148,8 +148,7 @@ class Binning(Estimator):
         gram, drawn = by_width(layers, share).split([n, slices // 2], -1)
         first = torch.cat([drawn[:-1], covarying(gram[:-1], drawn[1:])], -1)
         second = torch.cat([covarying(gram[1:], drawn[:-1]), drawn[1:]], -1)
-        z = torch.stack([first, second]).mT
-        return (z * (z.square().mean(-1, keepdim=True) + self.noise).rsqrt()).flatten(1, 2)
+        return torch.stack([first, second]).mT.flatten(1, 2)
 
     def _bins(self, n: int) -> int:
         return self.bins if self.bins is not None else max(4, round(3 * n ** (1 / 3)))

@@ -94,7 +94,7 @@ def squared_distances(layers: list[Tensor], noise_floor: float, shared_noise: fl
     return (squared_norm[:, :, None] + squared_norm[:, None, :] - 2 * k).clamp_min(0)
 
 
-def directions(stack: Tensor, count: int, seed: int) -> Tensor:
+def random_directions(stack: Tensor, count: int, seed: int) -> Tensor:
     """Random unit directions (d, count) for a stack (..., n, d): the same at every call, whatever the global stream."""
     drawn = torch.randn(stack.shape[-1], count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     unit: Tensor = drawn / torch.linalg.vector_norm(drawn, dim=0)

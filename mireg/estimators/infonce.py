@@ -12,7 +12,7 @@ from torch.nn.functional import pad, silu
 
 from mireg.distributed import mean_over_ranks
 from mireg.estimators.base import Estimator, as_matrices, check_finite, check_samples, in_full_precision
-from mireg.estimators.gram import by_width, compress, directions
+from mireg.estimators.gram import by_width, compress, random_directions
 
 
 class InfoNCE(Estimator):
@@ -158,7 +158,7 @@ class InfoNCE(Estimator):
         """What the critic sees (g, n, features) of a stack (g, n, d)."""
         d, squares_over = stack.shape[-1], [-2]
         if d > self.features:
-            stack = stack @ directions(stack, self.features, self.seed)
+            stack = stack @ random_directions(stack, self.features, self.seed)
             squares_over = [-2, -1]  # rounding noise is the same in every direction
         z = compress(stack, self.noise_floor * stack.square().mean(squares_over, keepdim=True))
         return pad(z, (0, self.features - z.shape[-1]))

@@ -72,9 +72,10 @@ class MITrainer(Trainer):
         """The model as this training runs it, parallel or compiled, wrapped at the first step."""
         if self._wrapped is None or self._wrapped.module is not model:
             self._wrapped = wrap(model, **self._options)
-            steps = self.state.global_step * self.args.gradient_accumulation_steps
-            self._wrapped.regularizer.start_at(steps)
-            if self._state is not None:
+            if self._state is None:
+                steps = self.state.global_step * self.args.gradient_accumulation_steps
+                self._wrapped.regularizer.start_at(steps)
+            else:
                 self._wrapped.regularizer.load_state_dict(self._state)
                 self._state = None
         return self._wrapped
@@ -86,8 +87,7 @@ class MITrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        file = Path(checkpoint or "") / STATE
-        if checkpoint is not None and file.exists():
+        if checkpoint is not None and (file := Path(checkpoint) / STATE).exists():
             self._state = torch.load(file, map_location=self.args.device, weights_only=True)
 
 

@@ -51,6 +51,7 @@ def test_mi_is_what_wrapping_does() -> None:
         assert getattr(ours, key) == getattr(theirs, key)
     assert repr(ours.estimator) == repr(theirs.estimator)
     assert ours.balance.interval == theirs.balance.interval
+    assert ours.balance.state_dict() == theirs.balance.state_dict()
     assert [ours.weight(step) for step in range(0, 300, 7)] == [theirs.weight(step) for step in range(0, 300, 7)]
 
 

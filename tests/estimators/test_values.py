@@ -13,12 +13,8 @@ from mireg.regularizer import for_training
 N = 2000
 
 
-def samples(n: int, d: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
-
-
 def related_by_rotation(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return x, x @ torch.linalg.qr(samples(x.shape[1], x.shape[1], 2)).Q
+    return x, x @ torch.linalg.qr(torch.randn(x.shape[1], x.shape[1])).Q
 
 
 def normal(rho: float, d: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,15 +146,15 @@ def test_automatic_bandwidth_is_for_few_units():
 
 def test_covarying_slices_do_not_ask_for_a_single_direction():
     """Random slices share most where layers have one direction; rewarded, they bring that about."""
-    many = related_by_rotation(samples(64, 32))
-    one = related_by_rotation(samples(64, 1) @ samples(1, 32, 1))
+    many = related_by_rotation(torch.randn(64, 32))
+    one = related_by_rotation(torch.randn(64, 1) @ torch.randn(1, 32))
     random, covarying = estimators.get("binning"), for_training("binning")
     assert random(*one) > 10 * random(*many)
     assert covarying(*one) < 2 * covarying(*many)
 
 
 def test_covarying_slices_of_single_units_are_the_units():
-    x, noise = samples(5000, 2).unbind(1)
+    x, noise = torch.randn(5000, 2).unbind(1)
     nats = estimators.get("binning", slicing="covarying")(x, 0.9 * x + math.sqrt(1 - 0.81) * noise)
     assert nats.item() == pytest.approx(-math.log(1 - 0.81) / 2, abs=0.05)
 

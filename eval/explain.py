@@ -28,8 +28,8 @@ from mireg.ablation.protocol import CONVERGENCE
 from mireg.ablation.run import Batches, accuracy
 from mireg.ablation.storage import write_json
 from mireg.ablation.work import flushed_denormals
+from mireg.layers import Taps
 from mireg.regularizer import for_training
-from mireg.taps import Taps
 
 EXPLAINED = {"R1": 3e-3, "R3": 1e-3, "H1": 1e-3, "H7": 1e-3}
 """Cells of the convergence study, two to rescue and two that are well, and the learning rate there."""

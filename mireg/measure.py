@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from mireg import estimators
 from mireg.diagnostics import effective_parameters
 from mireg.estimators import Estimator
-from mireg.layers import INPUT, LayerSpec
+from mireg.layers import INPUT, LayerSpec, Taps
 from mireg.regularizer import pairs, prepare
-from mireg.taps import Taps
 from mireg.wrapper import MIRegularized
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from mireg import schedules
 from mireg.estimators import Estimator
-from mireg.layers import LayerSpec
+from mireg.layers import LayerSpec, Taps
 from mireg.regularizer import MIRegularizer, for_training
 from mireg.schedules import Schedule
-from mireg.taps import Taps
 
 PREFIX = "module."
 

@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 
 import mireg
 from mireg import regularizer
+from mireg.layers import Taps
 from mireg.regularizer import MIRegularizer, for_training
 from mireg.schedules import Linear, Rescue
-from mireg.taps import Taps
 from mireg.triage import dead_pairs
 from models import build
 

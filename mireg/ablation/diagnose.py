@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from mireg import diagnostics
 from mireg.ablation.data import Dataset
 from mireg.ablation.terms import LossTerm
+from mireg.layers import Taps
 from mireg.measure import measure
-from mireg.taps import Taps
 
 SAMPLED = 4
 """Layers looked at, evenly from the second to the last: the first has none below it."""

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from mireg.ablation.terms import LossTerm, Term
 from mireg.estimators import Estimator
 from mireg.estimators.gram import noise_variance, spread
-from mireg.layers import INPUT
-from mireg.taps import Taps
+from mireg.layers import INPUT, Taps
 
 
 def batch_entropy(layer: Tensor) -> Tensor:

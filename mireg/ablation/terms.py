@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mireg.ablation.errors import check
 from mireg.estimators import Estimator
+from mireg.layers import Taps
 from mireg.regularizer import MIRegularizer
 from mireg.schedules import Linear, Rescue
-from mireg.taps import Taps
 from mireg.wrapper import MIRegularized
 
 
@@ -42,7 +42,7 @@ class Term:
 
     @property
     def layer_spec(self) -> str | list[str]:
-        """The layers, as :class:`mireg.taps.Taps` takes them."""
+        """The layers, as :class:`mireg.layers.Taps` takes them."""
         return "auto" if self.layers == ("auto",) else list(self.layers)
 
 

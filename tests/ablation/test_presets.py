@@ -11,8 +11,8 @@ import models
 from mireg.ablation.arms import ARMS
 from mireg.ablation.presets import PRESETS
 from mireg.estimators.base import as_matrices
+from mireg.layers import Taps
 from mireg.regularizer import prepare
-from mireg.taps import Taps
 from mireg.triage import is_needed
 
 CONVERGENCE = PRESETS["convergence"]

@@ -12,11 +12,10 @@ and which one holds the channels.
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,111 +23,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-INPUT = "input"
-"""Name of the network's input in a chain of layers."""
+from mireg.layers.layout import Layout
+from mireg.layers.select import INPUT
+from mireg.layers.values import first_float, read, tensors_in
 
 OUTPUT = "output"
 """Name of what the network itself puts out, where no module inside it does."""
 
 FEWEST = 3
 """Layers, the input among them, below which the output head counts as one too: two pairs."""
-
-LayerSpec = str | type[nn.Module] | Callable[[str, nn.Module], bool] | Sequence["LayerSpec"]
-"""``"auto"``, a module name or glob, a module type, a predicate of (name, module), or several."""
-
-
-def tensors_in(value: object) -> Iterable[Tensor]:
-    """Every tensor inside nested tuples, lists, mappings and dataclasses, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from tensors_in(getattr(value, field.name))
-
-
-def first_float(value: object) -> Tensor | None:
-    """The first floating-point tensor inside ``value``, the one that stands for it in the chain."""
-    return next((t for t in tensors_in(value) if t.is_floating_point()), None)
-
-
-def match(module: nn.Module, spec: LayerSpec) -> list[str]:
-    """Names of the submodules that a specification other than ``"auto"`` selects.
-
-    Raises:
-        ValueError: if a pattern, type or predicate selects nothing.
-    """
-    if isinstance(spec, Sequence) and not isinstance(spec, str):
-        chosen = {name for item in spec for name in match(module, item)}
-        return [name for name, _ in module.named_modules() if name in chosen]
-    have = {name: child for name, child in module.named_modules() if name and _has_forward(child)}
-    names = [name for name, child in have.items() if _selects(spec, name, child)]
-    if not names:
-        shown = ", ".join(list(have)[:12]) + (", ..." if len(have) > 12 else "")
-        raise ValueError(f"layers={spec!r} matches no module of {type(module).__name__}: it has {shown or 'none'}")
-    return names
-
-
-def _has_forward(module: nn.Module) -> bool:
-    """Whether the module can run; a ModuleList can't."""
-    return type(module).forward is not nn.Module.forward
-
-
-def _selects(spec: LayerSpec, name: str, module: nn.Module) -> bool:
-    if isinstance(spec, str):
-        return fnmatch.fnmatchcase(name, spec)
-    if isinstance(spec, type):
-        return isinstance(module, spec)
-    if callable(spec):
-        return bool(spec(name, module))
-    raise TypeError(
-        f"layers={spec!r}: give 'auto', a module name or glob, a module type, a predicate, or a list of them"
-    )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a layer's output has its samples and its channels.
-
-    Attributes:
-        batch: dimension of the samples.
-        channels: dimension of the channels; the others are positions in a map or a sequence.
-        overwritten: whether the network goes on to change the output in place, so that a tap must copy it.
-    """
-
-    batch: int = 0
-    channels: int = 1
-    overwritten: bool = False
-
-    def arrange(self, tensor: Tensor) -> Tensor:
-        """The tensor viewed as (samples, channels, positions ...)."""
-        if tensor.ndim < 3 or (self.batch, self.channels) == (0, 1):
-            return tensor
-        return tensor.movedim((self.batch, self.channels), (0, 1))
-
-
-def read(name: str, module: nn.Module, output: object) -> dict[str, Tensor]:
-    """What a module puts out, as the chain has it: the first float tensor.
-
-    A recurrent module stands for each of its stacked layers, ``name[0]``, ``name[1]``, ..., by that
-    layer's final state, (n, directions * units), whatever the order of dimensions or the packing.
-    """
-    if isinstance(module, nn.RNNBase):
-        layers = _final_states(module, output)
-        return {f"{name}[{index}]" if len(layers) > 1 else name: layer for index, layer in enumerate(layers)}
-    tensor = first_float(output)
-    return {} if tensor is None else {name: tensor}
-
-
-def _final_states(module: nn.RNNBase, output: Any) -> Sequence[Tensor]:
-    state = output[1][0] if isinstance(output[1], tuple) else output[1]
-    layers: Tensor = state.unflatten(0, (module.num_layers, -1)).transpose(1, 2).flatten(2)
-    return layers.unbind()
 
 
 @dataclass(frozen=True, eq=False)

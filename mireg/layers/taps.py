@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mireg.layers import INPUT, OUTPUT, LayerSpec, Layout, Observer, first_float, match, read, repeated
+from mireg.layers.layout import Layout
+from mireg.layers.observe import OUTPUT, Observer, repeated
+from mireg.layers.select import INPUT, LayerSpec, select
+from mireg.layers.values import first_float, read
 
 
 class Taps:
@@ -29,7 +32,7 @@ class Taps:
 
     def __init__(self, module: nn.Module, layers: LayerSpec = "auto") -> None:
         self.module = module
-        self._wanted = None if layers == "auto" else _select(module, layers)
+        self._wanted = None if layers == "auto" else select(module, layers)
         self.layouts: dict[str, Layout] | None = None  # once a pass has been observed
         self._hooks: list[RemovableHandle] = []
         self._caught: dict[str, Tensor] | None = None  # a dict during a pass, None outside
@@ -113,16 +116,3 @@ class _Tap:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         self.taps.catch(self.name, module, output)
-
-
-def _select(module: nn.Module, layers: LayerSpec) -> list[str]:
-    specs = [layers] if isinstance(layers, str) or not isinstance(layers, list | tuple) else list(layers)
-    names = [INPUT] if INPUT in specs and INPUT not in dict(module.named_children()) else []
-    rest = [spec for spec in specs if spec != INPUT or not names]
-    names += match(module, rest) if rest else []
-    if len(names) < 2:
-        raise ValueError(
-            f"layers={layers!r} selects {len(names)} layer ({', '.join(names)}): MI between successive layers needs "
-            "at least 2; 'input' may be one of them"
-        )
-    return names

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mireg.taps import Taps
+from mireg.layers import Taps
 from tests.networks import NETWORKS
 
 

@@ -1,0 +1,8 @@
+"""The successive layers of a network: which they are, and their outputs during a forward pass."""
+
+from mireg.layers.layout import Layout
+from mireg.layers.select import INPUT, LayerSpec
+from mireg.layers.taps import Taps
+from mireg.layers.values import first_float, tensors_in
+
+__all__ = ["INPUT", "LayerSpec", "Layout", "Taps", "first_float", "tensors_in"]

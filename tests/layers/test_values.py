@@ -1,0 +1,37 @@
+"""The tensors inside what modules take and put out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
+
+from mireg.layers import first_float, tensors_in
+from mireg.layers.values import read
+
+
+def test_tensors_in_nested_values() -> None:
+    @dataclass
+    class Output:
+        a: Tensor
+        b: tuple[Tensor, dict[str, Tensor]]
+
+    tensors = [torch.tensor(i) for i in range(3)]
+    assert list(tensors_in(Output(tensors[0], (tensors[1], {"k": tensors[2]})))) == tensors
+    assert first_float((torch.tensor(1), None, torch.tensor(2.0))) == 2.0
+
+
+@pytest.mark.parametrize("cell", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_final_states_of_recurrent_layers(cell: type[nn.RNNBase], bidirectional: bool) -> None:
+    rnn = cell(3, 4, num_layers=2, bidirectional=bidirectional)
+    rows = [torch.randn(length, 3) for length in (5, 4, 2)]
+    output = rnn(pack_sequence(rows))
+    states = read("rnn", rnn, output)
+    assert list(states) == ["rnn[0]", "rnn[1]"]
+    alone, _ = rnn(rows[1])
+    assert states["rnn[1]"].shape == (3, 8 if bidirectional else 4)
+    torch.testing.assert_close(states["rnn[1]"][1, :4], alone[-1, :4])  # forward direction, last step

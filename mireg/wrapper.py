@@ -71,7 +71,7 @@ class MIRegularized(nn.Module):
             )
         if caught is not None and len(caught) < 2:
             raise ValueError(
-                f"only {len(caught)} of the layers {self.taps.names} ran in the last forward: choose layers that every "
+                f"only {len(caught)} of the layers {self.taps.chain} ran in the last forward: choose layers that every "
                 "forward runs; a network that was compiled must be wrapped before it runs"
             )
         return self.regularizer.step(caught, self.module.parameters())

@@ -193,7 +193,7 @@ NETWORKS: dict[str, Case] = {
     "bert-eager-attention": Case(lambda: bert(attn_implementation="eager"), kwargs=tokens),
     "gpt2": Case(gpt2, kwargs=tokens_and_labels, layers=("transformer.h.0", "transformer.h.1")),
     "lstm": Case(
-        lambda: nn.LSTM(5, 8, 2, batch_first=True), rows(ROWS, 7, 5), layers=("input", "output[0]", "output[1]")
+        lambda: nn.LSTM(5, 8, 2, batch_first=True), rows(ROWS, 7, 5), layers=("input", "output[0]")
     ),
     "gru": Case(
         lambda: Recurrent(nn.GRU, batch_first=True, num_layers=2),
@@ -201,7 +201,7 @@ NETWORKS: dict[str, Case] = {
         layers=("input", "rnn[0]", "rnn[1]"),
     ),
     "lstm-sequence-first": Case(
-        lambda: Recurrent(nn.LSTM, batch_first=False, use_state=True), rows(7, ROWS, 5), layers=("input", "rnn", "head")
+        lambda: Recurrent(nn.LSTM, batch_first=False, use_state=True), rows(7, ROWS, 5), layers=("input", "rnn")
     ),
     "transformer-encoder": Case(
         lambda: Encoder(batch_first=True), rows(ROWS, 7, 16), layers=("input", "encoder.layers.0.norm1")

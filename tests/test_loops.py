@@ -226,7 +226,7 @@ def test_checkpointed_activations(use_reentrant: bool) -> None:
 def test_auto_taps_only_what_has_a_gradient_under_reentrant_checkpoints() -> None:
     model = mireg.wrap(Checkpointed(use_reentrant=True), weight=0.5, balanced=False)
     loss_of(model).backward()
-    assert model.taps.names == ["input", "stem", "blocks.0", "blocks.1", "blocks.2"]
+    assert model.taps.chain == ["input", "stem", "blocks.0", "blocks.1", "blocks.2"]
 
 
 def test_reentrant_checkpoints_say_what_they_cannot_balance() -> None:

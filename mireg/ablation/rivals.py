@@ -104,7 +104,7 @@ class _Watched(nn.Module):
         with torch.no_grad():
             taps.run(example)
         network.train(training)
-        self._hidden = [name for name in taps.names if name != INPUT]
+        self._hidden = [name for name in taps.chain if name != INPUT]
         self._caught: dict[str, Tensor] = {}
         self.alphas = nn.Parameter(torch.full((len(self._hidden),), alpha, device=example.device))
 

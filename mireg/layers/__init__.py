@@ -3,6 +3,6 @@
 from mireg.layers.layout import Layout
 from mireg.layers.select import INPUT, LayerSpec
 from mireg.layers.taps import Taps
-from mireg.layers.values import first_float, tensors_in
+from mireg.layers.values import tensors_in
 
-__all__ = ["INPUT", "LayerSpec", "Layout", "Taps", "first_float", "tensors_in"]
+__all__ = ["INPUT", "LayerSpec", "Layout", "Taps", "tensors_in"]

@@ -36,7 +36,7 @@ def match(module: nn.Module, spec: LayerSpec) -> list[str]:
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         chosen = {name for item in spec for name in match(module, item)}
         return [name for name, _ in module.named_modules() if name in chosen]
-    have = {name: child for name, child in module.named_modules() if name and _has_forward(child)}
+    have = {name: child for name, child in module.named_modules() if name and has_forward(child)}
     names = [name for name, child in have.items() if _selects(spec, name, child)]
     if not names:
         shown = ", ".join(list(have)[:12]) + (", ..." if len(have) > 12 else "")
@@ -44,7 +44,7 @@ def match(module: nn.Module, spec: LayerSpec) -> list[str]:
     return names
 
 
-def _has_forward(module: nn.Module) -> bool:
+def has_forward(module: nn.Module) -> bool:
     """Whether the module can run; a ModuleList can't."""
     return type(module).forward is not nn.Module.forward
 

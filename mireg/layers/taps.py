@@ -1,4 +1,4 @@
-"""Which layer outputs are caught, and when."""
+"""Which layers are caught, and when."""
 
 from __future__ import annotations
 
@@ -8,23 +8,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mireg.layers.chain import Chain, chosen, named
 from mireg.layers.layout import Layout
-from mireg.layers.observe import OUTPUT, Observer, repeated
-from mireg.layers.select import INPUT, LayerSpec, select
-from mireg.layers.values import first_float, read
+from mireg.layers.observe import Call, Observer, Point, Side
+from mireg.layers.select import LayerSpec, select
+from mireg.layers.values import floats_in, read
+
+MOST_OBSERVED = 8
+"""Passes of one network that are observed: more are no help where the layers that run are drawn by chance."""
 
 
 class Taps:
     """Catches the outputs of the chosen layers during a forward pass, in execution order.
 
-    A tap is a forward hook that stores a reference; it copies nothing (but an output that the network
-    overwrites) and changes nothing. The first pass is observed: it chooses the layers of
-    ``layers="auto"`` and tells where each has its samples and channels; later ones reuse what it
-    found. A layer that runs more than once in a pass is caught each time, as ``name``, ``name#2``, ...
+    A tap is a hook that stores a reference; it copies nothing (but a tensor that the network overwrites) and
+    changes nothing. The first pass is observed: it chooses the layers of ``layers="auto"`` and tells where each has
+    its samples and channels; later ones reuse what it found. A pass that runs other layers gives those of the known
+    ones that ran, and the next pass is observed again. A layer that runs more than once in a pass is caught
+    each time, as ``name``, ``name#2``, ...
 
     Args:
         module: the network.
         layers: see :data:`mireg.layers.LayerSpec`; ``"input"`` in a list adds the network's input.
+
+    Attributes:
+        layouts: of the layers, by name; None until a pass has been observed, and where the next one will be.
+        reason: why the network has no chain of layers, after a pass that found none; else empty.
 
     Raises:
         ValueError: if a pattern matches nothing, or fewer than 2 layers are selected.
@@ -32,52 +41,63 @@ class Taps:
 
     def __init__(self, module: nn.Module, layers: LayerSpec = "auto") -> None:
         self.module = module
+        self.layouts: dict[str, Layout] | None = None
+        self.reason = ""
         self._wanted = None if layers == "auto" else select(module, layers)
-        self.layouts: dict[str, Layout] | None = None  # once a pass has been observed
+        self._chains: list[Chain] = []  # of the observed passes, the last one first
         self._hooks: list[RemovableHandle] = []
-        self._caught: dict[str, Tensor] | None = None  # a dict during a pass, None outside
-        self._calls: dict[str, int] = {}  # of each module, in the pass under way
+        self._caught: dict[Point, Tensor] | None = None  # a dict during a pass, None outside
+        self._calls: list[Call] = []  # of what is tapped, in the pass under way
+        self._copied: frozenset[Point] = frozenset()
 
     @property
-    def names(self) -> list[str]:
-        """The layers, in execution order; with ``"auto"`` none before the first pass."""
-        return list(self.layouts if self.layouts is not None else self._wanted or [])
+    def chain(self) -> list[str]:
+        """The layers of the last observed pass, in execution order: at least two, or none."""
+        return list(self._chains[0].layers) if self._chains else []
 
     def run(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
         """Run the network and return what it returns, and the outputs of its layers by name.
 
         Returns:
-            The network's own result, and a dict of (n, channels, positions ...) tensors.
+            The network's own result, and a dict of (n, channels, positions ...) tensors; where ``"auto"`` finds no
+            chain of layers, an empty one, and :attr:`reason` says why.
 
         Raises:
-            ValueError: in the first pass, if ``"auto"`` finds fewer than 2 layers in the network, or a
-                chosen layer does not run or has no samples in its rows.
+            ValueError: in the first pass, if a chosen layer does not run or has no samples in its rows.
         """
         if self.layouts is None:
             observed: tuple[Any, dict[str, Tensor]] = self.observe(*args, **kwargs)
             return observed
-        self._caught, self._calls = {}, {}
+        self._caught, self._calls = {}, []
         try:
-            if INPUT in self.layouts:
-                self._store({INPUT: first_float((args, kwargs))})
             result = self.module(*args, **kwargs)
-            return result, {key: self.layouts[key].arrange(tensor) for key, tensor in self._caught.items()}
+            return result, self._arranged(self._caught)
         finally:
             self._caught = None
 
-    def catch(self, name: str, module: nn.Module, output: object) -> None:
-        """Store a layer's output if a pass is being watched (recomputation in backward is not)."""
+    def catch(self, name: str, side: Side, tensors: list[Tensor]) -> None:
+        """Store what a module takes or puts out if a pass is being watched (recomputation in backward is not)."""
         if self._caught is None:
             return
-        self._calls[name] = self._calls.get(name, 0) + 1
-        self._store(read(repeated(name, self._calls[name]), module, output))
+        number = sum(call.module == name and call.side == side for call in self._calls) + 1
+        call = Call(name, number, side)
+        self._calls.append(call)
+        for index, tensor in enumerate(tensors):
+            point = Point(call, index)
+            self._caught[point] = tensor.clone() if point in self._copied else tensor
 
-    def _store(self, tensors: dict[str, Tensor | None] | dict[str, Tensor]) -> None:
-        assert self._caught is not None
-        assert self.layouts is not None
-        for key, tensor in tensors.items():
-            if tensor is not None and key in self.layouts:
-                self._caught[key] = tensor.clone() if self.layouts[key].overwritten else tensor
+    def _arranged(self, caught: dict[Point, Tensor]) -> dict[str, Tensor]:
+        """The layers that ran: of the chain that fits, else of the one of which most ran."""
+        chain = next((chain for chain in self._chains if chain.fits(self._calls)), None)
+        if chain is None:
+            if len(self._chains) < MOST_OBSERVED:
+                self.layouts = None
+            chain = max(self._chains, key=lambda chain: sum(layer.point in caught for layer in chain.layers.values()))
+        return {
+            key: layer.layout.arrange(caught[layer.point])
+            for key, layer in chain.layers.items()
+            if layer.point in caught
+        }
 
     def remove(self) -> None:
         """Take the hooks off the network."""
@@ -87,27 +107,53 @@ class Taps:
 
     @torch.compiler.disable
     def observe(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
-        """The first :meth:`run`, never compiled: install the taps on what it finds."""
+        """An observed :meth:`run`, never compiled: install the taps on what it finds."""
+        self.reason = _hidden_by()
+        if self.reason:
+            return self.module(*args, **kwargs), {}
         with torch.compiler.set_stance("force_eager"), Observer(self.module, (args, kwargs)) as observer:
             result = self.module(*args, **kwargs)
-        found = observer.layers(result) if self._wanted is None else observer.named(self._wanted, result)
-        if len(found) < 2:
-            raise ValueError(
-                f"layers='auto' found {len(found)} successive layers in {type(self.module).__name__}, at least 2 are "
-                "needed: a path runs round every inner module; name the layers, as in layers=['input', 'block*']"
-            )
-        self.layouts = {key: layout for key, (layout, _) in found.items()}
-        modules = {OUTPUT: self.module, **dict(self.module.named_modules())}
-        for name in observer.names(self.layouts):
-            self._hooks.append(modules[name].register_forward_hook(_Tap(self, name)))
-        return result, {key: layout.arrange(tensor) for key, (layout, tensor) in found.items()}
+        if self._wanted is None:
+            chain, tensors = chosen(observer, self.module, result)
+        else:
+            chain, tensors = named(observer, self.module, self._wanted, result, strict=not self._chains)
+        self.layouts = {key: layer.layout for key, layer in chain.layers.items()}
+        self.reason = chain.reason
+        self._chains.insert(0, chain)
+        self._install()
+        return result, {key: self.layouts[key].arrange(tensor) for key, tensor in tensors.items()}
+
+    def _install(self) -> None:
+        """Hooks on what the chains watch, anew: a module may have been replaced since."""
+        self.remove()
+        modules = dict(self.module.named_modules())
+        layers = [layer for chain in self._chains for layer in chain.layers.values()]
+        self._copied = frozenset(layer.point for layer in layers if layer.overwritten)
+        for name, side in sorted(set().union(*(chain.watched for chain in self._chains))):
+            if name not in modules:
+                continue
+            if side == "input":
+                self._hooks.append(modules[name].register_forward_pre_hook(_InputTap(self, name), with_kwargs=True))
+            else:
+                self._hooks.append(modules[name].register_forward_hook(_OutputTap(self, name)))
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: those belong to the graph of one pass.
         return {**self.__dict__, "_caught": None}
 
 
-class _Tap:
+class _InputTap:
+    """A forward pre-hook that can be copied and pickled together with its network."""
+
+    def __init__(self, taps: Taps, name: str) -> None:
+        self.taps = taps
+        self.name = name
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.taps.catch(self.name, "input", floats_in((args, kwargs)))
+
+
+class _OutputTap:
     """A forward hook that can be copied and pickled together with its network."""
 
     def __init__(self, taps: Taps, name: str) -> None:
@@ -115,4 +161,13 @@ class _Tap:
         self.name = name
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.taps.catch(self.name, module, output)
+        self.taps.catch(self.name, "output", read(module, output))
+
+
+def _hidden_by() -> str:
+    """What keeps the data flow of a pass from being observed; empty if nothing does."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "the forward pass runs inside a transform of torch.func, which hides its data flow"
+    if torch._C._get_tracing_state() is not None:
+        return "the forward pass is being traced by torch.jit"
+    return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -24,25 +24,21 @@ def tensors_in(value: object) -> Iterable[Tensor]:
             yield from tensors_in(getattr(value, field.name))
 
 
-def first_float(value: object) -> Tensor | None:
-    """The first floating-point tensor inside ``value``, the one that stands for it in the chain."""
-    return next((t for t in tensors_in(value) if t.is_floating_point()), None)
+def floats_in(value: object) -> list[Tensor]:
+    """The floating-point tensors inside ``value``."""
+    return [tensor for tensor in tensors_in(value) if tensor.is_floating_point()]
 
 
-def read(name: str, module: nn.Module, output: object) -> dict[str, Tensor]:
-    """What a module puts out, as the chain has it: the first float tensor.
+def read(module: nn.Module, output: object) -> list[Tensor]:
+    """What a module puts out, as the chain has it: the first floating-point tensor, if there is one.
 
-    A recurrent module stands for each of its stacked layers, ``name[0]``, ``name[1]``, ..., by that
-    layer's final state, (n, directions * units), whatever the order of dimensions or the packing.
+    A recurrent module stands for each of its stacked layers by that layer's final state,
+    (n, directions * units), whatever the order of dimensions or the packing.
     """
-    if isinstance(module, nn.RNNBase):
-        layers = _final_states(module, output)
-        return {f"{name}[{index}]" if len(layers) > 1 else name: layer for index, layer in enumerate(layers)}
-    tensor = first_float(output)
-    return {} if tensor is None else {name: tensor}
+    return _final_states(module, output) if isinstance(module, nn.RNNBase) else floats_in(output)[:1]
 
 
-def _final_states(module: nn.RNNBase, output: Any) -> Sequence[Tensor]:
+def _final_states(module: nn.RNNBase, output: Any) -> list[Tensor]:
     state = output[1][0] if isinstance(output[1], tuple) else output[1]
     layers: Tensor = state.unflatten(0, (module.num_layers, -1)).transpose(1, 2).flatten(2)
-    return layers.unbind()
+    return list(layers.unbind())

@@ -32,7 +32,7 @@ def test_layers_of_the_convergence_study(name: str) -> None:
     taps = Taps(models.build(cell.model, cell.model_options, (1, 28, 28), 10).eval())
     with torch.no_grad():
         taps.run(torch.randn(4, 1, 28, 28))
-    assert len(taps.names) == 1 + LAYERS[name] if name in LAYERS else len(taps.names) >= 5
+    assert len(taps.chain) == 1 + LAYERS[name] if name in LAYERS else len(taps.chain) >= 5
 
 
 ALIVE = ("R5", "H1", "H2", "H3", "H4", "H5", "H6", "H7")

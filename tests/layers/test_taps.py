@@ -28,8 +28,8 @@ def test_the_tapped_pass_finds_what_the_observed_one_did(layers: object) -> None
     taps, x = Taps(Net(), layers), torch.randn(6, 4)
     first, second = taps.run(x), taps.run(x)
     assert torch.equal(first[0], second[0])
-    assert list(first[1]) == list(second[1]) == taps.names == ["input", "a", "b", "b#2"]
-    assert all(torch.equal(first[1][name], second[1][name]) for name in taps.names)
+    assert list(first[1]) == list(second[1]) == taps.chain == ["input", "a", "b", "b#2"]
+    assert all(torch.equal(first[1][name], second[1][name]) for name in taps.chain)
 
 
 def test_a_layer_may_run_less_often_later() -> None:

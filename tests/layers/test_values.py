@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from mireg.layers import first_float, tensors_in
+from mireg.layers import tensors_in
 from mireg.layers.values import read
 
 

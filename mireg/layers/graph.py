@@ -1,0 +1,108 @@
+"""Cut points of a data-flow graph: the nodes that every path from one node to another runs through.
+
+Nodes are integers in execution order, and ``reads[node]`` are the nodes that it reads, all of them smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def dominators(reads: Sequence[Sequence[int]], start: int) -> dict[int, int]:
+    """The last node before each one that every path to it from ``start`` runs through.
+
+    Args:
+        reads: by node, the nodes that it reads.
+        start: where the paths begin.
+
+    Returns:
+        By node that ``start`` reaches, its immediate dominator; ``start`` itself is not in it.
+
+    Source: Cooper, Harvey & Kennedy, A simple, fast dominance algorithm, 2001, in its one pass for a graph without
+    cycles.
+
+    >>> dominators([[], [0], [1], [1, 2], [3]], start=0)  # 2 is passed by
+    {1: 0, 2: 1, 3: 1, 4: 3}
+    """
+    above: dict[int, int] = {}
+    for node in range(start + 1, len(reads)):
+        for source in reads[node]:
+            if source == start or source in above:
+                above[node] = _meet(above, above[node], source) if node in above else source
+    return above
+
+
+def _meet(above: Mapping[int, int], a: int, b: int) -> int:
+    while a != b:
+        if a > b:
+            a = above[a]
+        else:
+            b = above[b]
+    return a
+
+
+def weighted_steps(reads: Sequence[Sequence[int]], weights: Sequence[bool], above: Mapping[int, int]) -> set[int]:
+    """The nodes that a weight lies before: on some path from their dominator, or at the node itself.
+
+    Args:
+        reads: by node, the nodes that it reads.
+        weights: by node, whether a weight enters there.
+        above: what :func:`dominators` gave.
+    """
+    found: set[int] = set()
+    for node, dominator in above.items():
+        if weights[node]:
+            found.add(node)
+            continue
+        for source in reads[node]:
+            while source in above and source != dominator:
+                if source in found:
+                    found.add(node)
+                source = above[source]
+    return found
+
+
+def cut_points(above: Mapping[int, int], end: int) -> list[int]:
+    """The nodes that every path to ``end`` runs through, in order, ``end`` among them and the start not.
+
+    Args:
+        above: what :func:`dominators` gave for the start.
+        end: where the paths end; where none does, there is no cut point.
+    """
+    cuts = []
+    while end in above:
+        cuts.append(end)
+        end = above[end]
+    return cuts[::-1]
+
+
+def layers(cuts: Sequence[int], weighted: set[int]) -> list[list[int]]:
+    """The cut points by layer, a layer lasting from one weight to the next.
+
+    Args:
+        cuts: what :func:`cut_points` gave.
+        weighted: what :func:`weighted_steps` gave.
+
+    >>> layers([1, 2, 3, 4, 6], weighted={2, 4})
+    [[2, 3], [4, 6]]
+    """
+    found: list[list[int]] = []
+    for node in cuts:
+        if node in weighted:
+            found.append([])
+        if found:
+            found[-1].append(node)
+    return found
+
+
+def between(reads: Sequence[Sequence[int]], first: int, last: int) -> list[int]:
+    """The nodes on the paths from ``first`` to ``last``, in order, ``last`` among them and ``first`` not."""
+    below = {first}
+    for node in range(first + 1, last + 1):
+        if not below.isdisjoint(reads[node]):
+            below.add(node)
+    needed = {last}
+    for node in range(last, first, -1):
+        if node in needed:
+            needed.update(reads[node])
+    return sorted((needed & below) - {first})

@@ -25,7 +25,7 @@ class TestPlaces:
 
     def test_sequences_first(self) -> None:
         assert set(shapes("transformer-encoder-sequence-first").values()) == {(16, 7)}
-        assert shapes("lstm-sequence-first") == {"input": (5, 7), "rnn": (8,), "head": (3,)}
+        assert shapes("lstm-sequence-first") == {"input": (5, 7), "rnn": (8,)}
 
     def test_a_sequence_as_long_as_the_batch(self) -> None:
         taps = Taps(nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2, enable_nested_tensor=False))

@@ -32,16 +32,6 @@ def test_the_tapped_pass_finds_what_the_observed_one_did(layers: object) -> None
     assert all(torch.equal(first[1][name], second[1][name]) for name in taps.chain)
 
 
-def test_a_layer_may_run_less_often_later() -> None:
-    net = Net()
-    taps, x = Taps(net), torch.randn(6, 4)
-    taps.run(x)
-    net.times = 1
-    assert list(taps.run(x)[1]) == ["input", "a", "b"]
-    net.times = 3  # beyond what the first pass showed
-    assert list(taps.run(x)[1]) == ["input", "a", "b", "b#2"]
-
-
 def test_batches_of_another_size() -> None:
     case = NETWORKS["transformer-encoder-sequence-first"]
     taps = Taps(case.make())
@@ -75,8 +65,6 @@ class TestErrors:
     def test_too_few_layers(self) -> None:
         with pytest.raises(ValueError, match=r"layers='a' selects 1 layer \(a\)"):
             Taps(Net(), "a")
-        with pytest.raises(ValueError, match="layers='auto' found 0 successive layers in Flatten"):
-            Taps(nn.Flatten()).run(torch.randn(4, 2, 2))
 
     def test_a_layer_that_never_runs(self) -> None:
         with pytest.raises(ValueError, match="layers unused did not run"):
@@ -89,4 +77,5 @@ class TestErrors:
 
         with pytest.raises(ValueError, match=r"layer 'b' puts out \(18, 4\).*rows of a layer must be samples"):
             Taps(Flat(), ["a", "b"]).run(torch.randn(6, 3, 4))
-        assert "b" not in Taps(Flat()).run(torch.randn(6, 3, 4))[1]
+        caught = Taps(Flat()).run(torch.randn(6, 3, 4))[1]
+        assert {key: tuple(layer.shape) for key, layer in caught.items()}["b"] == (6, 4, 3)  # where head takes it

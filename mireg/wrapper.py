@@ -15,6 +15,9 @@ from mireg.schedules import Schedule
 
 PREFIX = "module."
 
+OWN = ("module", "taps", "regularizer", "training")
+"""Attributes that the wrapper itself has; the others are the network's."""
+
 DEFAULT_WEIGHT = schedules.Rescue(start=1.0, steps=200)
 """As strong as the task at first, off once information flows, and not on at all where it does already."""
 
@@ -23,7 +26,8 @@ class MIRegularized(nn.Module):
     """A network whose loss gains a term that rewards the MI between its successive layers.
 
     It takes what the network takes, returns exactly what it returns, shares its parameters, and has
-    its state-dict keys and attributes. Made by :func:`wrap`.
+    its state-dict keys. Attributes are the network's, to read, to write and to delete, but for those that
+    every module has, the wrapper's own, and names that start with an underscore. Made by :func:`wrap`.
     """
 
     def __init__(self, module: nn.Module, taps: Taps, regularizer: MIRegularizer) -> None:
@@ -99,6 +103,22 @@ class MIRegularized(nn.Module):
             if name == "module":
                 raise
             return getattr(self.module, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_own(name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.module, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._is_own(name):
+            super().__delattr__(name)
+        else:
+            delattr(self.module, name)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether an attribute is the wrapper's, not the network's: what a read finds on it, before any write."""
+        return name in OWN or name.startswith("_") or hasattr(type(self), name)
 
     def __getitem__(self, key: Any) -> Any:
         return self.module[key]  # type: ignore[index]  # a container's own error where there is nothing to index

@@ -192,9 +192,7 @@ NETWORKS: dict[str, Case] = {
     "bert": Case(bert, kwargs=tokens, layers=("bert.encoder.layer.0.attention", "bert.encoder.layer.1.output")),
     "bert-eager-attention": Case(lambda: bert(attn_implementation="eager"), kwargs=tokens),
     "gpt2": Case(gpt2, kwargs=tokens_and_labels, layers=("transformer.h.0", "transformer.h.1")),
-    "lstm": Case(
-        lambda: nn.LSTM(5, 8, 2, batch_first=True), rows(ROWS, 7, 5), layers=("input", "output[0]")
-    ),
+    "lstm": Case(lambda: nn.LSTM(5, 8, 2, batch_first=True), rows(ROWS, 7, 5), layers=("input", "output[0]")),
     "gru": Case(
         lambda: Recurrent(nn.GRU, batch_first=True, num_layers=2),
         rows(ROWS, 7, 5),

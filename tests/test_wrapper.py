@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,75 @@ def test_attributes_and_items_fall_through() -> None:
     assert model[0] is net[0]
     with pytest.raises(AttributeError, match="nope"):
         _ = model.nope
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.fc = nn.Linear(4, 8), nn.Linear(8, 5)
+        self.register_buffer("offset", torch.zeros(()))
+        self.scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.a(x).tanh()) * self.scale + self.offset
+
+
+class TestWrites:
+    def test_reach_the_network(self) -> None:
+        net = Scaled()
+        model = mireg.wrap(net)
+        before = model(X)
+        model.scale = 2.0
+        model.offset = torch.ones(())
+        assert (net.scale, net.offset.item()) == (2.0, 1.0)
+        assert torch.equal(model(X), net(X))
+        assert not torch.equal(model(X), before)
+        assert "scale" not in vars(model)
+
+    def test_a_module_is_replaced(self) -> None:
+        net = Scaled()
+        model = mireg.wrap(net)
+        model(X)
+        model.fc = head = nn.Linear(8, 2)
+        assert net.fc is head
+        assert model(X).shape == (12, 2)
+        assert len(list(model.parameters())) == 4
+        assert model.state_dict()["fc.weight"].shape == (2, 8)
+
+    def test_a_parameter_is_replaced_and_deleted(self) -> None:
+        net = Scaled()
+        model = mireg.wrap(net)
+        model.gain = nn.Parameter(torch.ones(3))
+        assert "gain" in dict(net.named_parameters())
+        assert "gain" in model.state_dict()
+        del model.gain
+        assert not hasattr(net, "gain")
+        with pytest.raises(AttributeError, match="nope"):
+            del model.nope
+
+    def test_the_wrapper_keeps_what_is_its_own(self) -> None:
+        net = Scaled()
+        model = mireg.wrap(net)
+        model.forward = model.forward  # as libraries do that decorate it
+        model._note = 1
+        assert "forward" not in vars(net)
+        assert not hasattr(net, "_note")
+        assert model(X).shape == (12, 5)
+        model.eval()
+        assert not any(each.training for each in (model, net, net.fc))
+        model.train()
+        assert model.training
+        assert net.fc.training
+
+    def test_copies_and_pickles(self) -> None:
+        model = mireg.wrap(Scaled())
+        model(X)
+        model.scale = 3.0
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            twin.scale = 5.0
+            assert (twin.module.scale, model.module.scale) == (5.0, 3.0)
+            torch.testing.assert_close(twin(X) * 3, model(X) * 5)
+            assert list(twin._caught) == list(model._caught)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 import torchvision
 import transformers
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, relu
+from torch.nn.functional import max_pool2d, relu, silu
 
 ROWS = 6
 
@@ -116,6 +116,73 @@ class UNet(nn.Module):
         return self.out(self.up_block(torch.cat([deep, skip], 1)))
 
 
+class TimedBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.time = nn.Linear(16, outputs)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        hidden = self.conv1(silu(x)) + self.time(silu(time))[:, :, None, None]
+        return self.conv2(silu(hidden)) + self.skip(x)
+
+
+class DenoisingUNet(nn.Module):
+    """An image and a time step, embedded by layers of its own that every block reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 16))
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.down, self.middle = TimedBlock(8, 8), TimedBlock(8, 8)
+        self.up = nn.ModuleList([TimedBlock(16, 8), TimedBlock(16, 8)])
+        self.head = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, time: Tensor, image: Tensor) -> Tensor:
+        angles = time[:, None] * torch.arange(1, 5)
+        time = self.time(torch.cat([angles.sin(), angles.cos()], 1))
+        skips = [x := self.stem(image)]
+        skips.append(x := self.down(x, time))
+        x = self.middle(x, time)
+        for block in self.up:
+            x = block(torch.cat([x, skips.pop()], 1), time)
+        return self.head(silu(x))
+
+
+class FiLM(nn.Module):
+    """A condition that scales and shifts every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.condition = nn.Sequential(nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))
+        self.convs = nn.ModuleList(nn.Conv2d(3 if k == 0 else 8, 8, 3, padding=1) for k in range(3))
+        self.films = nn.ModuleList(nn.Linear(32, 16) for _ in range(3))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, condition: Tensor, x: Tensor) -> Tensor:
+        condition = self.condition(condition)
+        for conv, film in zip(self.convs, self.films, strict=True):
+            scale, shift = film(condition)[:, :, None, None].chunk(2, 1)
+            x = relu(conv(x) * (1 + scale) + shift)
+        return self.head(x.mean((2, 3)))
+
+
+class Features(nn.Module):
+    """All hidden layers in the result, before the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(5, 5), nn.Tanh()) for _ in range(4))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        features = []
+        for block in self.blocks:
+            features.append(x := block(x))
+        return {"features": features, "logits": self.head(x), "pooled": torch.stack(features).mean(0)}
+
+
 class Functional(nn.Module):
     """Activations that are no modules, one layer used twice, a dict for a result."""
 
@@ -209,6 +276,17 @@ NETWORKS: dict[str, Case] = {
     ),
     "u-net": Case(UNet, images(16, 1), layers=("input", "down.1", "down.3", "up_block.1", "up_block.3")),
     "functional-and-twice": Case(Functional, rows(ROWS, 5), layers=("input", "first", "again", "again#2")),
+    "denoising-u-net": Case(
+        DenoisingUNet,
+        lambda: (torch.rand(ROWS), torch.randn(ROWS, 3, 8, 8)),
+        layers=("input", "stem", "up.0", "up.1"),
+    ),
+    "film": Case(
+        FiLM,
+        lambda: (torch.randn(ROWS, 5), torch.randn(ROWS, 3, 8, 8)),
+        layers=("input", "convs.0", "convs.1", "convs.2"),
+    ),
+    "features": Case(Features, rows(ROWS, 5), layers=("input", "blocks.0", "blocks.1", "blocks.2", "blocks.3")),
     "two-inputs": Case(
         TwoInputs,
         lambda: (torch.ones(ROWS, 1), torch.randn(ROWS, 5), torch.randn(ROWS, 3)),

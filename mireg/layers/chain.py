@@ -90,7 +90,7 @@ def chosen(observer: Observer, module: nn.Module, result: object) -> tuple[Chain
     if taken is not None and observer.starts[start].is_floating_point():
         laid |= _lay_out(observer, place, INPUT, taken)
     for key, caught in options.choose(place):
-        laid |= _lay_out(observer, place, key, caught)
+        laid |= _lay_out(observer, place, key if key not in laid else f"{key} (module)", caught)
     head = [sighting for node in found[-1] for sighting in observer.put_out.get(node, []) if sighting.module]
     if len(laid) < 2:
         reason = _why(observer, start, found, options, laid)
@@ -302,6 +302,6 @@ def _why(observer: Observer, start: int, found: list[list[int]], options: _Optio
         return "a path runs round every inner module"
     if len(shape) < 2 and observer.starts[start].is_floating_point():
         return f"the input, of shape {shape}, is a single sample and no batch"
-    if laid:
+    if laid and INPUT not in laid:
         return f"there is only one layer, {next(iter(laid))!r}: the MI between successive layers needs two"
     return f"no hidden layer has the samples of the input, of shape {shape}, in one of its first two dimensions"

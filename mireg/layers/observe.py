@@ -215,8 +215,8 @@ class Observer(TorchDispatchMode):
     def _put_out(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         values = read(module, output)
         call = self._call(name, "output")
-        if not values:
-            return
+        if not values or not (name or isinstance(module, nn.RNNBase)):
+            return  # what the network itself puts out is no hidden layer
         sighting = self._sighting([Point(call, index) for index in range(len(values))], values)
         self.outputs.append(sighting)
         # Either the outputs over time or the final states of a recurrent module may be what is used of it.

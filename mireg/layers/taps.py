@@ -15,7 +15,7 @@ from mireg.layers.select import LayerSpec, select
 from mireg.layers.values import floats_in, read
 
 MOST_OBSERVED = 8
-"""Passes of one network that are observed: more are no help where the layers that run are drawn by chance."""
+"""Passes of one network that are observed at most: more are no help where the layers that run are drawn by chance."""
 
 
 class Taps:
@@ -49,6 +49,9 @@ class Taps:
         self._caught: dict[Point, Tensor] | None = None  # a dict during a pass, None outside
         self._calls: list[Call] = []  # of what is tapped, in the pass under way
         self._copied: frozenset[Point] = frozenset()
+        self._observed = 0  # passes
+        self._delay = 1  # passes from one that ran other layers to one that is observed
+        self._wait = 0  # of these, those still to come
 
     @property
     def chain(self) -> list[str]:
@@ -89,15 +92,16 @@ class Taps:
     def _arranged(self, caught: dict[Point, Tensor]) -> dict[str, Tensor]:
         """The layers that ran: of the chain that fits, else of the one of which most ran."""
         chain = next((chain for chain in self._chains if chain.fits(self._calls)), None)
-        if chain is None:
-            if len(self._chains) < MOST_OBSERVED:
+        if chain is None and not self._wait and self._observed < MOST_OBSERVED:
+            self._wait = self._delay
+        if self._wait:
+            self._wait -= 1
+            if not self._wait:
                 self.layouts = None
+        if chain is None:
             chain = max(self._chains, key=lambda chain: sum(layer.point in caught for layer in chain.layers.values()))
-        return {
-            key: layer.layout.arrange(caught[layer.point])
-            for key, layer in chain.layers.items()
-            if layer.point in caught
-        }
+        found = {key: layer for key, layer in chain.layers.items() if layer.point in caught}
+        return {key: layer.layout.arrange(caught[layer.point]) for key, layer in found.items()}
 
     def remove(self) -> None:
         """Take the hooks off the network."""
@@ -119,7 +123,11 @@ class Taps:
             chain, tensors = named(observer, self.module, self._wanted, result, strict=not self._chains)
         self.layouts = {key: layer.layout for key, layer in chain.layers.items()}
         self.reason = chain.reason
-        self._chains.insert(0, chain)
+        others = [other for other in self._chains if not other.fits(observer.calls)]
+        if len(others) < len(self._chains):  # layers that alternate: the next time, another pass is observed
+            self._delay += 1
+        self._chains = [chain, *others]
+        self._observed += 1
         self._install()
         return result, {key: self.layouts[key].arrange(tensor) for key, tensor in tensors.items()}
 

@@ -1,12 +1,19 @@
-"""What is caught, and what is said where nothing can be."""
+"""What is caught in a pass, and which passes are observed."""
 
 from __future__ import annotations
+
+import copy
+import pickle
+import re
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool1d
+from torch.utils.checkpoint import checkpoint
 
 from mireg.layers import Taps
+from mireg.layers.taps import MOST_OBSERVED
 from tests.networks import NETWORKS
 
 
@@ -59,6 +66,242 @@ def test_remove() -> None:
     taps.run(torch.randn(6, 4))
     taps.remove()
     assert not any(m._forward_hooks for m in net.modules())
+
+
+class Depth(nn.Module):
+    """Runs as many of its blocks as it is told to."""
+
+    def __init__(self, blocks: int = 4) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()) for _ in range(blocks))
+        self.heads = nn.ModuleList(nn.Linear(4, 2) for _ in range(blocks))
+
+    def forward(self, x: Tensor, blocks: tuple[int, ...]) -> Tensor:
+        for block in blocks:
+            x = self.blocks[block](x)
+        return self.heads[len(blocks) - 1](x)
+
+
+def layers(taps: Taps, *args: object) -> list[str]:
+    return [name.removeprefix("blocks.") for name in taps.run(torch.randn(6, 4), *args)[1]]
+
+
+class TestVaryingDepth:
+    @pytest.mark.parametrize("first", [(0,), (0, 1)])
+    def test_a_deeper_pass_is_noticed(self, first: tuple[int, ...]) -> None:
+        taps = Taps(Depth())
+        assert layers(taps, first) == ["input", *map(str, first)]
+        assert layers(taps, (0, 1, 2, 3)) == ["input", *map(str, first)]  # what is known of it
+        for _ in range(2):  # observed, tapped
+            assert layers(taps, (0, 1, 2, 3)) == ["input", "0", "1", "2", "3"]
+        assert layers(taps, first) == ["input", *map(str, first)]
+        assert taps._observed == 2
+
+    def test_a_network_that_has_no_chain_at_first(self) -> None:
+        net = Depth()
+        taps = Taps(net)
+        net.forward = lambda x, blocks: net.heads[0](x) if not blocks else Depth.forward(net, x, blocks)
+        assert layers(taps, ()) == []
+        assert layers(taps, (0, 1)) == []
+        assert layers(taps, (0, 1)) == ["input", "0", "1"]
+
+    def test_a_module_that_runs_more_often(self) -> None:
+        net = Net()
+        taps = Taps(net)
+        layers(taps)
+        net.times = 3
+        layers(taps)
+        assert layers(taps) == ["input", "a", "b", "b#2", "b#3"]
+        net.times = 1
+        layers(taps)
+        assert layers(taps) == ["input", "a", "b"]
+
+    def test_depths_that_alternate(self) -> None:
+        taps = Taps(Depth())
+        for step in range(8):
+            layers(taps, (0, 1) if step % 2 else (0, 1, 2))
+        assert layers(taps, (0, 1)) == ["input", "0", "1"]
+        assert layers(taps, (0, 1, 2)) == ["input", "0", "1", "2"]
+        assert taps._observed == 3
+
+    def test_layers_dropped_by_chance(self) -> None:
+        """Few passes are observed; in the others, the layers that ran stand in their order."""
+        taps, net = Taps(Depth(8)), Depth(8)
+        taps.module = net
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(60):
+            blocks = tuple(int(b) for b in (torch.rand(8, generator=generator) < 0.7).nonzero()[:, 0])
+            found = layers(taps, blocks)
+            assert found == ["input", *sorted(found[1:])]
+            assert set(found[1:]) <= set(map(str, blocks))
+        assert taps._observed == MOST_OBSERVED
+
+    def test_named_layers_that_do_not_run_every_time(self) -> None:
+        taps = Taps(Depth(), ["input", "blocks.?"])
+        with pytest.raises(ValueError, match=r"layers blocks\.3 did not run"):
+            layers(taps, (0, 1, 2))
+        assert layers(taps, (0, 1, 2, 3)) == ["input", "0", "1", "2", "3"]
+        for _ in range(3):
+            assert layers(taps, (0, 1)) == ["input", "0", "1"]
+
+    def test_nothing_changes_nothing_is_observed(self) -> None:
+        taps = Taps(Net())
+        for _ in range(5):
+            layers(taps)
+        assert taps._observed == 1
+
+
+@pytest.mark.parametrize("replaced", ["a", "b", "head"])
+def test_a_replaced_module_is_tapped(replaced: str) -> None:
+    net = Net()
+    net.act = nn.Tanh()
+    net.forward = lambda x: net.head(net.b(net.act(net.a(x))))
+    taps, x = Taps(net), torch.randn(6, 4)
+    expected = list(taps.run(x)[1])
+    setattr(net, replaced, nn.Linear(4, 4))
+    taps.run(x)
+    for _ in range(2):
+        caught = taps.run(x)[1]
+        assert list(caught) == expected == ["input", "act", "b"]
+        assert torch.equal(caught["b"], net.b(net.act(net.a(x))))
+    assert taps._observed == (1 if replaced == "a" else 2)  # a itself is not tapped, but what follows it
+
+
+class TestFunctional:
+    """Where no module puts out what a layer holds, the next one's input is tapped."""
+
+    class Plain(nn.Module):
+        def __init__(self, *, modules: bool) -> None:
+            super().__init__()
+            self.linears = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+            self.head = nn.Linear(4, 2)
+            self.acts = nn.ModuleList(nn.Sigmoid() for _ in range(3)) if modules else [torch.sigmoid] * 3
+            self.pool = nn.AvgPool1d(2) if modules else lambda x: avg_pool1d(x, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for linear, act in zip(self.linears, self.acts, strict=True):
+                x = act(linear(x))
+            return self.head(self.pool(x))
+
+    def test_gives_the_values_of_modules(self) -> None:
+        net, twin = self.Plain(modules=False), self.Plain(modules=True)
+        twin.load_state_dict(net.state_dict())
+        x = torch.randn(6, 8)
+        taps, theirs = Taps(net), Taps(twin).run(x)[1]
+        for _ in range(2):
+            ours = taps.run(x)[1]
+            assert list(ours) == ["input", "linears.0", "linears.1", "linears.2"]
+            assert list(theirs) == ["input", "acts.0", "acts.1", "pool"]
+            assert all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values(), strict=True))
+
+    def test_compiled(self) -> None:
+        x = torch.randn(6, 8)
+        net = self.Plain(modules=False)
+        taps = Taps(net)
+        expected = taps.run(x)[1]
+        compiled = torch.compile(taps.run, backend="eager", fullgraph=True)
+        caught = compiled(x)[1]
+        assert all(torch.equal(caught[name], expected[name]) for name in expected)
+
+    @pytest.mark.parametrize("use_reentrant", [False, True])
+    def test_recomputation_is_not_caught(self, use_reentrant: bool) -> None:
+        torch.manual_seed(0)
+        net = self.Plain(modules=False)
+        taps, x = Taps(net, "auto"), torch.randn(6, 8, requires_grad=True)
+        forward = net.forward
+        plain = taps.run(x)[1]
+        expected = torch.autograd.grad(plain["linears.1"].square().sum(), net.linears[0].weight)[0]
+        taps.remove()
+        net.forward = lambda x: checkpoint(forward, x, use_reentrant=use_reentrant)
+        taps = Taps(net)
+        for _ in range(2):
+            result, caught = taps.run(x)
+            if use_reentrant:
+                assert not caught
+                assert "with a gradient" in taps.reason
+                result.sum().backward()
+                continue
+            gradient = torch.autograd.grad(caught["linears.1"].square().sum(), net.linears[0].weight)[0]
+            assert torch.equal(gradient, expected)
+            assert taps._caught is None
+
+    def test_copies_and_pickles(self) -> None:
+        x = torch.randn(6, 8)
+        net = nn.Sequential(nn.Linear(8, 8), Sum(), nn.Linear(8, 2))
+        taps = Taps(net)
+        expected = taps.run(x)[1]
+        for twin in (copy.deepcopy(taps), pickle.loads(pickle.dumps(taps))):
+            caught = twin.run(x)[1]
+            assert list(caught) == list(expected)
+            assert all(torch.equal(caught[name], expected[name]) for name in expected)
+            twin.remove()
+            assert not any(m._forward_hooks or m._forward_pre_hooks for m in twin.module.modules())
+        assert any(m._forward_pre_hooks for m in net.modules())
+
+
+class Sum(nn.Module):
+    """x + f(x) twice, the sums being no module's outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.a(x)
+        return x + self.b(x)
+
+
+class TestNoChain:
+    @pytest.mark.parametrize(
+        ("net", "x", "reason"),
+        [
+            (nn.Flatten(), torch.randn(6, 2, 2), "no weight matrix"),
+            (nn.Linear(4, 2), torch.randn(6, 4), "a single layer with weights"),
+            (
+                nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)),
+                torch.randn(4),
+                r"of shape \(4,\), is a single",
+            ),
+            (nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)), torch.arange(6), "only one layer, '0'"),
+        ],
+    )
+    def test_says_why_and_runs_the_network(self, net: nn.Module, x: Tensor, reason: str) -> None:
+        taps = Taps(net)
+        for _ in range(2):
+            result, caught = taps.run(x)
+            assert torch.equal(result, net(x))
+            assert caught == {}
+            assert taps.chain == []
+            assert re.search(reason, taps.reason)
+        assert taps._observed == 1
+
+    def test_one_hidden_layer_is_enough(self) -> None:
+        taps = Taps(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+        assert layers(taps) == ["input", "1"]
+        assert taps.reason == ""
+
+    def test_a_first_pass_inside_vmap(self) -> None:
+        net = Net()
+        taps, x = Taps(net), torch.randn(6, 4)
+        assert torch.equal(torch.func.vmap(lambda x: taps.run(x)[0])(x), torch.func.vmap(net)(x))
+        assert "torch.func" in taps.reason
+        assert layers(taps) == ["input", "a", "b", "b#2"]  # the next pass is observed
+        assert taps.reason == ""
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:FutureWarning")
+    def test_a_first_pass_that_is_traced(self) -> None:
+        class Tapped(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.taps = Taps(Net())
+                self.net = self.taps.module
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.taps.run(x)[0]
+
+        net, x = Tapped(), torch.randn(6, 4)
+        traced = torch.jit.trace(net, x, check_trace=False)
+        assert torch.equal(traced(x), net.net(x))
 
 
 class TestErrors:

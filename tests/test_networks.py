@@ -72,7 +72,7 @@ def test_network(name: str) -> None:
             move(network, term)
         del result, term
     assert len(model.mi_terms()) >= 1
-    assert losses[0] == losses[1] or model.taps._copied
+    assert losses[0] == losses[1] or any(model.taps._points.values())
     assert losses[2] < losses[1]
     found = model.taps.chain
     assert [layer for layer in found if layer in case.layers] == list(case.layers)

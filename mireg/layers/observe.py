@@ -162,7 +162,7 @@ class Observer(TorchDispatchMode):
         data = {node: tensor for tensor, node in reversed(read) if node >= 0}
         has_weight = any(node < 0 and tensor.ndim >= 2 for tensor, node in read)
         for place, tensor in enumerate(tensors_in(result)):
-            node = self._add(tuple(data), tensor, has_weight=has_weight) if data else -1
+            node = self._add(tuple(sorted(data)), tensor, has_weight=has_weight) if data else -1
             if place == 0 and data:
                 for source, before in data.items():
                     self._note_channels(func, source, before, node, tensor)

@@ -47,8 +47,9 @@ class Taps:
         self._chains: list[Chain] = []  # of the observed passes, the last one first
         self._hooks: list[RemovableHandle] = []
         self._caught: dict[Point, Tensor] | None = None  # a dict during a pass, None outside
-        self._calls: list[Call] = []  # of what is tapped, in the pass under way
-        self._copied: frozenset[Point] = frozenset()
+        self._calls: list[Call] = []  # of what is watched, in the pass under way
+        self._numbers: dict[tuple[str, Side], int] = {}  # of these calls, by module
+        self._points: dict[Point, bool] = {}  # where layers are caught; whether the network overwrites them
         self._observed = 0  # passes
         self._delay = 1  # passes from one that ran other layers to one that is observed
         self._wait = 0  # of these, those still to come
@@ -71,7 +72,7 @@ class Taps:
         if self.layouts is None:
             observed: tuple[Any, dict[str, Tensor]] = self.observe(*args, **kwargs)
             return observed
-        self._caught, self._calls = {}, []
+        self._caught, self._calls, self._numbers = {}, [], {}
         try:
             result = self.module(*args, **kwargs)
             return result, self._arranged(self._caught)
@@ -82,12 +83,13 @@ class Taps:
         """Store what a module takes or puts out if a pass is being watched (recomputation in backward is not)."""
         if self._caught is None:
             return
-        number = sum(call.module == name and call.side == side for call in self._calls) + 1
-        call = Call(name, number, side)
+        self._numbers[name, side] = self._numbers.get((name, side), 0) + 1
+        call = Call(name, self._numbers[name, side], side)
         self._calls.append(call)
-        for index, tensor in enumerate(tensors):
-            point = Point(call, index)
-            self._caught[point] = tensor.clone() if point in self._copied else tensor
+        for place, tensor in enumerate(tensors):
+            point = Point(call, place)
+            if point in self._points:
+                self._caught[point] = tensor.clone() if self._points[point] else tensor
 
     def _arranged(self, caught: dict[Point, Tensor]) -> dict[str, Tensor]:
         """The layers that ran: of the chain that fits, else of the one of which most ran."""
@@ -135,8 +137,9 @@ class Taps:
         """Hooks on what the chains watch, anew: a module may have been replaced since."""
         self.remove()
         modules = dict(self.module.named_modules())
-        layers = [layer for chain in self._chains for layer in chain.layers.values()]
-        self._copied = frozenset(layer.point for layer in layers if layer.overwritten)
+        self._points = {}
+        for layer in (layer for chain in self._chains for layer in chain.layers.values()):
+            self._points[layer.point] = self._points.get(layer.point, False) or layer.overwritten
         for name, side in sorted(set().union(*(chain.watched for chain in self._chains))):
             if name not in modules:
                 continue

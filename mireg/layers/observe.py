@@ -108,7 +108,8 @@ class Observer(TorchDispatchMode):
 
     def __init__(self, module: nn.Module, inputs: object) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.starts = sorted(tensors_in(inputs), key=lambda tensor: not tensor.is_floating_point())
+        unique = {id(tensor): tensor for tensor in tensors_in(inputs)}
+        self.starts = sorted(unique.values(), key=lambda tensor: not tensor.is_floating_point())
         self.reads: list[tuple[int, ...]] = []
         self.weights: list[bool] = []
         self.sizes: list[int] = []

@@ -101,6 +101,11 @@ class TestStart:
         time, image = case.args()
         assert torch.equal(taps.run(time, image)[1]["input"], image)
 
+    def test_an_input_that_is_given_twice(self) -> None:
+        layers = found(lambda net, x, same: net.head(net.hidden(x)[-1] + same), X, X)
+        assert list(layers) == ["input", "c"]  # the second time, it is a path round a and b, up to the sum
+        assert list(found(lambda net, x, same: net.head(net.hidden(x)[-1]), X, X)) == ["input", "a", "b", "c"]
+
     def test_an_input_that_the_network_overwrites(self) -> None:
         taps, x = Taps(Net(lambda net, x: net.head(net.hidden(x.sub_(1))[-1]))), X.clone()
         assert torch.equal(taps.run(x)[1]["input"], X - 1)  # there was nothing to copy it yet

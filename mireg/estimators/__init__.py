@@ -12,9 +12,10 @@ from mireg.estimators.infonce import InfoNCE
 from mireg.estimators.kde import KDE
 from mireg.estimators.reference import KSG, HardBinning
 from mireg.estimators.renyi import Renyi
+from mireg.estimators.usable import Usable
 
 REGISTRY: dict[str, type[Estimator]] = {
-    cls.name: cls for cls in (KDE, Renyi, HSIC, CKA, Gaussian, Binning, InfoNCE, KSG, HardBinning)
+    cls.name: cls for cls in (Usable, KDE, Renyi, HSIC, CKA, Gaussian, Binning, InfoNCE, KSG, HardBinning)
 }
 
 
@@ -59,6 +60,7 @@ __all__ = [
     "HardBinning",
     "InfoNCE",
     "Renyi",
+    "Usable",
     "get",
     "names",
 ]

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mireg.estimators.target import check_target, codes
+
 
 class Estimator(ABC):
     """Estimate of the mutual information, or of the dependence, between samples of layers.
@@ -25,8 +27,9 @@ class Estimator(ABC):
     leave the range of numbers.
 
     Attributes:
-        measures: ``"mutual information"`` (nats), or ``"dependence"`` (a bounded index that is
-            not MI and is never reported as MI).
+        measures: ``"mutual information"`` (nats), ``"usable information"`` (nats, what readers of a stated family get
+            out: :class:`mireg.estimators.Usable`), or ``"dependence"`` (a bounded index that is not MI and is
+            never reported as MI).
         is_differentiable: whether gradients flow from the estimate back to the samples.
         is_learned: whether it must be fitted to samples before it says anything.
     """
@@ -67,6 +70,36 @@ class Estimator(ABC):
         check_samples(layers)
         check_finite(layers)
         return self.estimate(as_matrices(layers))
+
+    def about(self, layers: Sequence[Tensor], target: Tensor) -> Tensor:
+        """Estimates between each layer and a target, each layer's share computed once.
+
+        Args:
+            layers: L tensors (n, d_l), row i of each from the same sample; widths may differ.
+            target: row i for the same sample: integer classes (n,), where -100 marks rows to skip, or values, (n,)
+                or (n, k).
+
+        Returns:
+            (L,) tensor, float32 or wider.
+
+        Raises:
+            ValueError, TypeError: as for :meth:`successive`; on a target that does not fit the rows.
+        """
+        check_samples(layers, fewest=1)
+        check_finite(layers)
+        check_target(target, len(layers[0]))
+        if target.is_floating_point():
+            check_finite([target])
+        return self.estimate_about(as_matrices(layers), target)
+
+    def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
+        """:meth:`about` on checked (n, d_l) matrices and a checked target, with no check of the values."""
+        code, kept = codes(target, layers[0])
+        if kept is not None:
+            rows = kept.bool()
+            layers, code = [layer[rows] for layer in layers], code[rows]
+        between = [side for layer in layers for side in (layer, code)]
+        return self.estimate(between[:-1] if len(layers) > 1 else between)[::2]
 
     @abstractmethod
     def estimate(self, layers: list[Tensor]) -> Tensor:
@@ -124,10 +157,10 @@ class Estimator(ABC):
         return f"{type(self).__name__}({options})"
 
 
-def check_samples(layers: Sequence[Tensor]) -> None:
-    """Raise unless the layers are at least two floating-point tensors with the same n >= 2 rows."""
-    if len(layers) < 2:
-        raise ValueError(f"MI between successive layers needs at least 2 layers, got {len(layers)}")
+def check_samples(layers: Sequence[Tensor], fewest: int = 2) -> None:
+    """Raise unless the layers are floating-point tensors with the same n >= 2 rows, and enough of them."""
+    if len(layers) < fewest:
+        raise ValueError(f"MI between successive layers needs at least {fewest} layers, got {len(layers)}")
     for index, layer in enumerate(layers):
         if not isinstance(layer, Tensor):
             raise TypeError(f"layer {index} is a {type(layer).__name__}: make a tensor of it, as with torch.as_tensor")

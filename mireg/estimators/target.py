@@ -1,0 +1,48 @@
+"""Targets as matrices: classes become codes, values stay what they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""Class of a row that says nothing, as in :func:`torch.nn.functional.cross_entropy`."""
+
+
+def check_target(target: Tensor, rows: int) -> None:
+    """Raise unless a target has one class (n,) or values (n,) or (n, k) for each of n rows."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f"the target is a {type(target).__name__}: make a tensor of it, as with torch.as_tensor")
+    if target.is_complex():
+        raise TypeError(f"the target has dtype {target.dtype}: give classes (integers) or real values")
+    if target.ndim == 0 or target.shape[0] != rows or (target.ndim > 1 and not target.is_floating_point()):
+        raise ValueError(
+            f"the target has shape {tuple(target.shape)} and the layers have {rows} rows: give one class (n,) or values "
+            "(n,) or (n, k) for each row"
+        )
+
+
+def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A target as a matrix (n, k), and which rows count.
+
+    Values are taken as they are. Of classes, only those at hand have a column, however many there may be.
+    On an accelerator each row instead has a column ``[same class as that row] / sqrt(size of the class)``, which has the
+    same products and distances and is found without waiting for the device.
+
+    Args:
+        target: (n,) classes, :data:`IGNORED` where a row is to be skipped, or (n,) or (n, k) values.
+        like: on whose device and in whose dtype the code is.
+
+    Returns:
+        The code, and (n,) of 1 for rows that count and 0 for others; None where all do for certain.
+    """
+    target = target.detach().to(like.device)
+    if target.is_floating_point():
+        return target.to(like.dtype).flatten(1) if target.ndim > 1 else target.to(like.dtype)[:, None], None
+    kept = (target != IGNORED).to(like.dtype)
+    if like.device.type == "cpu":
+        classes, index = target.unique(return_inverse=True)
+        code = torch.nn.functional.one_hot(index, len(classes)).to(like.dtype)
+        return code, None if classes.min() > IGNORED or not (classes == IGNORED).any() else kept
+    same = (target[:, None] == target).to(like.dtype)
+    return same * same.sum(0).rsqrt(), kept

@@ -1,0 +1,280 @@
+"""Usable information: what a linear reader gets out of a layer about a target, judged on samples it has not seen."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mireg.estimators.base import Estimator, in_full_precision
+from mireg.estimators.gram import TINY
+from mireg.estimators.target import IGNORED, codes
+
+RIDGES = tuple(10.0**power for power in (-3, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 6))
+"""Of which ``ridge="auto"`` takes the best for each layer; with the last one nothing but the mean is predicted."""
+
+
+class Usable(Estimator):
+    """Usable information about a target in a layer, by ridge regression and leave-one-out prediction.
+
+    The target is predicted from the layer, each sample from all the others, and compared with predicting
+    the mean of the others: ``I = k/2 log(baseline error / prediction error)``, errors summed over k
+    dimensions. That is predictive V-information, with V the Gaussian readers whose mean is affine
+    in the layer and whose noise is the same in every dimension. For a Gaussian target of one dimension
+    it converges to Shannon's MI; in general it is a lower bound of it, and unlike it, it tells the layers
+    of a deterministic network apart. Because no sample has a part in its own prediction, a layer wider than the batch,
+    or a layer of noise, reads about 0. It can be slightly negative.
+
+    Of classes, the target is the one-hot code and the factor 1/2 instead of k/2: nats per dimension of the code, since
+    the dimensions of a code are no independent channels. Between two layers it says how well the
+    earlier one can be read back from the later one.
+
+    With K the Gram matrix of the standardised layer, r the ridge and ``A = (K + r I)^-1``, the leave-one-out residuals
+    are ``(A Y)_i / (A_ii - 1 / n r)``: one Cholesky decomposition per layer, n x n or d x d, whichever is
+    smaller; all layers of a width at once, the gradient in closed form.
+
+    Args:
+        ridge: added to the diagonal of the Gram matrix, whose trace is n for a layer of any width; ``"auto"``
+            takes for each layer the one of a fixed grid with the smallest leave-one-out error.
+        per_dimension: leave out the factor k, so that targets of any width are rewarded alike.
+        noise_floor: see :func:`mireg.estimators.gram.standardise`.
+        shared_noise: variance of noise in every unit of a layer, relative to the mean variance of the
+            first layer's units or to 1, whichever is less. Above 0, a layer that passes the signal on too faintly
+            reads less. Several values are taken in turn, the first one by the last layer.
+
+    Source: Xu et al., A theory of usable information under computational constraints, ICLR 2020; Allen, The
+    relationship between variable selection and data augmentation and a method for prediction,
+    Technometrics 16(1), 1974, for leave-one-out residuals in closed form (PRESS).
+
+    >>> x = torch.linspace(-1, 1, 64)[:, None]
+    >>> y = torch.linspace(-1, 1, 64).sign().long()
+    >>> Usable().about([x, torch.zeros(64, 3)], y).round(decimals=2)
+    tensor([0.68, 0.00])
+    """
+
+    name: ClassVar[str] = "usable"
+    measures: ClassVar[str] = "usable information"
+
+    def __init__(
+        self,
+        ridge: float | Literal["auto"] = "auto",
+        per_dimension: bool = False,
+        noise_floor: float = 1e-7,
+        shared_noise: float | Sequence[float] = 0.0,
+    ) -> None:
+        if ridge != "auto" and not (isinstance(ridge, int | float) and math.isfinite(ridge) and ridge > 0):
+            raise ValueError(f"ridge={ridge!r}: give a positive number or 'auto'")
+        self.ridge = ridge
+        self.per_dimension = per_dimension
+        self.noise_floor = noise_floor
+        self.shared_noise = (shared_noise,) if isinstance(shared_noise, int | float) else tuple(shared_noise)
+        if not self.shared_noise or not all(math.isfinite(level) and level >= 0 for level in self.shared_noise):
+            raise ValueError(f"shared_noise={shared_noise!r}: must be a finite number of at least 0, or several")
+
+    def estimate(self, layers: list[Tensor]) -> Tensor:
+        with in_full_precision(layers[0]):
+            n, noise = len(layers[0]), self._noise(layers)
+
+            def share(later: list[int]) -> Tensor:
+                read = torch.stack([layers[i - 1] for i in later])
+                mean = read.mean(-2, keepdim=True)
+                # The earlier layer is seen through the noise floors, too: rounding noise is nothing to read.
+                floor = self.noise_floor * mean.square().sum((-2, -1)) + noise[[i - 1 for i in later]] * read.shape[-1]
+                nats = self._read([layers[i] for i in later], read - mean, n * floor.detach(), noise[later], None)
+                return nats * self._factor(read.shape[-1])
+
+            return _grouped([(layers[i - 1].shape[1], layers[i].shape[1]) for i in range(1, len(layers))], share, 1)
+
+    def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
+        with in_full_precision(layers[0]):
+            code, kept = codes(target, layers[0])
+            centred = code - (code if kept is None else code * kept[:, None]).sum(0) / _count(code, kept)
+            if kept is not None:
+                centred = centred * kept[:, None]
+            noise, floor = self._noise(layers), torch.zeros_like(code[0, :1])
+            factor = self._factor(code.shape[1]) if target.is_floating_point() else 0.5
+
+            def share(indices: list[int]) -> Tensor:
+                return factor * self._read([layers[i] for i in indices], centred, floor, noise[indices], kept)
+
+            return _grouped([layer.shape[1] for layer in layers], share)
+
+    def _factor(self, dimensions: int) -> float:
+        return 0.5 if self.per_dimension else dimensions / 2
+
+    def _noise(self, layers: Sequence[Tensor]) -> Tensor:
+        """Variance (L,) of the noise in each unit of a layer."""
+        count = len(self.shared_noise)
+        levels = [self.shared_noise[(len(layers) - 1 - index) % count] for index in range(len(layers))]
+        unit = layers[0].detach().var(0, correction=0).mean().clamp_max(1)
+        return unit * torch.tensor(levels, dtype=unit.dtype).to(unit.device, non_blocking=True)
+
+    def _read(
+        self, layers: list[Tensor], target: Tensor, floor: Tensor, noise: Tensor, kept: Tensor | None
+    ) -> Tensor:
+        """Logarithm (g,) of the baseline's error over the prediction's, of a target ([g,] n, k) that has mean 0."""
+        stack, noise = torch.stack(layers), noise[:, None, None]
+        ridge = _best_ridge(stack, target, self.noise_floor, noise, kept) if self.ridge == "auto" else self.ridge
+        log: Tensor = _Reading.apply(stack, target, floor + TINY, self.noise_floor, noise, ridge, kept)
+        return log
+
+    def ceiling(self, n: int) -> float:
+        """Bound of what can be read of a layer in itself, over all its possible ranks."""
+        if self.per_dimension:
+            return math.log1p(n / self._least_ridge)
+        return max(rank * math.log1p(n / (rank * self._least_ridge)) for rank in range(1, n))
+
+    @property
+    def _least_ridge(self) -> float:
+        return RIDGES[0] if self.ridge == "auto" else float(self.ridge)
+
+
+class _Reading(torch.autograd.Function):
+    """Log of the leave-one-out error of the mean over that of ridge regression, with its gradient in closed form.
+
+    Takes layers (g, n, d), what is read of them ([g,] n, k) centred over the rows that are kept, a noise floor of the
+    target's squared length ([g]), and the options of :class:`Usable`; gives (g,).
+
+    With B = A Y, residuals E = B / a, a the diagonal of A less 1 / n r, W = E / a, V = A W and c = |E|^2 / a, the
+    derivative of the error J is ``dJ = tr(dK M) + 2 tr(V' dY)``, ``M = 2 A diag(c) A - B V' - V B'``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        layers: Tensor,
+        target: Tensor,
+        floor: Tensor,
+        noise_floor: float,
+        noise: Tensor,
+        ridge: float | Tensor,
+        kept: Tensor | None,
+    ) -> Tensor:
+        centred, mean, scale, count = _scaled(layers, noise_floor, noise, kept)
+        r = ridge[:, None, None] if isinstance(ridge, Tensor) else ridge
+        n, d = centred.shape[-2:]
+        wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        if d < n:  # A = (I - P Z') / r with P = Z (Z'Z + r I)^-1; scales are kept out of the large matrices
+            features = centred.mT @ centred
+            inverse = _inverse(features, r * scale)
+            projected = centred @ inverse
+            diagonal = (1 - (projected * centred).sum(-1, keepdim=True)) / r
+
+            def apply(x: Tensor) -> Tensor:
+                return (x - projected @ (centred.mT @ x)) / r
+        else:
+            resolvent = scale * _inverse(centred @ centred.mT, r * scale)
+            diagonal = resolvent.diagonal(dim1=-2, dim2=-1)[..., None]
+
+            def apply(x: Tensor) -> Tensor:
+                return resolvent @ x
+
+        b = apply(target)
+        a = diagonal - 1 / (count * r)
+        residual = b / a
+        error = residual.square().sum((-2, -1)) + floor
+        baseline = target.square().sum((-2, -1)) / (1 - 1 / count) ** 2 + floor
+        if wanted:
+            w = residual / a
+            v = apply(w)
+            c = (residual * w).sum(-1, keepdim=True)
+            if ctx.needs_input_grad[0]:
+                if d < n:
+                    by_kernel = 2 * scale * apply(c * projected) - b @ (v.mT @ centred) - v @ (b.mT @ centred)
+                else:
+                    outer = b @ v.mT
+                    m = 2 * (resolvent * c.mT) @ resolvent - outer - outer.mT
+                    by_kernel = m @ centred
+                by_scale = (by_kernel * centred).sum((-2, -1), keepdim=True) / scale.square()  # minus dJ / d scale
+                gradient = (2 / scale) * by_kernel - (2 * by_scale / count) * centred
+                if kept is not None:
+                    gradient = gradient * kept[:, None]
+                own = gradient.sum(-2, keepdim=True) / count
+                gradient = gradient - own - (2 * noise_floor * by_scale / count) * mean
+                if kept is not None:
+                    gradient = gradient * kept[:, None]
+                ctx.by_layer = gradient * (-1 / error)[:, None, None]
+            if ctx.needs_input_grad[1]:
+                ctx.by_target = target * (2 / baseline / (1 - 1 / count) ** 2)[:, None, None]
+                ctx.by_target = ctx.by_target - v * (2 / error)[:, None, None]
+        return (baseline / error).log()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        factor = gradients[0][:, None, None]
+        by_layer = factor * ctx.by_layer if ctx.needs_input_grad[0] else None
+        by_target = factor * ctx.by_target if ctx.needs_input_grad[1] else None
+        return by_layer, by_target, None, None, None, None, None
+
+
+def _grouped(keys: Sequence[Hashable], share: Callable[[list[int]], Tensor], first: int = 0) -> Tensor:
+    """Apply ``share`` once to the positions of each key, counted from ``first``, and join what it gives, (g,) each, in order."""
+    groups: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for position, key in enumerate(keys, first):
+        groups[key].append(position)
+    order = [position - first for positions in groups.values() for position in positions]
+    joined = torch.cat([share(positions) for positions in groups.values()])
+    if order == sorted(order):
+        return joined
+    return torch.stack([joined[order.index(position)] for position in range(len(keys))])
+
+
+def _count(rows: Tensor, kept: Tensor | None) -> float | Tensor:
+    """Number of rows (..., n, d) that count."""
+    return rows.shape[-2] if kept is None else kept.sum()
+
+
+def _scaled(
+    layers: Tensor, noise_floor: float, noise: Tensor, kept: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, float | Tensor]:
+    """Centred rows (g, n, d), 0 where not kept, their mean, total variance with floors (g, 1, 1) and number."""
+    count = _count(layers, kept)
+    rows = layers if kept is None else layers * kept[:, None]
+    mean = rows.sum(-2, keepdim=True) / count
+    centred = layers - mean
+    if kept is not None:
+        centred = centred * kept[:, None]
+    variance = centred.square().sum((-2, -1), keepdim=True) / count
+    floor = noise_floor * mean.square().sum(-1, keepdim=True) + noise * layers.shape[-1] + TINY
+    return centred, mean, variance + floor, count
+
+
+def _inverse(matrices: Tensor, ridge: float | Tensor) -> Tensor:
+    """Inverses (g, m, m) of positive semi-definite matrices plus a ridge; what is not finite gives NaN."""
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    factor = torch.linalg.cholesky_ex(matrices + ridge * identity).L  # which never waits for the device
+    return torch.cholesky_inverse(factor)
+
+
+@torch.no_grad()
+def _best_ridge(
+    layers: Tensor, target: Tensor, noise_floor: float, noise: Tensor, kept: Tensor | None
+) -> Tensor:
+    """Of :data:`RIDGES`, for each layer (g,), the one with the smallest leave-one-out error."""
+    centred, _, scale, count = _scaled(layers, noise_floor, noise, kept)
+    z = (centred * scale.rsqrt()).double()
+    y = target.double()
+    n, d = z.shape[-2:]
+    if d < n:
+        values, vectors = torch.linalg.eigh(z.mT @ z)
+        basis = z @ vectors
+    else:
+        values, vectors = torch.linalg.eigh(z @ z.mT)
+        basis = vectors * values.clamp_min(0).sqrt()[:, None]
+    projected = basis.mT @ y
+    errors = []
+    for ridge in RIDGES:
+        share = 1 / (values.clamp_min(0) + ridge)
+        residual = y - basis @ (share[..., None] * projected)
+        leverage = (basis.square() * share[:, None]).sum(-1, keepdim=True)
+        errors.append((residual / (1 - leverage - 1 / count)).square().sum((-2, -1)))
+    best = torch.stack(errors).argmin(0)
+    return torch.tensor(RIDGES, dtype=layers.dtype, device=layers.device)[best]
+
+
+__all__ = ["IGNORED", "RIDGES", "Usable"]

@@ -15,8 +15,8 @@ from torch import nn
 
 from mireg.estimators.base import as_matrices
 from mireg.layers import tensors_in
-from mireg.regularizer import pairs, prepare
-from mireg.triage import DEAD, ENOUGH, dead_pairs
+from mireg.regularizer import pairs
+from mireg.rows import pool
 from mireg.wrapper import MIRegularized, wrap
 
 REPEATS = 5

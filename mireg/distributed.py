@@ -33,6 +33,13 @@ def gather(layers: Sequence[Tensor]) -> list[Tensor]:
     return list(joined.split([layer.shape[1] for layer in flat], 1))
 
 
+def gather_plain(rows: Tensor) -> Tensor:
+    """The rows (n, ...) of all ranks, (world_size * n, ...), without a gradient; the rows of rank 0 first."""
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

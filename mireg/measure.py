@@ -14,7 +14,8 @@ from mireg import estimators
 from mireg.diagnostics import effective_parameters
 from mireg.estimators import Estimator
 from mireg.layers import INPUT, LayerSpec, Taps
-from mireg.regularizer import pairs, prepare
+from mireg.regularizer import pairs
+from mireg.rows import pool as prepare
 from mireg.wrapper import MIRegularized
 
 if TYPE_CHECKING:

@@ -1,74 +1,74 @@
-"""The reward: from the outputs of successive layers to one term of the loss."""
+"""The method: from the outputs of successive layers, and the target, to one term of the loss."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from mireg import estimators
-from mireg.balance import GradientBalance
-from mireg.distributed import gather, world_size
+from mireg.distributed import gather, gather_plain, mean_over_ranks, world_size
 from mireg.estimators import Estimator
-from mireg.estimators.base import as_matrices, check_samples
 from mireg.finite import FiniteWatch
-from mireg.schedules import Rescue, Schedule
-from mireg.triage import SHARED_NOISE, is_needed
+from mireg.layers import Layout
+from mireg.rows import choose_rows
+from mireg.schedules import Schedule
 
-MAP_FEATURES = 64
-"""Maps and sequences are average-pooled until channels times positions come near this number."""
+TARGET = "target"
+"""What the target is called in the names of estimates, ``"layer→target"``."""
+
+FEWEST_ROWS = 8
+"""Below which an estimate says nothing, and no term is added."""
+
+LARGEST_RATIO, SMALLEST_RATIO = 3.0, 1e-3
+"""Bounds of the ratio of gradients: in a dead network, whose last layer knows nothing yet, it would have none."""
+
+MEMORY = 0.98
+"""Of the running mean of that ratio, per use."""
 
 
 class MIRegularizer:
-    """Rewards the mutual information between successive layers.
+    """Rewards the information in successive layers.
 
-    The reward is the mean, over successive pairs, of the estimated MI in nats; the term is ``-weight``
-    times the reward. Balanced, its gradient is a push along the reward's, ``weight`` times as long as
-    the task's (:class:`mireg.balance.GradientBalance`); else it is the plain gradient of the term.
+    With a target, each layer T_l is rewarded for what it tells about it, I(T_l; Y); without one, each layer for
+    what it keeps of the one before, I(T_l; T_{l+1}). The term is
+
+        ``-weight * m * mean over layers of the estimate (nats)``
+
+    where m makes the weight relative to the task: the running mean of ``|d task / d T_L| / |d I_L / d T_L|`` at the
+    last layer T_L, from 0.001 to 3. A hook on T_L sees the task's gradient as the backward pass brings it, so there is
+    no second one; the ratio of a step acts from the next step on. At the first step m is 1.
 
     Args:
         estimator: any differentiable estimator. One that learns takes a step after each estimate, with its
             own optimizer; what it learns is in this state dict, not in the network's.
-        weight: schedule over the calls that :meth:`step` counts; with a :class:`mireg.schedules.Rescue` the
-            term stands aside for good if the network does not need it.
-        samples: rows of the batch that the estimate uses, all where there are fewer: the first ones, since
-            batches are shuffled and a leading slice is a view, the same rows of every layer.
+        weight: schedule over the calls that :meth:`step` counts.
+        samples: rows of the batch that the estimate uses (:func:`mireg.rows.choose_rows`).
         every: steps from one use of the term to the next; nothing is captured in between.
-        balanced: whether the gradient is balanced against the task's or is that of plain nats.
         gather: in data-parallel training, estimate on the rows of all ranks, ``samples`` in all, instead of
             on each rank's own. Every rank must have as many rows as the others.
-        shuffled: estimate between rows that do not belong together, which leaves every marginal
-            as it is and no dependence to reward: the control that a real effect must beat.
 
     Attributes:
-        needed: whether the network needs the term; None until the first use has judged it.
-        terms: the last estimates, by pair.
+        terms: the last estimates by name, detached.
+        note: why the last use added nothing, if it did not.
 
     Raises:
-        ValueError: if the estimator is not differentiable, or ``samples`` is below 2.
+        ValueError: if the estimator is not differentiable, or ``samples`` or ``every`` is too small.
     """
 
     def __init__(
-        self,
-        estimator: Estimator,
-        weight: Schedule,
-        *,
-        samples: int = 32,
-        every: int = 1,
-        balanced: bool = True,
-        gather: bool = False,
-        shuffled: bool = False,
+        self, estimator: Estimator, weight: Schedule, *, samples: int = 128, every: int = 1, gather: bool = False
     ) -> None:
         if not estimator.is_differentiable:
             raise ValueError(f"estimator {estimator.name!r} has no gradient: it can measure, not regularize")
-        if samples < 2:
-            raise ValueError(f"samples={samples}: an estimate needs at least 2 samples")
+        if samples < FEWEST_ROWS:
+            raise ValueError(f"samples={samples}: an estimate needs at least {FEWEST_ROWS} samples")
         if every < 1:
             raise ValueError(f"every={every}: the term is used at every step (1) or at every k-th")
         self.estimator = estimator
@@ -76,11 +76,10 @@ class MIRegularizer:
         self.samples = samples
         self.every = every
         self.gather = gather
-        self.shuffled = shuffled
-        self.balance = GradientBalance() if balanced else None
-        self.needed: bool | None = None if isinstance(weight, Rescue) else True
         self.terms: dict[str, Tensor] = {}
-        self._last = torch.zeros(())  # the reward, as of the last step that captured
+        self.note = ""
+        self._ratio: Tensor | None = None  # m
+        self._seen: Tensor | None = None  # squared lengths of both gradients at T_L in the last backward pass
         self._warnings: set[str] = set()
         self._watch = FiniteWatch()
         self.start_at(0)
@@ -88,129 +87,174 @@ class MIRegularizer:
     def start_at(self, step: int) -> None:
         """Move to a step, as a run does that resumes with its step count alone.
 
-        ``captures`` says whether the step needs the layers' outputs. It is a plain attribute, so that a
-        compiled forward pass depends on nothing that changes at every step.
+        ``active`` says whether the step uses the term. It is a plain attribute, so that a compiled forward pass
+        depends on nothing that changes at every step.
         """
         self.steps = step
-        self.active = self.needed is not False and step % self.every == 0 and self.weight(step) != 0
-        self.captures = self.active and (self.balance is None or self.balance.due(step // self.every))
-
-    def step(self, layers: Mapping[str, Tensor] | None, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """The term for one training step: 0-dim, weighted and signed, to be added to the loss.
-
-        Args:
-            layers: outputs of successive layers in order, n rows each; None at a step that captures nothing.
-            parameters: of the network, over which the term is balanced against the task.
-
-        Raises:
-            ValueError: if the weight is not a number at least 0.
-        """
-        weight = self.weight(self.steps)
+        weight = self.weight(step)
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(
-                f"weight is {weight!r} at step {self.steps}: a schedule must give finite values of at least 0"
-            )
-        reward = None
-        if layers is not None and self._too_few(layers):
-            self._warn_once("a batch with a single sample says nothing of MI: the term rests at that step")
-            self.start_at(self.steps + 1)
-            return torch.zeros_like(self._last)
-        if layers is not None:
-            rows = self._rows(layers)
-            if self.needed is None:
-                self.needed = is_needed(rows)
-            reward = self._reward(pairs(layers), rows)
-        term = self._term(weight, reward, list(parameters)) if self.needed else torch.zeros_like(self._last)
-        self.start_at(self.steps + 1)
-        if self.balance is not None and not self.weight(self.steps):
-            self.balance.release()
-        return term
-
-    def _too_few(self, layers: Mapping[str, Tensor]) -> bool:
-        """Whether no estimate can be made, on all ranks together where they are gathered."""
-        return len(next(iter(layers.values()))) * (world_size() if self.gather else 1) < 2
-
-    def _rows(self, layers: Mapping[str, Tensor]) -> list[Tensor]:
-        """What the estimate uses of each layer, as matrices."""
-        ranks = world_size() if self.gather else 1
-        chosen = [prepare(layer, max(1, self.samples // ranks)) for layer in layers.values()]
-        if ranks > 1:
-            chosen = gather(as_matrices(chosen))
-        check_samples(chosen)
-        return as_matrices(chosen)
-
-    def _reward(self, names: list[str], rows: list[Tensor]) -> Tensor:
-        if self.shuffled:
-            rows = [layer[torch.randperm(len(layer), device=layer.device)] for layer in rows]
-        information = self.estimator.estimate(rows)
-        if information.requires_grad:
-            self.estimator.learn(information)
-        if not any(layer.requires_grad for layer in rows):
-            information = information.detach()
-        self.terms = dict(zip(names, information.detach().unbind(), strict=True))
-        self._warn_of([names[index] for index in self._watch(information.detach())])
-        reward = information.mean()
-        self._last = reward.detach()
-        return reward
-
-    def _term(self, weight: float, reward: Tensor | None, parameters: list[nn.Parameter]) -> Tensor:
-        if not any(p.requires_grad for p in parameters) or (reward is not None and not reward.requires_grad):
-            self._warn_once("the MI term has no gradient: no layer that it sees depends on a trained parameter")
-            return -weight * (self._last if reward is None else reward.detach())
-        if self.balance is not None and weight:
-            return self.balance(-weight * self._last, reward, weight, parameters)
-        return -weight * (self._last if reward is None else reward)
-
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warnings:
-            self._warnings.add(text)
-            warnings.warn(text, stacklevel=5)
-
-    def _warn_of(self, broken: list[str]) -> None:
-        if broken:
-            warnings.warn(
-                f"the MI term is not finite at step {self.steps} or just before, in {', '.join(broken)}: a layer of "
-                "that pair holds NaN or infinity, or the estimator broke",
-                RuntimeWarning,
-                stacklevel=4,
-            )
+            raise ValueError(f"weight is {weight!r} at step {step}: a schedule must give finite values of at least 0")
+        self.active = step % self.every == 0 and weight != 0
 
     def skip(self) -> None:
         """Count a step at which the term is not used."""
         self.start_at(self.steps + 1)
 
+    def step(
+        self, layers: Mapping[str, Tensor], target: Tensor | None = None, layouts: Mapping[str, Layout] | None = None
+    ) -> Tensor | None:
+        """The term for one training step: 0-dim, weighted and signed, to be added to the loss.
+
+        Args:
+            layers: outputs of successive layers in order, (n, channels, positions ...) each.
+            target: see :func:`mireg.rows.choose_rows`; None rewards what the layers know of each other.
+            layouts: where the network itself has samples and channels; left out, first and second.
+
+        Returns:
+            None where there is nothing to reward; :attr:`note` then says why.
+
+        Raises:
+            ValueError: if the target does not fit the layers.
+        """
+        weight = self.weight(self.steps)
+        names, outputs = list(layers), list(layers.values())
+        trained = [output.requires_grad for output in outputs]
+        self.note = self._nothing_to_reward(outputs, trained)
+        if self.note:
+            self._warn_once(f"no term is added: {self.note}")
+            self.skip()
+            return None
+        last = len(trained) - 1 - trained[::-1].index(True)
+        source = outputs[last]
+        outputs[last] = source.view_as(source)  # a branch of its own, so that the term's gradient can be told apart
+
+        rows, code = self._rows(outputs, target)
+        if code is None:
+            information = self.estimator.estimate(rows)
+            rewarded = [a or b for a, b in itertools.pairwise(trained)]
+            self._record(pairs(names), information)
+        else:
+            information = self.estimator.estimate_about(rows, code)
+            rewarded = trained
+            self._record([f"{name}→{TARGET}" for name in names], information)
+        if information.requires_grad:
+            self.estimator.learn(information)
+        reward = (information if all(rewarded) else information[rewarded]).mean()
+
+        strength = weight * self._balance(information)
+        term = -strength * reward
+        if reward.requires_grad and torch.is_grad_enabled():
+            layout = (layouts or {}).get(names[last], Layout())
+            _Gradients(self, source, outputs[last], layout, strength / sum(rewarded))
+        self.skip()
+        return term
+
+    def _nothing_to_reward(self, outputs: Sequence[Tensor], trained: Sequence[bool]) -> str:
+        ranks = world_size() if self.gather else 1
+        if len(outputs) < 2:
+            return "fewer than two layers ran in this pass"
+        if not any(trained):
+            return "no layer that it sees depends on a trained parameter"
+        if len(outputs[0]) * ranks < FEWEST_ROWS and all(math.prod(o.shape[2:]) == 1 for o in outputs):
+            return f"a batch of {len(outputs[0])} samples is too small to say anything of information"
+        return ""
+
+    def _rows(self, outputs: Sequence[Tensor], target: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        """Matrices, and a target to go with them, of all ranks together where that is asked for."""
+        ranks = world_size() if self.gather else 1
+        rows, code = choose_rows(outputs, target, max(1, self.samples // ranks), self.steps)
+        if ranks > 1:
+            rows, code = gather(rows), None if code is None else gather_plain(code)
+        return rows, code
+
+    def _balance(self, like: Tensor) -> Tensor:
+        """m: what makes the weight relative to the task's gradient, on the device."""
+        if self._ratio is None:
+            self._ratio = torch.ones((), dtype=torch.float32, device=like.device)
+        if self._seen is not None:
+            (seen,) = mean_over_ranks([self._seen], [self._seen])
+            assert seen is not None
+            task, own = seen
+            ratio = (task / own).sqrt().clamp(SMALLEST_RATIO, LARGEST_RATIO)
+            moved = MEMORY * self._ratio + (1 - MEMORY) * ratio
+            self._ratio = torch.where(moved.isfinite(), moved, self._ratio)
+            self._seen = None
+        return self._ratio
+
+    def see(self, task: Tensor, own: Tensor) -> None:
+        """Take note of squared lengths (0-dim) of the task's and of the estimate's gradient at the last layer."""
+        self._seen = torch.stack([task, own])
+
+    def _record(self, names: list[str], information: Tensor) -> None:
+        self.terms = dict(zip(names, information.detach().unbind(), strict=True))
+        broken = [names[index] for index in self._watch(information.detach())]
+        if broken:
+            warnings.warn(
+                f"the MI term is not finite at step {self.steps} or just before, in {', '.join(broken)}: a layer "
+                "there holds NaN or infinity, or the estimator broke",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warnings:
+            self._warnings.add(text)
+            warnings.warn(text, stacklevel=4)
+
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: step count, verdict, last reward, balance in force, what the estimator learned."""
-        balance = self.balance.state_dict() if self.balance else None
-        estimator = self.estimator.state_dict()
+        """What a resumed run needs: step count, balance, and what the estimator learned. Reading it changes nothing."""
         return {
             "steps": self.steps,
-            "needed": self.needed,
-            "reward": self._last,
-            "balance": balance,
-            "estimator": estimator,
+            "ratio": self._ratio,
+            "seen": self._seen,
+            "estimator": self.estimator.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
-        self.needed = state["needed"]
-        self._last = state["reward"]
+        self._ratio, self._seen = state["ratio"], state["seen"]
         self.estimator.load_state_dict(state["estimator"])
-        if self.balance is not None:
-            self.balance.load_state_dict(state["balance"])
         self.start_at(state["steps"])
 
 
-TRAINING: dict[str, dict[str, Any]] = {
-    "kde": {"shared_noise": SHARED_NOISE},
-    "binning": {"slicing": "covarying", "noise": 1.0, "shared_noise": SHARED_NOISE},
-}
-"""Options with which a named estimator is rewarded, beyond its own defaults."""
+class _Gradients:
+    """Looks at what one backward pass brings to the last layer: the task's gradient, and the term's.
 
+    The term's own branch leaves the layer by a view, whose gradient is the term's alone; the gradient of the
+    layer itself is the sum of both. The term's comes first: its nodes were made last.
 
-def for_training(name: str) -> Estimator:
-    """The estimator of that name, set up to be rewarded."""
-    return estimators.get(name, **TRAINING.get(name, {}))
+    Args:
+        regularizer: told of both.
+        source: the layer as the estimate has it, with samples and channels first.
+        branch: a view of it that the term alone uses.
+        layout: where the network has these dimensions.
+        strength: what the layer's estimate was multiplied by, 0-dim.
+    """
+
+    def __init__(
+        self, regularizer: MIRegularizer, source: Tensor, branch: Tensor, layout: Layout, strength: Tensor
+    ) -> None:
+        self.regularizer = regularizer
+        self.layout = layout
+        self.strength = strength.detach()
+        self.own: Tensor | None = None
+        branch.register_hook(self.see_own)
+        edge = get_gradient_edge(source)
+        node, self.output = edge.node, edge.output_nr
+        if layout.moves(source):  # then the network's own tensor is the one that was viewed
+            node, self.output = node.next_functions[0]
+        node.register_prehook(self.see_all)
+
+    def see_own(self, gradient: Tensor) -> None:
+        self.own = self.layout.restore(gradient.detach()).float()
+
+    def see_all(self, gradients: Sequence[Tensor | None]) -> None:
+        gradient, own = gradients[self.output], self.own
+        self.own = None
+        if gradient is None or own is None:  # a backward pass of the task alone, or a second one
+            return
+        task = (gradient.detach().float() - own).square().sum()
+        self.regularizer.see(task, (own / self.strength).square().sum())
 
 
 def pairs(layers: Iterable[str]) -> list[str]:
@@ -223,23 +267,15 @@ def pairs(layers: Iterable[str]) -> list[str]:
     return [f"{a}→{b}" for a, b in itertools.pairwise(names)]
 
 
-def prepare(layer: Tensor, samples: int) -> Tensor:
-    """The rows of a layer that an estimate uses, feature maps and sequences average-pooled.
-
-    Pooling keeps what a map says and drops where in detail: on whole maps the estimate saturates
-    and its gradient works against the task.
-
-    Args:
-        layer: (n, channels, positions ...).
-        samples: rows to take.
-    """
-    rows = layer[:samples]
-    places = rows.shape[2:]
-    if 1 <= len(places) <= len(POOLS):
-        side = max(1, round((MAP_FEATURES / rows.shape[1]) ** (1 / len(places))))
-        rows = POOLS[len(places) - 1](rows, [min(side, size) for size in places])
-    return rows
+FOR_TRAINING: dict[str, dict[str, Any]] = {
+    "usable": {"ridge": 0.1, "per_dimension": True, "shared_noise": (0.1, 1e-3)},
+    "kde": {"shared_noise": 0.01},
+    "binning": {"slicing": "covarying", "noise": 1.0, "shared_noise": 0.01},
+}
+"""Options with which a named estimator is rewarded, beyond its own defaults. Noise that all layers share makes a
+layer's scale count: a signal fainter than it brings no gradient back."""
 
 
-POOLS: tuple[Callable[[Tensor, Any], Tensor], ...] = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
-"""By number of position dimensions, from 1."""
+def for_training(name: str) -> Estimator:
+    """The estimator of that name, set up to be rewarded."""
+    return estimators.get(name, **FOR_TRAINING.get(name, {}))

@@ -42,14 +42,6 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Rescue(Linear):
-    """:class:`Linear`, for a network that needs it: in any other the term stands aside.
-
-    The network is judged once, at the first step that uses the term (:func:`mireg.triage.is_needed`).
-    """
-
-
-@dataclass(frozen=True)
 class Cosine:
     """Half a cosine from ``start`` to ``end`` over ``steps`` steps, constant afterwards.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import Any
 
 import torch
@@ -10,16 +12,21 @@ from torch import Tensor, nn
 from mireg import schedules
 from mireg.estimators import Estimator
 from mireg.layers import LayerSpec, Taps
-from mireg.regularizer import MIRegularizer, for_training
+from mireg.regularizer import TARGET, MIRegularizer, for_training
 from mireg.schedules import Schedule
+
+LOGGER = logging.getLogger(__name__)
 
 PREFIX = "module."
 
 OWN = ("module", "taps", "regularizer", "training")
 """Attributes that the wrapper itself has; the others are the network's."""
 
-DEFAULT_WEIGHT = schedules.Rescue(start=1.0, steps=200)
-"""As strong as the task at first, off once information flows, and not on at all where it does already."""
+DEFAULT_WEIGHT = schedules.Linear(start=4.0, steps=400)
+"""Four times the task's gradient at the last layer, shared by all layers, falling to nothing over 400 steps."""
+
+LABEL_FREE = 0.25
+"""Share of the weight with which the term acts where it is given no target."""
 
 
 class MIRegularized(nn.Module):
@@ -38,14 +45,16 @@ class MIRegularized(nn.Module):
         self.training = module.training
         self._ran = False  # a training forward since the last mi_loss()
         self._caught: dict[str, Tensor] | None = None
+        self._announced = ""
         self.register_state_dict_post_hook(_strip_prefix)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; in training, keep the outputs of its layers for :meth:`mi_loss`."""
-        self._caught = None
-        self._ran = self.training and self.module.training and torch.is_grad_enabled()
-        if not (self._ran and self.regularizer.captures):
+        if not (self.training and self.module.training and torch.is_grad_enabled()):
+            return self.module(*args, **kwargs)  # what a training forward caught before stays
+        self._ran, self._caught = True, None
+        if not self.regularizer.active:
             return self.module(*args, **kwargs)
         if self.taps.layouts is None:  # called here rather than by run(), it is one graph break, and only once
             result, self._caught = self.taps.observe(*args, **kwargs)
@@ -53,16 +62,25 @@ class MIRegularized(nn.Module):
             result, self._caught = self.taps.run(*args, **kwargs)
         return result
 
-    def mi_loss(self) -> Tensor:
+    def mi_loss(self, target: Tensor | None = None) -> Tensor:
         """The term of the last training forward, to be added to the task's loss.
 
+        Args:
+            target: what the layers are rewarded for knowing, on any device: integer classes (n,); values (n,) or
+                (n, k), or of any shape that starts with n; or one class per position (n, positions ...), as for
+                tokens and pixels, where -100 is skipped. Without it the layers are rewarded for what each keeps of
+                the one before, with a quarter of the weight.
+
         Returns:
-            0-dim tensor, already weighted and signed. Where the weight is 0, a zero without a gradient.
+            0-dim tensor, already weighted and signed. A zero without a gradient where there is nothing to add: in
+            eval mode, without gradients, at weight 0, in a network that offers nothing to reward (:attr:`verdict`).
 
         Raises:
-            RuntimeError: if no training forward came since the last call.
-            ValueError: if fewer than two layers ran.
+            RuntimeError: in training, if no training forward came since the last call.
+            ValueError: if the target does not fit the rows of the layers.
         """
+        if not (self.training and self.module.training and torch.is_grad_enabled()):
+            return self._zero()
         caught, self._caught = self._caught, None
         ran, self._ran = self._ran, False
         if not self.regularizer.active:
@@ -73,22 +91,55 @@ class MIRegularized(nn.Module):
                 "mi_loss() has nothing to work on: call it once after each forward of the wrapped model, made in "
                 "training mode (model.train()), outside torch.no_grad(), and through the wrapper, not the bare module"
             )
-        if caught is not None and len(caught) < 2:
-            raise ValueError(
-                f"only {len(caught)} of the layers {self.taps.chain} ran in the last forward: choose layers that every "
-                "forward runs; a network that was compiled must be wrapped before it runs"
-            )
-        return self.regularizer.step(caught, self.module.parameters())
+        if not caught:
+            self._announce()
+            self.regularizer.skip()
+            return self._zero()
+        term = self.regularizer.step(caught, target, self.taps.known_layouts)
+        self._announce()
+        if term is None:
+            return self._zero()
+        return term if target is not None else LABEL_FREE * term
+
+    @property
+    def verdict(self) -> str:
+        """Whether the term acts, on what, and why, in a sentence."""
+        regularizer = self.regularizer
+        if regularizer.weight(regularizer.steps) == 0:
+            if regularizer.steps and regularizer.terms:
+                return f"inactive: its weight has fallen to 0 by step {regularizer.steps}"
+            return "inactive: its weight is 0"
+        if self.taps.reason:
+            return f"inactive: {self.taps.reason}"
+        if not self.taps.chain:
+            return "not known yet: no training forward has run"
+        if regularizer.note:
+            return f"inactive at the last step: {regularizer.note}"
+        chain = self.taps.chain
+        about = any(name.endswith(f"→{TARGET}") for name in regularizer.terms)
+        what = "the target" if about else "the layer before" if regularizer.terms else "the target, if it is given one,"
+        return (
+            f"active: rewards information about {what} in {len(chain)} layers from {chain[0]!r} to {chain[-1]!r} "
+            f"({regularizer.estimator.name})"
+        )
+
+    def _announce(self) -> None:
+        """Log the verdict when it changes; warn once where the term can't act at all."""
+        reason = self.taps.reason
+        verdict = reason or self.regularizer.note or self.verdict
+        if verdict != self._announced:
+            self._announced = verdict
+            LOGGER.info("mireg: %s", self.verdict)
+            if reason:
+                warnings.warn(f"the MI term adds nothing: {reason}", stacklevel=3)
 
     def mi_terms(self) -> dict[str, Tensor]:
-        """The last estimates, ``"layer_a→layer_b"`` to nats: 0-dim, detached, not weighted."""
+        """The last estimates, ``"layer→target"`` or ``"layer_a→layer_b"`` to nats: 0-dim, detached, not weighted."""
         return dict(self.regularizer.terms)
 
     def unwrap(self) -> nn.Module:
         """The original network, its hooks removed; the wrapper is of no further use."""
         self.taps.remove()
-        if self.regularizer.balance is not None:
-            self.regularizer.balance.close()
         self._caught = None
         return self.module
 
@@ -131,15 +182,14 @@ class MIRegularized(nn.Module):
 def wrap(
     module: nn.Module,
     layers: LayerSpec = "auto",
-    estimator: str | Estimator = "kde",
+    estimator: str | Estimator = "usable",
     weight: float | Schedule = DEFAULT_WEIGHT,
     *,
-    samples: int = 32,
+    samples: int = 128,
     every: int = 1,
-    balanced: bool = True,
     gather: bool = False,
 ) -> MIRegularized:
-    """Add the reward of MI between successive layers to a network.
+    """Add a reward of the information in successive layers to a network.
 
     Args:
         module: the network; it is not copied.
@@ -147,18 +197,17 @@ def wrap(
             left out), module names, globs such as ``"layer*.*"``, module types, a predicate of (name,
             module), or a list of these.
         estimator: a name that :func:`mireg.estimators.get` knows, or an estimator.
-        weight: of the term, a number or a schedule of the step: with ``balanced``, the length of its push
-            relative to the task's gradient, parameter by parameter. 0 leaves losses, gradients and
-            random numbers as they are without the wrapper, to the bit. By default so does a network that passes
-            information on already (:class:`mireg.schedules.Rescue`); a weight of your own is always used.
-        samples: rows of each batch that the estimate uses, the first ones.
+        weight: of the term, a number or a schedule of the step, relative to the task's gradient at the last
+            layer (:class:`mireg.MIRegularizer`), so that one default serves every network. 0 leaves losses, gradients
+            and random numbers bit-identical to those without the wrapper.
+        samples: rows of each batch that the estimate uses, the first ones; of a target with a class per position, four
+            times as many positions.
         every: steps from one use of the term to the next; nothing is captured in between.
-        balanced: False lets ``weight`` multiply the mean MI in nats, with its plain gradient.
         gather: in data-parallel training, estimate on the rows of all ranks together, with gradient, instead
             of on each rank's own.
 
     Returns:
-        The wrapped network: train it with ``loss = criterion(model(x), y) + model.mi_loss()``.
+        The wrapped network: train it with ``loss = criterion(model(x), y) + model.mi_loss(y)``.
 
     Raises:
         ValueError: on an unknown or non-differentiable estimator, a pattern that matches no module, a
@@ -166,15 +215,16 @@ def wrap(
         TypeError: if ``module`` is not a module, or is wrapped already.
 
     Source: Hodas & Stinis, Doing the impossible: why neural networks can be trained at all, Frontiers
-    in Psychology 9:1185, 2018, for the role of MI between layers; rewarding it is this library's step.
+    in Psychology 9:1185, 2018, for the role of MI between layers; Xu et al., A theory of usable information
+    under computational constraints, ICLR 2020, for what is rewarded. Rewarding it in the loss is this library's step.
 
     >>> import torch, mireg
     >>> model = mireg.wrap(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)))
     >>> x, y = torch.randn(16, 4), torch.randint(2, (16,))
-    >>> loss = torch.nn.functional.cross_entropy(model(x), y) + model.mi_loss()
+    >>> loss = torch.nn.functional.cross_entropy(model(x), y) + model.mi_loss(y)
     >>> loss.backward()
     >>> list(model.mi_terms())
-    ['input→1', '1→2']
+    ['input→target', '1→target']
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"wrap() takes a torch.nn.Module, not {type(module).__name__}")
@@ -182,9 +232,7 @@ def wrap(
         raise TypeError("the network is wrapped already: call unwrap() first")
     if isinstance(estimator, str):
         estimator = for_training(estimator)
-    regularizer = MIRegularizer(
-        estimator, schedules.as_schedule(weight), samples=samples, every=every, balanced=balanced, gather=gather
-    )
+    regularizer = MIRegularizer(estimator, schedules.as_schedule(weight), samples=samples, every=every, gather=gather)
     return MIRegularized(module, Taps(module, layers), regularizer)
 
 

@@ -17,8 +17,8 @@ def check_target(target: Tensor, rows: int) -> None:
         raise TypeError(f"the target has dtype {target.dtype}: give classes (integers) or real values")
     if target.ndim == 0 or target.shape[0] != rows or (target.ndim > 1 and not target.is_floating_point()):
         raise ValueError(
-            f"the target has shape {tuple(target.shape)} and the layers have {rows} rows: give one class (n,) or values "
-            "(n,) or (n, k) for each row"
+            f"the target has shape {tuple(target.shape)} and the layers have {rows} rows: give one class (n,) or "
+            "values (n,) or (n, k) for each row"
         )
 
 
@@ -26,8 +26,8 @@ def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """A target as a matrix (n, k), and which rows count.
 
     Values are taken as they are. Of classes, only those at hand have a column, however many there may be.
-    On an accelerator each row instead has a column ``[same class as that row] / sqrt(size of the class)``, which has the
-    same products and distances and is found without waiting for the device.
+    On an accelerator each row instead has a column ``[same class as that row] / sqrt(size of the class)``, which has
+    the same products and distances and is found without waiting for the device.
 
     Args:
         target: (n,) classes, :data:`IGNORED` where a row is to be skipped, or (n,) or (n, k) values.

@@ -113,9 +113,7 @@ class Usable(Estimator):
         unit = layers[0].detach().var(0, correction=0).mean().clamp_max(1)
         return unit * torch.tensor(levels, dtype=unit.dtype).to(unit.device, non_blocking=True)
 
-    def _read(
-        self, layers: list[Tensor], target: Tensor, floor: Tensor, noise: Tensor, kept: Tensor | None
-    ) -> Tensor:
+    def _read(self, layers: list[Tensor], target: Tensor, floor: Tensor, noise: Tensor, kept: Tensor | None) -> Tensor:
         """Logarithm (g,) of the baseline's error over the prediction's, of a target ([g,] n, k) that has mean 0."""
         stack, noise = torch.stack(layers), noise[:, None, None]
         ridge = _best_ridge(stack, target, self.noise_floor, noise, kept) if self.ridge == "auto" else self.ridge
@@ -213,7 +211,7 @@ class _Reading(torch.autograd.Function):
 
 
 def _grouped(keys: Sequence[Hashable], share: Callable[[list[int]], Tensor], first: int = 0) -> Tensor:
-    """Apply ``share`` once to the positions of each key, counted from ``first``, and join what it gives, (g,) each, in order."""
+    """Apply ``share`` once to the positions of each key, counted from ``first``, and join what it gives in order."""
     groups: defaultdict[Hashable, list[int]] = defaultdict(list)
     for position, key in enumerate(keys, first):
         groups[key].append(position)
@@ -252,9 +250,7 @@ def _inverse(matrices: Tensor, ridge: float | Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _best_ridge(
-    layers: Tensor, target: Tensor, noise_floor: float, noise: Tensor, kept: Tensor | None
-) -> Tensor:
+def _best_ridge(layers: Tensor, target: Tensor, noise_floor: float, noise: Tensor, kept: Tensor | None) -> Tensor:
     """Of :data:`RIDGES`, for each layer (g,), the one with the smallest leave-one-out error."""
     centred, _, scale, count = _scaled(layers, noise_floor, noise, kept)
     z = (centred * scale.rsqrt()).double()

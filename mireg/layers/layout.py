@@ -22,9 +22,15 @@ class Layout:
 
     def arrange(self, tensor: Tensor) -> Tensor:
         """The tensor viewed as (samples, channels, positions ...)."""
-        if tensor.ndim < 3 or (self.batch, self.channels) == (0, 1):
-            return tensor
-        return tensor.movedim((self.batch, self.channels), (0, 1))
+        return tensor.movedim((self.batch, self.channels), (0, 1)) if self.moves(tensor) else tensor
+
+    def restore(self, tensor: Tensor) -> Tensor:
+        """The reverse of :meth:`arrange`."""
+        return tensor.movedim((0, 1), (self.batch, self.channels)) if self.moves(tensor) else tensor
+
+    def moves(self, tensor: Tensor) -> bool:
+        """Whether a tensor, as the network or the estimate has it, has these dimensions elsewhere."""
+        return tensor.ndim >= 3 and (self.batch, self.channels) != (0, 1)
 
 
 @dataclass(frozen=True)

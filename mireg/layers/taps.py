@@ -59,6 +59,11 @@ class Taps:
         """The layers of the last observed pass, in execution order: at least two, or none."""
         return list(self._chains[0].layers) if self._chains else []
 
+    @property
+    def known_layouts(self) -> dict[str, Layout]:
+        """Of every layer of the observed passes, by name."""
+        return {key: layer.layout for chain in reversed(self._chains) for key, layer in chain.layers.items()}
+
     def run(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
         """Run the network and return what it returns, and the outputs of its layers by name.
 

@@ -1,0 +1,118 @@
+"""Which rows of the layers and of the target an estimate sees: samples, or positions in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
+
+from mireg.estimators.base import as_matrices
+from mireg.estimators.target import IGNORED
+
+POOLED = 64
+"""Maps and sequences are average-pooled until channels times positions come near this number."""
+
+POSITIONS = 4
+"""Positions that stand for one sample: neighbours in a sequence or a map say much the same."""
+
+CANDIDATES = 4
+"""Positions looked at for each one taken, so that those with a target can be preferred."""
+
+POOLS = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
+"""By number of position dimensions, from 1."""
+
+
+def choose_rows(
+    layers: Sequence[Tensor], target: Tensor | None, samples: int, step: int
+) -> tuple[list[Tensor], Tensor | None]:
+    """The rows of layers and target that an estimate uses.
+
+    Batches are shuffled, so the samples are the first ones: a leading slice is a view. Of a target with a class
+    per position the rows are positions instead, :data:`POSITIONS` times as many, evenly spaced, others at each step.
+
+    Args:
+        layers: L tensors (n, channels, positions ...).
+        target: (n,) or (n, positions ...) integer classes, (n, ...) values; None without one. Classes of all positions
+            in one row, (n * positions,), are taken, too.
+        samples: at most so many.
+        step: varies the positions.
+
+    Returns:
+        L matrices (rows, d_l) and a target of (rows,) classes or (rows, k) values.
+
+    Raises:
+        ValueError: if the target does not fit the layers' rows.
+    """
+    n = len(layers[0])
+    if target is None:
+        return as_matrices([pool(layer, samples) for layer in layers]), None
+    target = target.detach().to(layers[0].device)
+    if target.dtype == torch.bool:
+        target = target.long()
+    if target.ndim == 1 and len(target) != n and not target.is_floating_point():
+        places = math.prod(layers[-1].shape[2:])
+        if places > 1 and len(target) == n * places:
+            target = rearrange(target, "(n places) -> n places", n=n)
+    if target.ndim == 0 or len(target) != n or target.is_complex():
+        raise ValueError(
+            f"the target has shape {tuple(target.shape)} and the last layer {tuple(layers[-1].shape)}: give one class "
+            f"or row of values for each of the {n} samples, or a class for each position, (samples, positions ...)"
+        )
+    if target.is_floating_point():
+        return as_matrices([pool(layer, samples) for layer in layers]), as_matrices([pool(target, samples)])[0]
+    if target.ndim == 1 or target[0].numel() == 1:
+        return as_matrices([pool(layer, samples) for layer in layers]), target.flatten()[:samples]
+    sample, place = _positions(target, POSITIONS * samples, step)
+    rows = [_at(layer, sample, place, target.shape[1:]) for layer in layers]
+    return as_matrices(rows), target.flatten(1)[sample, place]
+
+
+def pool(layer: Tensor, samples: int) -> Tensor:
+    """The first samples of a layer (n, channels, positions ...), feature maps and sequences average-pooled.
+
+    Pooling keeps what a map says and drops where in detail: on whole maps an estimate of n rows saturates.
+    """
+    rows = layer[:samples]
+    places = rows.shape[2:]
+    if 1 <= len(places) <= len(POOLS):
+        side = max(1, round((POOLED / rows.shape[1]) ** (1 / len(places))))
+        rows = POOLS[len(places) - 1](rows, [min(side, size) for size in places])
+    return rows
+
+
+def _positions(target: Tensor, count: int, step: int) -> tuple[Tensor, Tensor]:
+    """Samples and flat positions (rows,) that are evenly spaced, those with a target first."""
+    total = target.numel()
+    stride = max(1, total // (CANDIDATES * count))
+    spaced = torch.arange(step % stride, total, stride, device=target.device)
+    ignored = target.flatten()[spaced] == IGNORED
+    # Every k-th of what is left, so that the rows come from all over the batch.
+    order = spaced[ignored.to(torch.uint8).argsort(stable=True)]
+    spacing = max(1, len(order) // count) if len(order) > count else 1
+    first = torch.arange(len(order), device=target.device)
+    turn = (first % spacing) * len(order) + first  # one in each group of `spacing`, then the next in each
+    kept = order[turn.argsort()][:count]
+    kept = kept[(target.flatten()[kept] == IGNORED).to(torch.uint8).argsort(stable=True)]
+    places = target[0].numel()
+    return kept // places, kept % places
+
+
+def _at(layer: Tensor, sample: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
+    """Features (rows, channels) of a layer at flat positions of a target of that shape, nearest where sizes differ."""
+    if layer.ndim == 2:
+        return layer[sample]
+    own = layer.shape[2:]
+    if len(own) == len(shape):
+        flat = torch.zeros_like(place)
+        left = place
+        inner = 1
+        for size, wanted in zip(reversed(own), reversed(shape), strict=True):
+            flat = flat + (left % wanted) * size // wanted * inner
+            left, inner = left // wanted, inner * size
+    else:
+        flat = place * math.prod(own) // math.prod(shape)
+    return layer.flatten(2)[sample, :, flat]

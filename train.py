@@ -20,8 +20,8 @@ from rich.console import Console
 from torch import nn
 
 import models
-from eval import report
 from mireg import estimators
+from mireg.ablation import report
 from mireg.ablation.arms import ARMS
 from mireg.ablation.cluster import run_on_ray
 from mireg.ablation.config import Cell, Study
@@ -203,7 +203,7 @@ def read_command_line(words: Sequence[str] | None, default: Arguments) -> Argume
 
 def build(cell: Cell, dataset: Dataset) -> nn.Module:
     """The network of a cell."""
-    return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.classes)
+    return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
 
 
 def chosen_study(arguments: Arguments) -> Study:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import train
-from mireg.ablation import data, local, storage
+from mireg.ablation import local, storage
+from mireg.ablation.data import named
 from mireg.ablation.lock import Lock
 
 TINY = [
@@ -206,7 +207,7 @@ class TestData:
     @pytest.fixture
     def idx(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """A small data set in MNIST's format."""
-        monkeypatch.setattr(data, "VALIDATION", 20)
+        monkeypatch.setattr(named, "VALIDATION", 20)
         folder = tmp_path / "data"
         folder.mkdir()
         random = np.random.default_rng(0)

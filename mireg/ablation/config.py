@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mireg.ablation.arms import arm as named_arm
-from mireg.ablation.data import DATASETS
-from mireg.ablation.errors import check
+from mireg.ablation.data import CONTEXT, DATASETS, FORMS, is_dataset
+from mireg.ablation.errors import UserError, check
+from mireg.ablation.metric import MODES, Metric
 from mireg.ablation.terms import Term
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -24,14 +25,14 @@ OPTIMIZERS = ("adam", "sgd")
 
 @dataclass(frozen=True)
 class Cell:
-    """One task: a network on a data set, with the accuracy to reach and the steps it may take.
+    """A network on a data set, with the target to reach and the steps it may take.
 
     Attributes:
         name: in tables, paths and TensorBoard.
-        dataset: see :data:`mireg.ablation.data.DATASETS`.
+        dataset: a name that :func:`mireg.ablation.data.load` knows.
         model: a name that the caller's model builder knows.
         model_options: of that model, where they differ from its defaults.
-        target: validation accuracy, in [0, 1].
+        target: of the metric on validation data, in its own unit; None has none, and nothing is said of speed.
         steps: budget of one run.
         batch_size: samples per step.
         eval_every: steps between evaluations.
@@ -39,6 +40,7 @@ class Cell:
         lr: learning rate.
         arm_lr: learning rates of arms whose own tuning gave another one.
         lr_divisor: the learning rate is divided by it once more per layer towards the input.
+        metric: ``"accuracy"`` or ``"loss"``.
         diagnostics: measure what :func:`mireg.ablation.diagnose.diagnose` does at each evaluation.
         arms: of this cell, in place of the study's.
         seeds: of this cell, in place of the study's number.
@@ -48,7 +50,7 @@ class Cell:
     name: str
     dataset: str
     model: str
-    target: float
+    target: float | None
     steps: int
     model_options: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 128
@@ -57,6 +59,7 @@ class Cell:
     lr: float = 1e-3
     arm_lr: Mapping[str, float] = field(default_factory=dict)
     lr_divisor: float = 1.0
+    metric: str = "accuracy"
     diagnostics: bool = False
     arms: tuple[str, ...] = ()
     seeds: int | None = None
@@ -64,9 +67,13 @@ class Cell:
 
     def __post_init__(self) -> None:
         _check_name("cell", self.name)
-        check("dataset", self.dataset, self.dataset in DATASETS, f"choose from {', '.join(DATASETS)}")
+        check("dataset", self.dataset, is_dataset(self.dataset), f"choose from {', '.join([*DATASETS, *FORMS])}")
         check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"choose from {', '.join(OPTIMIZERS)}")
-        check("target", self.target, 0 < self.target <= 1, "give an accuracy above 0 and at most 1")
+        check("metric", self.metric, self.metric in MODES, f"choose from {', '.join(MODES)}")
+        if self.target is not None and self.metric == "accuracy":
+            check("target", self.target, 0 < self.target <= 1, "give an accuracy above 0 and at most 1")
+        elif self.target is not None:
+            check("target", self.target, math.isfinite(self.target), "give a finite number")
         check("steps", self.steps, self.steps >= 1, "give at least 1")
         check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
         check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
@@ -78,6 +85,19 @@ class Cell:
             _check_seeds(self.seeds)
         if self.tuning_steps is not None:
             check("tuning_steps", self.tuning_steps, self.tuning_steps >= 1, "give at least 1")
+
+    @property
+    def measured(self) -> Metric:
+        """The metric and which way is better."""
+        return Metric(self.metric, MODES[self.metric])
+
+    @property
+    def context(self) -> int:
+        """Characters of a text that the network sees at once."""
+        try:
+            return int(self.model_options.get("context", CONTEXT))
+        except ValueError:
+            raise UserError(f"context={self.model_options['context']!r}: give a whole number") from None
 
     def lr_of(self, arm: str) -> float:
         """The learning rate of an arm."""

@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import get_total_norm
 
 from mireg.ablation.arms import ARMS
 from mireg.ablation.checkpoint import Checkpoints, random_state, seed_everything, set_random_state
 from mireg.ablation.config import Cell, RunSpec
 from mireg.ablation.curves import to_target
-from mireg.ablation.data import Dataset, Split
+from mireg.ablation.data import Dataset
 from mireg.ablation.diagnose import diagnose
 from mireg.ablation.errors import Stopped
 from mireg.ablation.group import Group
 from mireg.ablation.progress import Tell
 from mireg.ablation.record import plain, refuse_changes, settings
 from mireg.ablation.storage import write_result, write_tensors
+from mireg.ablation.tasks import score, task_loss
 from mireg.ablation.terms import LossTerm
 from mireg.ablation.tracking import NoTracker, Tracker
 from mireg.diagnostics import layer_parameters
@@ -74,6 +74,7 @@ def train(
         OSError: if a file cannot be written; the last checkpoint is still there.
     """
     cell, data, device = spec.cell, dataset.to(group.device), group.device
+    metric = cell.measured
     seed_everything(spec.seed)
     network = build(cell, dataset).to(device)
     term = ARMS[spec.arm].term(network, spec.term, data.train.batch(slice(0, EXAMPLES))[0])
@@ -102,7 +103,11 @@ def train(
         for step in range(start, cell.steps + 1):
             evaluated = bool(curve) and curve[-1]["step"] == step  # and then saved, and resumed here
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:
-                point = {"step": step, "seconds": round(seconds, 4), **evaluate(network, data.validation, spec)}
+                point = {"step": step, "seconds": round(seconds, 4), **evaluate(network, data, spec)}
+                if not math.isfinite(point[metric.validation]):
+                    where = f"step {step}, arm {spec.arm}"
+                    failure = f"{where}: the validation {metric.name} is not finite; a lower learning rate may help"
+                    break
                 point |= window.summary()
                 if cell.diagnostics:
                     point["diagnostics"] = diagnose(term, optimizer, data, cell.batch_size, PROBE)
@@ -110,7 +115,7 @@ def train(
                 tracker.log(point)
                 tell({"event": "step", "run": spec.path, "steps": cell.steps, **point})
                 window = Window()
-            if step == cell.steps or (spec.tuning and to_target(curve[-1:], cell.target)):
+            if step == cell.steps or (spec.tuning and to_target(curve[-1:], cell.target, metric)):
                 break
             stopping = group.any(stop())
             if group.writes and (stopping or time.monotonic() - saved_at >= checkpoint_seconds):
@@ -133,16 +138,16 @@ def train(
             if stopping:
                 raise Stopped(spec.path)
 
-            images, labels = data.train.batch(group.share(next(batches)).to(device))
+            inputs, targets = data.train.batch(group.share(next(batches)).to(device))
             began = time.perf_counter()
-            task = cross_entropy(forward(images), labels)
-            added = term(task)
+            task = task_loss(data.task, forward(inputs), targets)
+            added = term(task, targets)
             loss = task if added is None else task + added
             optimizer.zero_grad()
             loss.backward()
             took = time.perf_counter() - began
             if group.any(not _finite(loss, network)):  # off the clock, as evaluation is
-                failure = group.first(_diagnose(step, spec.arm, task, loss, term, images, labels))
+                failure = group.first(_diagnose(step, spec.arm, task, loss, term, (data.task, inputs, targets)))
                 break
             began = time.perf_counter()
             optimizer.step()
@@ -159,7 +164,9 @@ def train(
             "failure": failure,
             "stood_aside": term.stood_aside,
             "seconds": round(seconds, 4),
-            "test_accuracy": None if spec.tuning else accuracy(network, data.test),
+            "task": data.task,
+            "final_split": "validation" if data.test is None else "test",
+            metric.final: None if spec.tuning else _finite_or_none(score(network, data.final, data.task, metric.name)),
             "curve": curve,
             "spec": spec.as_dict(),
         }
@@ -236,26 +243,23 @@ class Window:
         }
 
 
-@torch.no_grad()
-def accuracy(network: nn.Module, split: Split, chunk: int = 1000) -> float:
-    """Share of the samples whose largest output is their label's."""
-    network.eval()
-    right = 0
-    for first in range(0, len(split), chunk):
-        images, labels = split.batch(slice(first, first + chunk))
-        right += int((network(images).argmax(1) == labels).sum())
-    network.train()
-    return right / len(split)
-
-
-def evaluate(network: nn.Module, validation: Split, spec: RunSpec) -> dict[str, Any]:
-    """Validation accuracy, and the MI in nats, where it is finite, of every successive pair on the probe samples."""
-    probe = validation.batch(slice(0, PROBE))[0]
+def evaluate(network: nn.Module, data: Dataset, spec: RunSpec) -> dict[str, Any]:
+    """The validation metric, and the MI in nats, where it is finite, of every successive pair on the probe samples."""
+    metric = spec.cell.measured
+    value = score(network, data.validation, data.task, metric.name)
+    if not math.isfinite(value):
+        return {metric.validation: value, "mi": {}}
+    probe = data.validation.batch(slice(0, PROBE))[0]
     found = measure(network, [probe], layers=spec.term.layer_spec, permutations=0)
     return {
-        "validation_accuracy": accuracy(network, validation),
+        metric.validation: value,
         "mi": {record.pair: record.nats for record in found if math.isfinite(record.nats)},
     }
+
+
+def _finite_or_none(value: float) -> float | None:
+    """As JSON can hold it."""
+    return value if math.isfinite(value) else None
 
 
 def _device_name(device: torch.device) -> str:
@@ -289,7 +293,7 @@ def _gradients(network: nn.Module) -> list[Tensor]:
 
 
 def _diagnose(
-    step: int, arm: str, task: Tensor, loss: Tensor, term: LossTerm, images: Tensor, labels: Tensor
+    step: int, arm: str, task: Tensor, loss: Tensor, term: LossTerm, batch: tuple[str, Tensor, Tensor]
 ) -> str | None:
     """Which part of the loss or its gradient broke in this process, where and in which arm; None if none did."""
     where = f"step {step}, arm {arm}"
@@ -299,9 +303,12 @@ def _diagnose(
     if not torch.isfinite(loss):
         broken = [name for name, value in term.values().items() if not torch.isfinite(value)]
         return f"{where}: {term.name} is not finite, in {_listed(broken) or 'its weight'}"
+    kind, inputs, targets = batch
     names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     alone = torch.autograd.grad(
-        cross_entropy(network(images), labels), [p for p in network.parameters() if p.requires_grad], allow_unused=True
+        task_loss(kind, network(inputs), targets),
+        [p for p in network.parameters() if p.requires_grad],
+        allow_unused=True,
     )
     in_task = not get_total_norm([g for g in alone if g is not None]).isfinite()
     of = "the task loss" if in_task else term.name

@@ -60,7 +60,7 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: Tell, stop: Callabl
         OSError: if a file cannot be written.
     """
     torch.set_num_threads(setup.threads)
-    dataset = load(spec.cell.dataset, setup.data_dir)
+    dataset = load(spec.cell.dataset, setup.data_dir, spec.cell.context)
     folder = setup.folder(spec)
     with Lock(folder / "lock", PATIENCE) if group.writes else nullcontext(), flushed_denormals():
         train(

@@ -20,7 +20,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MOST_SEEDS = 10_000
 """A larger number is a slip of the keyboard."""
 
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
+SCHEDULES = ("constant", "cosine", "linear")
+AUGMENTATIONS = ("none", "flip-crop")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,17 @@ class Cell:
         steps: budget of one run.
         batch_size: samples per step.
         eval_every: steps between evaluations.
-        optimizer: ``"adam"``, or ``"sgd"`` with momentum 0.9.
-        lr: learning rate.
+        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"`` with Nesterov's momentum, or ``"muon"`` for the matrices of
+            hidden layers with AdamW for the rest.
+        lr: learning rate, at its highest.
+        schedule: of the learning rate: ``"constant"``, or ``"cosine"`` or ``"linear"`` down to 0 at the budget.
+        warmup_steps: steps in which the learning rate rises from 0.
+        weight_decay: of parameters of at least two dimensions.
+        momentum: of SGD.
+        betas: of Adam and AdamW.
+        augment: ``"none"``, or ``"flip-crop"`` for images.
+        precision: of the forward pass: ``"float32"``, ``"bfloat16"`` or ``"float16"``, the latter with loss scaling.
+        compile: train with ``torch.compile``.
         arm_lr: learning rates of arms whose own tuning gave another one.
         lr_divisor: the learning rate is divided by it once more per layer towards the input.
         metric: ``"accuracy"`` or ``"loss"``.
@@ -57,6 +69,14 @@ class Cell:
     eval_every: int = 25
     optimizer: str = "adam"
     lr: float = 1e-3
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    augment: str = "none"
+    precision: str = "float32"
+    compile: bool = False
     arm_lr: Mapping[str, float] = field(default_factory=dict)
     lr_divisor: float = 1.0
     metric: str = "accuracy"
@@ -68,7 +88,19 @@ class Cell:
     def __post_init__(self) -> None:
         _check_name("cell", self.name)
         check("dataset", self.dataset, is_dataset(self.dataset), f"choose from {', '.join([*DATASETS, *FORMS])}")
-        check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"choose from {', '.join(OPTIMIZERS)}")
+        for what, choices in {
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "augment": AUGMENTATIONS,
+            "precision": PRECISIONS,
+        }.items():
+            value = getattr(self, what)
+            check(what, value, value in choices, f"choose from {', '.join(choices)}")
+        check("warmup_steps", self.warmup_steps, 0 <= self.warmup_steps <= self.steps, "give 0 to the number of steps")
+        for what in ("weight_decay", "momentum"):
+            value = getattr(self, what)
+            check(what, value, math.isfinite(value) and value >= 0, "give at least 0")
+        check("momentum", self.momentum, self.momentum < 1, "give less than 1")
         check("metric", self.metric, self.metric in MODES, f"choose from {', '.join(MODES)}")
         if self.target is not None and self.metric == "accuracy":
             check("target", self.target, 0 < self.target <= 1, "give an accuracy above 0 and at most 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from mireg.ablation.diagnose import diagnose
 from mireg.ablation.errors import Stopped
 from mireg.ablation.group import Group
 from mireg.ablation.progress import Tell
+from mireg.ablation.recipe import FlipCrop, autocast, lr_factor, make_optimizer, set_lr
 from mireg.ablation.record import plain, refuse_changes, settings
 from mireg.ablation.storage import write_result, write_tensors
 from mireg.ablation.tasks import score, task_loss
 from mireg.ablation.terms import LossTerm
 from mireg.ablation.tracking import NoTracker, Tracker
-from mireg.diagnostics import layer_parameters
 from mireg.measure import measure
 
 Build = Callable[[Cell, Dataset], nn.Module]
@@ -78,8 +78,11 @@ def train(
     seed_everything(spec.seed)
     network = build(cell, dataset).to(device)
     term = ARMS[spec.arm].term(network, spec.term, data.train.batch(slice(0, EXAMPLES))[0])
-    forward = group.join(term.model)
-    optimizer = _optimizer(network, cell, spec.arm, term.parameters())
+    compiled: Any = torch.compile(term.model) if cell.compile else term.model
+    forward = group.join(compiled)
+    optimizer = make_optimizer(network, cell, spec.arm, term.parameters())
+    scaler = torch.amp.GradScaler(device.type, enabled=cell.precision == "float16")
+    augment = FlipCrop(spec.seed) if cell.augment == "flip-crop" else None
     batches = Batches(len(data.train), cell.batch_size, spec.seed)
     window = Window()
 
@@ -91,7 +94,10 @@ def train(
         start, seconds, curve = checkpoint["step"], checkpoint["seconds"], checkpoint["curve"]
         network.load_state_dict(checkpoint["network"])
         optimizer.load_state_dict(checkpoint["optimizer"])
+        scaler.load_state_dict(checkpoint["scaler"])
         batches.load_state_dict(checkpoint["batches"])
+        if augment:
+            augment.load_state_dict(checkpoint["augment"])
         window.load_state_dict(checkpoint["window"])
         set_random_state(checkpoint["random"], device)
         term.load_state_dict(checkpoint["term"])
@@ -128,7 +134,9 @@ def train(
                         "curve": curve,
                         "network": network.state_dict(),
                         "optimizer": optimizer.state_dict(),
+                        "scaler": scaler.state_dict(),
                         "batches": batches.state_dict(),
+                        "augment": augment.state_dict() if augment else {},
                         "window": window.state_dict(),
                         "random": random_state(device),
                         "term": term.state_dict(),
@@ -138,20 +146,27 @@ def train(
             if stopping:
                 raise Stopped(spec.path)
 
-            inputs, targets = data.train.batch(group.share(next(batches)).to(device))
-            began = time.perf_counter()
-            task = task_loss(data.task, forward(inputs), targets)
+            batch = next(batches)
+            inputs, targets = data.train.batch(group.share(batch).to(device))
+            if augment:
+                inputs = augment(inputs, len(batch), group.share)
+            began = clock(device)
+            with autocast(cell, device):
+                task = task_loss(data.task, forward(inputs), targets)
             added = term(task, targets)
             loss = task if added is None else task + added
             optimizer.zero_grad()
-            loss.backward()
-            took = time.perf_counter() - began
-            if group.any(not _finite(loss, network)):  # off the clock, as evaluation is
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            took = clock(device) - began
+            if group.any(not _finite(loss, network, scaler)):  # off the clock, as evaluation is
                 failure = group.first(_diagnose(step, spec.arm, task, loss, term, (data.task, inputs, targets)))
                 break
-            began = time.perf_counter()
-            optimizer.step()
-            took = max(0.0, took + time.perf_counter() - began)
+            began = clock(device)
+            set_lr(optimizer, lr_factor(cell, step))
+            scaler.step(optimizer)
+            scaler.update()
+            took = max(0.0, took + clock(device) - began)
             seconds += took
             window.add(group.mean(task), added, took)
 
@@ -266,24 +281,20 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _optimizer(network: nn.Module, cell: Cell, arm: str, others: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
-    lr, parameters = cell.lr_of(arm), dict(network.named_parameters())
-    groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "lr": lr}]
-    if cell.lr_divisor > 1:
-        layers = layer_parameters(network)
-        groups = [
-            {"params": [parameters[name] for name in layer], "lr": lr / cell.lr_divisor ** (len(layers) - 1 - index)}
-            for index, layer in enumerate(layers)
-        ]
-    if others:
-        groups.append({"params": list(others), "lr": lr})
-    if cell.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9)
-    return torch.optim.Adam(groups)
+def clock(device: torch.device) -> float:
+    """Seconds, once the device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
-def _finite(loss: Tensor, network: nn.Module) -> bool:
-    """Whether the loss and the norm of its gradient are finite: one wait for the device, not two."""
+def _finite(loss: Tensor, network: nn.Module, scaler: torch.amp.GradScaler) -> bool:
+    """Whether the loss and the norm of its gradient are finite: one wait for the device, not two.
+
+    With loss scaling a gradient that is not is an everyday matter: its step is skipped and the scale halved.
+    """
+    if scaler.is_enabled():
+        return bool(torch.isfinite(loss.detach()))
     norm = get_total_norm(_gradients(network))
     return bool(torch.isfinite(loss.detach() + norm))
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import train
-from mireg.ablation import local, storage
+from mireg.ablation import local, report, storage
 from mireg.ablation.data import named
 from mireg.ablation.lock import Lock
 
@@ -42,7 +42,7 @@ TINY = [
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take longer than these studies."""
-    monkeypatch.setattr(train.report, "write", lambda out: {"cells": []})
+    monkeypatch.setattr(report, "write", lambda out: {"cells": []})
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ class TestFolder:
         line = last_line(capsys)
         assert "digits-sigmoid/none in" in line
         assert "other settings (cell.steps: 20 → 30; term.weight: 1.0 → 0.5)" in line
-        assert study(out, "--preset", "fashion-sigmoid10", "--dataset", "digits") == 2
-        assert "holds the study 'demo', not 'fashion-sigmoid10'" in last_line(capsys)
+        assert study(out, "--dataset", "digits") == 2
+        assert "holds the study 'demo', not 'digits-mlp'" in last_line(capsys)
         assert files(out) == before
 
     def test_damaged_record(self, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +182,7 @@ class TestFullDisk:
         def full(out: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "summary.json"))
 
-        monkeypatch.setattr(train.report, "write", full)
+        monkeypatch.setattr(report, "write", full)
         assert study(out) == 2
         assert "summary.json (No space left on device): make room for it" in last_line(capsys)
         assert len(files(out)) == 4

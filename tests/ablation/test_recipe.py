@@ -168,6 +168,7 @@ def test_each_recipe_learns_and_differs_from_the_default(tmp_path: Path, recipe:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled(tmp_path: Path) -> None:
     chosen = {"steps": 4, "eval_every": 2, "lr": 1e-2}
     for arm in ("none", "mi-always"):

@@ -57,7 +57,8 @@ def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
         table.append(
             (
                 name,
-                f"{arm['n_reached']}/{arm['n_seeds']}" + (f" ({arm['n_failed']} broke)" if arm["n_failed"] else ""),
+                ("no target" if cell["target"] is None else f"{arm['n_reached']}/{arm['n_seeds']}")
+                + (f" ({arm['n_failed']} broke)" if arm["n_failed"] else ""),
                 number_text(arm["steps_to_target"]["median"], never, ".0f"),
                 ratio_text(versus.get("steps_ratio"), versus.get("bound"), versus.get("ci95")),
                 number_text(versus.get("p_value"), "", ".3f"),

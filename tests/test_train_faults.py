@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import train
-from mireg.ablation import local, report, storage
+from mireg.ablation import report, storage, work
 from mireg.ablation.data import named
 from mireg.ablation.lock import Lock
 
@@ -302,14 +302,14 @@ class TestRuns:
     def test_an_error_in_a_run_leaves_the_others(
         self, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = local.perform
+        whole = work.perform
 
         def perform(spec: Any, *arguments: Any) -> None:
             if spec.arm == "none":
                 raise RuntimeError("out of memory")
             whole(spec, *arguments)
 
-        monkeypatch.setattr(local, "perform", perform)
+        monkeypatch.setattr(work, "perform", perform)
         assert study(out) == 1
         captured = capsys.readouterr()
         assert "digits-sigmoid/none/seed-0: RuntimeError: out of memory (1/2)" in captured.err

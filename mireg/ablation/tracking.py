@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -164,10 +163,10 @@ def write_spread(folder: Path, curves: Sequence[Sequence[dict[str, Any]]], metri
         old.unlink()
     with SummaryWriter(str(target)) as writer:
         for points in zip(*curves, strict=False):
-            for tag, values in {
-                f"over_seeds/{metric.name}": [point[metric.validation] for point in points],
-                "over_seeds/weakest_mi": [min(point["mi"].values(), default=math.nan) for point in points],
-            }.items():
+            spread = {f"over_seeds/{metric.name}": [point[metric.validation] for point in points]}
+            if all(point["mi"] for point in points):
+                spread["over_seeds/weakest_mi"] = [min(point["mi"].values()) for point in points]
+            for tag, values in spread.items():
                 writer.add_scalar(tag, np.median(values), points[0]["step"])
                 writer.add_scalar(f"{tag}_lowest", min(values), points[0]["step"])
                 writer.add_scalar(f"{tag}_highest", max(values), points[0]["step"])

@@ -50,6 +50,10 @@ class Setup:
         """Where a run's files lie."""
         return self.out / spec.path if spec.tuning else self.out / RUNS / spec.path
 
+    def perform(self, spec: RunSpec, group: Group, tell: Tell, stop: Callable[[], bool]) -> None:
+        """See :func:`perform`."""
+        perform(spec, self, group, tell, stop)
+
 
 def perform(spec: RunSpec, setup: Setup, group: Group, tell: Tell, stop: Callable[[], bool]) -> None:
     """Train one run to its end, with no other process at the same one.

@@ -79,7 +79,7 @@ def _cell(name: str, by_arm: Mapping[str, Runs]) -> dict[str, Any]:
         "metric": metric.name,
         "mode": metric.mode,
         "target": cell["target"],
-        "budget_steps": cell["steps"],
+        "budget_steps": max(run["spec"]["cell"]["steps"] for run in runs),
         "final_split": runs[0].get("final_split", "test"),
         "devices": sorted({run["device"] for run in runs if "device" in run}),
         "arms": summaries,
@@ -98,7 +98,7 @@ def difference_key(metric: Metric) -> str:
 
 def _arm(runs: Runs, cell: Mapping[str, Any], metric: Metric, seconds: float) -> dict[str, Any]:
     reached = [to_target(run["curve"], cell["target"], metric) for run in runs.values()]
-    timely = [[p for p in run["curve"] if p["seconds"] <= seconds][-1] for run in runs.values()]
+    timely = [[p[metric.validation] for p in run["curve"] if p["seconds"] <= seconds] for run in runs.values()]
     return {
         "n_seeds": len(runs),
         "n_reached": sum(point is not None for point in reached),
@@ -107,7 +107,7 @@ def _arm(runs: Runs, cell: Mapping[str, Any], metric: Metric, seconds: float) ->
         "steps_to_target": _times(reached, lambda point: point["step"]),
         "seconds_to_target": _times(reached, lambda point: point["seconds"]),
         final_key(metric): _mean([run[metric.final] for run in runs.values()], metric),
-        "equal_time": {"seconds": seconds, **_mean([point[metric.validation] for point in timely], metric)},
+        "equal_time": {"seconds": seconds, **_mean([values[-1] if values else None for values in timely], metric)},
         f"{metric.name}_at": _metric_at(runs.values(), metric),
         "step_ms": _step_ms(runs.values()),
         "lr": next(iter(runs.values()))["lr"],

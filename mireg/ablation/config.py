@@ -57,6 +57,8 @@ class Cell:
         arms: of this cell, in place of the study's.
         seeds: of this cell, in place of the study's number.
         tuning_steps: budget of a tuning run, where it is less than that of a run.
+        budget_of: name of the cell that this one is on another budget, with the baseline alone: from it the steps that
+            an arm saves are read (:func:`mireg.ablation.report.saved.steps_saved`).
     """
 
     name: str
@@ -84,6 +86,7 @@ class Cell:
     arms: tuple[str, ...] = ()
     seeds: int | None = None
     tuning_steps: int | None = None
+    budget_of: str | None = None
 
     def __post_init__(self) -> None:
         _check_name("cell", self.name)

@@ -10,6 +10,7 @@ import numpy as np
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.curves import to_target
 from mireg.ablation.metric import Metric
+from mireg.ablation.report.saved import add_steps_saved
 from mireg.ablation.report.statistics import holm, logrank_p_value, median, paired_p_value, ratio, student
 
 SCHEMA_VERSION = 1
@@ -37,11 +38,15 @@ def summarise(
         tuning: by cell and arm, what the learning rate was chosen from (:func:`mireg.ablation.tuning.choose`).
     """
     cells = []
-    for name in dict.fromkeys(result["cell"] for result in results):
+    names = {result["cell"] for result in results}
+    others = {r["cell"]: parent for r in results if (parent := r["spec"]["cell"].get("budget_of")) in names}
+    for name in dict.fromkeys(result["cell"] for result in results if result["cell"] not in others):
         of_cell = [result for result in results if result["cell"] == name]
         present = {result["arm"] for result in of_cell}
         order = [arm for arm in arms if arm in present] + sorted(present.difference(arms))
-        cells.append(_cell(name, {arm: {r["seed"]: r for r in of_cell if r["arm"] == arm} for arm in order}))
+        cell = _cell(name, {arm: {r["seed"]: r for r in of_cell if r["arm"] == arm} for arm in order})
+        add_steps_saved(cell, of_cell, [r for r in results if others.get(r["cell"]) == name])
+        cells.append(cell)
     for arm in {arm for cell in cells for arm in cell["arms"]}:
         tested = [cell["arms"][arm]["vs_none"] for cell in cells if cell["arms"].get(arm, {}).get("vs_none")]
         for versus, p in zip(tested, holm([versus["p_value"] for versus in tested]), strict=True):

@@ -115,6 +115,7 @@ def overviews(summary: dict[str, Any]) -> list[tuple[str, str, list[str], list[l
     """The tables over all cells that have rows: title, what it shows, header, rows."""
     found = [
         ("Early in training", EARLY, *early_table(summary)),
+        ("Steps saved", SAVED, *saved_table(summary)),
         ("The term against the other arms", AGAINST, *against_table(summary)),
         ("How the learning rates were chosen", TUNING, *tuning_table(summary)),
     ]
@@ -141,6 +142,36 @@ def _range(cell: dict[str, Any], values: Sequence[float] | None) -> str:
     if Metric.of(cell).is_share:
         return f"{np.median(values):.0%} [{100 * min(values):.0f}, {100 * max(values):.0f}]"
     return f"{np.median(values):.4g} [{min(values):.4g}, {max(values):.4g}]"
+
+
+SAVED = (
+    f"The share of `{BASELINE}`'s steps that an arm does without: how much shorter its budget is than the one with which "
+    f"`{BASELINE}` would end as well, read off `{BASELINE}`'s own end at several budgets."
+)
+
+
+def saved_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of steps saved; no rows where the baseline ran on one budget alone."""
+    body = [
+        [
+            cell["cell"],
+            name,
+            ", ".join(map(str, saved["budgets"])),
+            _share(saved),
+            number_text(saved["n_pairs"], "", "d"),
+        ]
+        for cell in summary["cells"]
+        for name, arm in cell["arms"].items()
+        if (saved := arm.get("steps_saved"))
+    ]
+    return ["cell", "arm", f"budgets of {BASELINE}", "steps saved [95%]", "paired seeds"], body
+
+
+def _share(saved: dict[str, Any]) -> str:
+    if saved["mean"] is None:
+        return f"{BASELINE} gains nothing by more steps"
+    interval = saved["ci95"]
+    return f"{saved['mean']:.0%}" + (f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else "")
 
 
 AGAINST = (
@@ -203,14 +234,13 @@ def _markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str
 
 def as_csv(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
     """A row per run; a target never reached leaves its columns empty."""
-    cells = {cell["cell"]: cell for cell in summary["cells"]}
     finals = list(dict.fromkeys(Metric.of(cell).final for cell in summary["cells"]))
     text = io.StringIO()
     columns = ["cell", "arm", "seed", "lr", "steps_to_target", "seconds_to_target", *finals, "seconds"]
     table = csv.DictWriter(text, [*columns, "failure"], lineterminator="\n")
     table.writeheader()
     for run in results:
-        reached = to_target(run["curve"], cells[run["cell"]]["target"], Metric.of(cells[run["cell"]])) or {}
+        reached = to_target(run["curve"], run["spec"]["cell"]["target"], Metric.of(run["spec"]["cell"])) or {}
         row = {key: run[key] for key in ("cell", "arm", "seed", "lr", *finals, "seconds", "failure") if key in run}
         table.writerow({**row, "steps_to_target": reached.get("step"), "seconds_to_target": reached.get("seconds")})
     return text.getvalue()

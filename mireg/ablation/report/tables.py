@@ -145,8 +145,8 @@ def _range(cell: dict[str, Any], values: Sequence[float] | None) -> str:
 
 
 SAVED = (
-    f"The share of `{BASELINE}`'s steps that an arm does without: how much shorter its budget is than the one with which "
-    f"`{BASELINE}` would end as well, read off `{BASELINE}`'s own end at several budgets."
+    f"The share of `{BASELINE}`'s steps that an arm does without: how much shorter its budget is than the one with "
+    f"which `{BASELINE}` would end as well, read off `{BASELINE}`'s own end at several budgets."
 )
 
 

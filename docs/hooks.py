@@ -9,7 +9,18 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-ORDER = ("index", "quickstart", "method", "convergence", "study", "diagnostics", "cost", "estimators", "api")
+ORDER = (
+    "index",
+    "quickstart",
+    "own_network",
+    "method",
+    "convergence",
+    "study",
+    "diagnostics",
+    "cost",
+    "estimators",
+    "api",
+)
 """Pages and folders as the menu lists them, those there are; others follow."""
 
 TITLES = {"estimators": "Estimators", "api": "Reference"}

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.convergence import ARCHIVE, load_results, read_lines
+from mireg.ablation.metric import Metric
 from mireg.ablation.record import RECORD, differences
+from mireg.ablation.report.results import ARCHIVE, load_results, read_lines
 from mireg.ablation.storage import read_json, write_bytes, write_json
 from mireg.ablation.tuning import RECORD as TUNING
 from mireg.ablation.tuning import read_tuning
 
-KEPT = ("step", "seconds", "validation_accuracy", "step_ms")
-"""Of each point of a curve."""
+KEPT = ("step", "seconds", "step_ms")
+"""Of each point of a curve, beside the metric."""
 
 
 def add(folder: Path, target: Path) -> None:
@@ -52,7 +53,8 @@ def add(folder: Path, target: Path) -> None:
 
 
 def _lean(result: dict[str, Any]) -> dict[str, Any]:
-    curve = [{key: point[key] for key in KEPT} for point in result["curve"]]
+    kept = (*KEPT[:2], Metric.of(result["spec"]["cell"]).validation, *KEPT[2:])
+    curve = [{key: point[key] for key in kept} for point in result["curve"]]
     return {key: value for key, value in result.items() if key != "weights_sha256"} | {"curve": curve}
 
 

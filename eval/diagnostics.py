@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import models
-from eval.figures import COLOURS, STYLE
 from mireg import diagnostics
 from mireg.ablation.config import Cell, RunSpec, Term
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.group import Group
+from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.run import train
 from mireg.ablation.storage import read_json, write_json
 
@@ -198,7 +198,7 @@ def main() -> int:
 
 def _build(name: str, dataset: Dataset, depth: int, width: int) -> nn.Module:
     options = {"depth": depth, "width": width, **NETWORKS[name]}
-    return models.build("mlp", options, dataset.input_shape, dataset.classes)
+    return models.build("mlp", options, dataset.input_shape, dataset.outputs)
 
 
 def _train(spec: RunSpec, dataset: Dataset, folder: Path) -> tuple[dict[str, Any], nn.Module]:
@@ -219,7 +219,7 @@ def _train(spec: RunSpec, dataset: Dataset, folder: Path) -> tuple[dict[str, Any
 
 
 def _build_cell(cell: Cell, dataset: Dataset) -> nn.Module:
-    return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.classes)
+    return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
 
 
 @torch.no_grad()

@@ -20,13 +20,14 @@ from torch.nn.functional import cross_entropy
 
 import mireg
 import models
-from eval.figures import COLOURS, STYLE
 from mireg import diagnostics
 from mireg.ablation.checkpoint import seed_everything
 from mireg.ablation.data import Dataset, Split, load
 from mireg.ablation.protocol import CONVERGENCE
-from mireg.ablation.run import Batches, accuracy
+from mireg.ablation.report.figures import COLOURS, STYLE
+from mireg.ablation.run import Batches
 from mireg.ablation.storage import write_json
+from mireg.ablation.tasks import score
 from mireg.ablation.work import flushed_denormals
 from mireg.layers import Taps
 from mireg.regularizer import for_training
@@ -102,13 +103,17 @@ def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
     """What a network of the convergence study looks like at each of :data:`STEPS`."""
     cell = next(cell for cell in CONVERGENCE.cells if cell.name == name)
     seed_everything(seed)
-    network = models.build(cell.model, cell.model_options, data.input_shape, data.classes)
+    network = models.build(cell.model, cell.model_options, data.input_shape, data.outputs)
     model = mireg.wrap(network) if arm == "mi" else network
     found = []
     for done in training(network, model, data, EXPLAINED[name], seed):
         if done in STEPS:
             found.append(
-                {"step": done, "accuracy": accuracy(network, data.validation), **look(network, data.validation)}
+                {
+                    "step": done,
+                    "accuracy": score(network, data.validation, data.task, "accuracy"),
+                    **look(network, data.validation),
+                }
             )
         if done == STEPS[-1]:
             break
@@ -119,11 +124,11 @@ def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
 def stack(options: dict[str, Any], data: Dataset, seed: int) -> dict[str, Any]:
     """The smallest link of a network at the start, and the steps that plain training takes to the target."""
     seed_everything(seed)
-    network = models.build("mlp", {"width": 128, **options}, data.input_shape, data.classes)
+    network = models.build("mlp", {"width": 128, **options}, data.input_shape, data.outputs)
     layers = layers_of(network, data.validation.batch(slice(0, PROBE))[0])
     smallest = for_training("kde").successive(layers).min().clamp_min(0).item()
     for done in training(network, network, data, RATE, seed):
-        reached = done % EVERY == 0 and accuracy(network, data.validation) >= TARGET
+        reached = done % EVERY == 0 and score(network, data.validation, data.task, "accuracy") >= TARGET
         if reached or done == BUDGET:
             return {**options, "seed": seed, "smallest_nats": smallest, "steps": done if reached else None}
     raise AssertionError  # training never ends by itself

@@ -9,11 +9,18 @@ from typing import Any
 from torch import nn
 
 from models.cnn import cnn
+from models.gpt import gpt
 from models.mlp import mlp
 from models.resnet import resnet18
 from models.vit import vit
 
-REGISTRY: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet18": resnet18, "vit": vit}
+REGISTRY: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet18": resnet18,
+    "vit": vit,
+    "gpt": gpt,
+}
 
 
 def options(name: str) -> dict[str, Any]:
@@ -34,7 +41,7 @@ def build(name: str, chosen: Mapping[str, Any], input_shape: tuple[int, ...], cl
     Args:
         name: one of ``REGISTRY``.
         chosen: options that differ from the defaults; text is read as the type of the default.
-        input_shape: of one sample, (channels, height, width).
+        input_shape: of one sample, as in (channels, height, width).
         classes: number of outputs.
 
     Raises:

@@ -11,12 +11,12 @@ import urllib.request
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from eval import report
+from mireg.ablation import report
 from mireg.ablation.config import Cell, RunSpec, Term
 from mireg.ablation.tracking import Tracker
+from tests.ablation.report.synthetic import TARGET, result, write_study
 from tests.ablation.running import run
 from tests.browser import browser_page, keep_screenshot
-from tests.eval.synthetic import TARGET, result, write_study
 
 PAIRS = 10
 STEPS = 1000
@@ -155,7 +155,7 @@ SHOWN = {
     "scalars": ["mi_nats/000_layers.0→layers.1", "cell/mi-kde/seed-1"],
     "hparams": ["arm", "estimator", "weight", "depth", "lr", "seed", "result/steps_to_target", "result/test_accuracy"],
     "custom_scalars": [
-        "validation accuracy: median over seeds, band from the worst to the best",
+        "validation accuracy: median over seeds, band from the lowest to the highest",
         "validation accuracy of every run",
         "MI of every successive pair, in nats",
         "weakest link: median over seeds of the smallest MI of a pair, in nats",

@@ -9,6 +9,8 @@ import math
 import os
 import subprocess
 import sys
+import tomllib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +18,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from mireg.ablation.config import Study
+from mireg.ablation.command.arguments import parse
+from mireg.ablation.command.request import chosen_study
+from mireg.ablation.config import Cell, Study
+from mireg.ablation.data import load
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--seeds", "2", "--steps", "60", "--eval-every", "20", "--model-options", "depth=8", "width=16"]
@@ -184,7 +189,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 class TestChosen:
     def study(self, *words: str) -> Study:
-        return train.chosen_study(train.parse(["--preset", "convergence", *words]))
+        return chosen_study(parse(["--preset", "convergence", *words], "train.py"), train.catalogue())
 
     def test_cells_in_the_order_given(self, tmp_path: Path) -> None:
         assert [cell.name for cell in self.study("--cells", "R3", "H7").cells] == ["R3", "H7"]
@@ -206,6 +211,167 @@ class TestChosen:
         assert self.study("--cells", "R3").tuning is not None
         assert self.study("--cells", "R3", "--lr", "0.01").tuning is None
 
-    def test_a_network_of_ones_own(self) -> None:
-        study = self.study("--model", "vit", "--arms", "none", "mi")
-        assert study.runs()[0].cell.name == "fashion-mnist-vit"
+
+class TestOwnCell:
+    def study(self, *argv: str) -> Study:
+        return chosen_study(parse(argv, "train.py"), train.catalogue())
+
+    def test_it_inherits_nothing_from_a_preset(self) -> None:
+        study = self.study("--model", "mlp")
+        (cell,) = study.cells
+        assert (study.name, study.arms, study.seeds, study.tuning) == ("digits-mlp", ("none", "mi"), 6, None)
+        assert cell == Cell("digits-mlp", "digits", "mlp", None, 1000)
+        assert (cell.lr, cell.batch_size, cell.optimizer, dict(cell.model_options)) == (1e-3, 128, "adam", {})
+
+    def test_what_is_given_is_taken(self) -> None:
+        recipe = {"optimizer": "muon", "schedule": "cosine", "augment": "flip-crop", "precision": "bfloat16"}
+        numbers = {"lr": 0.02, "warmup_steps": 5, "weight_decay": 0.1, "momentum": 0.8, "target": 0.7, "steps": 50}
+        options = {**recipe, **numbers, "metric": "accuracy"}
+        argv = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+        study = self.study("--model", "cnn", "--model-options", "depth=2", *argv, "--compile", "--arms", "mi")
+        (cell,) = study.cells
+        assert {key: getattr(cell, key) for key in options} == options
+        assert (cell.compile, study.arms, cell.model_options) == (True, ("mi",), {"depth": "2"})
+
+    def test_text_is_read_by_a_gpt_and_judged_by_its_loss(self, tmp_path: Path) -> None:
+        path = tmp_path / "emma.txt"
+        path.write_text("To be or not to be. " * 50)
+        study = self.study("--dataset", f"text:{path}", "--model-options", "context=16")
+        (cell,) = study.cells
+        assert (cell.name, cell.model, cell.metric, cell.context) == ("emma-gpt", "gpt", "loss", 16)
+
+    @pytest.mark.parametrize(
+        ("argv", "parts"),
+        [
+            (["--preset", "demo", "--model", "mlp"], ["--preset demo does not go with --dataset or --model"]),
+            (["--cells", "R1", "--model", "mlp"], ["--cells does not go with --dataset or --model"]),
+            (["--model", "mpl"], ["unknown model 'mpl' (did you mean mlp?)", "gpt", "timm:NAME"]),
+            (["--model", "timm:resnet_18"], ["timm has no model 'resnet_18' (did you mean resnet18?)"]),
+            (["--model", "torchvision:resnet_18"], ["torchvision has no model 'resnet_18' (did you mean resnet18?)"]),
+            (["--model", "torchvision:resnet18"], ["digits-torchvision-resnet18, arm none: ", "to have 3 channels"]),
+            (["--model", "nowhere:net"], ["nowhere:net: no module 'nowhere' in the current folder"]),
+            (["--model", "mlp", "--metric", "auc"], ["metric='auc': choose from accuracy, loss"]),
+            (["--model", "gpt"], ["digits-gpt, arm none: a gpt needs samples of shape (tokens,), not (1, 8, 8)"]),
+            (["--dataset", "text:nowhere.txt"], ["cannot read nowhere.txt (No such file or directory)"]),
+            (["--dataset", "folder:nowhere"], ["cannot read nowhere: no such folder"]),
+            (["--model", "mlp", "--target", "1.5"], ["target=1.5: give an accuracy above 0 and at most 1"]),
+        ],
+    )
+    def test_refused_before_any_training(self, tmp_path: Path, argv: list[str], parts: list[str]) -> None:
+        refused([*argv, "--out", str(tmp_path / "out")], *parts)
+        assert not (tmp_path / "out").exists()
+
+    def test_printed_settings_are_all_there_and_read_back(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert train.main(["--model", "cnn", "--lr", "0.01", "--print-config"]) == 0
+        text = capsys.readouterr().out
+        printed = tomllib.loads(text)
+        assert printed["out"] == "out/digits-cnn"
+        assert printed["dataset"] == "digits"
+        assert "depth=14" in printed["model-options"]
+        assert (printed["lr"], printed["batch-size"], printed["seeds"]) == (0.01, 128, 6)
+        assert (printed["optimizer"], printed["schedule"], printed["compile"]) == ("adam", "constant", False)
+        path = tmp_path / "study.toml"
+        path.write_text(text)
+        again, before = self.study("--config", str(path)), self.study("--model", "cnn", "--lr", "0.01")
+        assert replace(again.cells[0], model_options={}) == before.cells[0]
+        assert (again.arms, again.seeds, again.term) == (before.arms, before.seeds, before.term)
+        assert train.main(["--config", str(path), "--print-config"]) == 0
+        assert capsys.readouterr().out == text
+
+    def test_settings_of_a_preset_are_shown_cell_by_cell(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert train.main(["--steps", "50", "--print-config"]) == 0
+        text = capsys.readouterr().out
+        assert tomllib.loads(text)["steps"] == 50
+        (comment,) = [line for line in text.splitlines() if line.startswith("#")]
+        for part in (
+            "digits-sigmoid: dataset=digits model=mlp",
+            "lr=0.01",
+            "lr of none 0.001",
+            "depth=10",
+            "target=0.8",
+        ):
+            assert part in comment
+
+
+FILES = """
+import torch
+from torch import nn
+
+def load():
+    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    return (x[:150], x[:150, 0] * x[:150, 1]), (x[150:], x[150:, 0] * x[150:, 1])
+
+class Net(nn.Module):
+    def __init__(self, input_shape, outputs, depth=2):
+        super().__init__()
+        sizes = [*input_shape, *[16] * depth]
+        pairs = zip(sizes, sizes[1:])
+        self.layers = nn.Sequential(*(nn.Sequential(nn.Linear(a, b), nn.Tanh()) for a, b in pairs))
+        self.head = nn.Linear(16, outputs)
+
+    def forward(self, x):
+        return self.head(self.layers(x))
+
+def broken(outputs):
+    return nn.Linear(5, outputs)
+
+def wrong(input_shape):
+    return nn.Linear(*input_shape, 3)
+"""
+
+
+def test_own_network_and_data_from_the_current_folder(tmp_path: Path) -> None:
+    """In worker processes, which import both by name."""
+    (tmp_path / "lab.py").write_text(FILES)
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "--dataset",
+        "lab:load",
+        "--model",
+        "lab:Net",
+        "--arms",
+        "none",
+        "mi-always",
+    ]
+    small = ["--model-options", "depth=3", "--seeds", "2", "--steps", "20", "--eval-every", "10", "--workers", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([*command, *small], timeout=240, **options)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "lab-load-lab-Net" / "summary.json").read_text())
+    (cell,) = summary["cells"]
+    assert (summary["schema_version"], summary["study"]) == (1, "lab-load-lab-Net")
+    assert (cell["metric"], cell["mode"], cell["target"], cell["budget_steps"]) == ("loss", "min", None, 20)
+    assert cell["final_split"] == "validation"
+    for arm in cell["arms"].values():
+        low, high = arm["final_metric"]["ci95"]
+        assert low <= arm["final_metric"]["mean"] <= high
+        assert arm["steps_to_target"] == {"median": None, "values": [None, None]}
+    assert "mi-always ended at" in done.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("lab:broken", "lab-load-lab-broken, arm none: mat1 and mat2 shapes cannot be multiplied"),
+        ("lab:wrong", "the network returns (8, 3) for 8 samples: regression here needs (8, 1)"),
+        ("lab:load", "lab:load returned a tuple: return an nn.Module"),
+        ("lab:Nett", "has no 'Nett'"),
+    ],
+)
+def test_own_network_of_the_wrong_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
+) -> None:
+    (tmp_path / "lab.py").write_text(FILES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    load.cache_clear()
+    try:
+        refused(["--dataset", "lab:load", "--model", model], message)
+    finally:
+        sys.modules.pop("lab", None)
+        load.cache_clear()
+    assert not (tmp_path / "out").exists()

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import train
-from mireg.ablation import data, local, storage
+from mireg.ablation import report, storage, work
+from mireg.ablation.data import named
 from mireg.ablation.lock import Lock
 
 TINY = [
@@ -41,7 +42,7 @@ TINY = [
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take longer than these studies."""
-    monkeypatch.setattr(train.report, "write", lambda out: {"cells": []})
+    monkeypatch.setattr(report, "write", lambda out: {"cells": []})
 
 
 @pytest.fixture
@@ -98,8 +99,8 @@ class TestFolder:
         line = last_line(capsys)
         assert "digits-sigmoid/none in" in line
         assert "other settings (cell.steps: 20 → 30; term.weight: 1.0 → 0.5)" in line
-        assert study(out, "--preset", "fashion-sigmoid10", "--dataset", "digits") == 2
-        assert "holds the study 'demo', not 'fashion-sigmoid10'" in last_line(capsys)
+        assert study(out, "--dataset", "digits") == 2
+        assert "holds the study 'demo', not 'digits-mlp'" in last_line(capsys)
         assert files(out) == before
 
     def test_damaged_record(self, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +182,7 @@ class TestFullDisk:
         def full(out: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "summary.json"))
 
-        monkeypatch.setattr(train.report, "write", full)
+        monkeypatch.setattr(report, "write", full)
         assert study(out) == 2
         assert "summary.json (No space left on device): make room for it" in last_line(capsys)
         assert len(files(out)) == 4
@@ -206,7 +207,7 @@ class TestData:
     @pytest.fixture
     def idx(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """A small data set in MNIST's format."""
-        monkeypatch.setattr(data, "VALIDATION", 20)
+        monkeypatch.setattr(named, "VALIDATION", 20)
         folder = tmp_path / "data"
         folder.mkdir()
         random = np.random.default_rng(0)
@@ -301,14 +302,14 @@ class TestRuns:
     def test_an_error_in_a_run_leaves_the_others(
         self, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = local.perform
+        whole = work.perform
 
         def perform(spec: Any, *arguments: Any) -> None:
             if spec.arm == "none":
                 raise RuntimeError("out of memory")
             whole(spec, *arguments)
 
-        monkeypatch.setattr(local, "perform", perform)
+        monkeypatch.setattr(work, "perform", perform)
         assert study(out) == 1
         captured = capsys.readouterr()
         assert "digits-sigmoid/none/seed-0: RuntimeError: out of memory (1/2)" in captured.err

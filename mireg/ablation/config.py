@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mireg.ablation.arms import arm as named_arm
-from mireg.ablation.data import DATASETS
-from mireg.ablation.errors import check
+from mireg.ablation.data import CONTEXT, DATASETS, FORMS, is_dataset
+from mireg.ablation.errors import UserError, check
+from mireg.ablation.metric import MODES, Metric
 from mireg.ablation.terms import Term
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -19,54 +20,95 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MOST_SEEDS = 10_000
 """A larger number is a slip of the keyboard."""
 
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
+SCHEDULES = ("constant", "cosine", "linear")
+AUGMENTATIONS = ("none", "flip-crop")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One task: a network on a data set, with the accuracy to reach and the steps it may take.
+    """A network on a data set, with the target to reach and the steps it may take.
 
     Attributes:
         name: in tables, paths and TensorBoard.
-        dataset: see :data:`mireg.ablation.data.DATASETS`.
+        dataset: a name that :func:`mireg.ablation.data.load` knows.
         model: a name that the caller's model builder knows.
         model_options: of that model, where they differ from its defaults.
-        target: validation accuracy, in [0, 1].
+        target: of the metric on validation data, in its own unit; None has none, and nothing is said of speed.
         steps: budget of one run.
         batch_size: samples per step.
         eval_every: steps between evaluations.
-        optimizer: ``"adam"``, or ``"sgd"`` with momentum 0.9.
-        lr: learning rate.
+        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"`` with Nesterov's momentum, or ``"muon"`` for the matrices of
+            hidden layers with AdamW for the rest.
+        lr: learning rate, at its highest.
+        schedule: of the learning rate: ``"constant"``, or ``"cosine"`` or ``"linear"`` down to 0 at the budget.
+        warmup_steps: steps in which the learning rate rises from 0.
+        weight_decay: of parameters of at least two dimensions.
+        momentum: of SGD.
+        betas: of Adam and AdamW.
+        augment: ``"none"``, or ``"flip-crop"`` for images.
+        precision: of the forward pass: ``"float32"``, ``"bfloat16"`` or ``"float16"``, the latter with loss scaling.
+        compile: train with ``torch.compile``.
         arm_lr: learning rates of arms whose own tuning gave another one.
         lr_divisor: the learning rate is divided by it once more per layer towards the input.
+        metric: ``"accuracy"`` or ``"loss"``.
         diagnostics: measure what :func:`mireg.ablation.diagnose.diagnose` does at each evaluation.
         arms: of this cell, in place of the study's.
         seeds: of this cell, in place of the study's number.
         tuning_steps: budget of a tuning run, where it is less than that of a run.
+        budget_of: name of the cell that this one is on another budget, with the baseline alone: from it the steps that
+            an arm saves are read (:func:`mireg.ablation.report.saved.steps_saved`).
     """
 
     name: str
     dataset: str
     model: str
-    target: float
+    target: float | None
     steps: int
     model_options: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 128
     eval_every: int = 25
     optimizer: str = "adam"
     lr: float = 1e-3
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    augment: str = "none"
+    precision: str = "float32"
+    compile: bool = False
     arm_lr: Mapping[str, float] = field(default_factory=dict)
     lr_divisor: float = 1.0
+    metric: str = "accuracy"
     diagnostics: bool = False
     arms: tuple[str, ...] = ()
     seeds: int | None = None
     tuning_steps: int | None = None
+    budget_of: str | None = None
 
     def __post_init__(self) -> None:
         _check_name("cell", self.name)
-        check("dataset", self.dataset, self.dataset in DATASETS, f"choose from {', '.join(DATASETS)}")
-        check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"choose from {', '.join(OPTIMIZERS)}")
-        check("target", self.target, 0 < self.target <= 1, "give an accuracy above 0 and at most 1")
+        check("dataset", self.dataset, is_dataset(self.dataset), f"choose from {', '.join([*DATASETS, *FORMS])}")
+        for what, choices in {
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "augment": AUGMENTATIONS,
+            "precision": PRECISIONS,
+        }.items():
+            value = getattr(self, what)
+            check(what, value, value in choices, f"choose from {', '.join(choices)}")
+        check("warmup_steps", self.warmup_steps, 0 <= self.warmup_steps <= self.steps, "give 0 to the number of steps")
+        for what in ("weight_decay", "momentum"):
+            value = getattr(self, what)
+            check(what, value, math.isfinite(value) and value >= 0, "give at least 0")
+        check("momentum", self.momentum, self.momentum < 1, "give less than 1")
+        check("metric", self.metric, self.metric in MODES, f"choose from {', '.join(MODES)}")
+        if self.target is not None and self.metric == "accuracy":
+            check("target", self.target, 0 < self.target <= 1, "give an accuracy above 0 and at most 1")
+        elif self.target is not None:
+            check("target", self.target, math.isfinite(self.target), "give a finite number")
         check("steps", self.steps, self.steps >= 1, "give at least 1")
         check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
         check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
@@ -78,6 +120,19 @@ class Cell:
             _check_seeds(self.seeds)
         if self.tuning_steps is not None:
             check("tuning_steps", self.tuning_steps, self.tuning_steps >= 1, "give at least 1")
+
+    @property
+    def measured(self) -> Metric:
+        """The metric and which way is better."""
+        return Metric(self.metric, MODES[self.metric])
+
+    @property
+    def context(self) -> int:
+        """Characters of a text that the network sees at once."""
+        try:
+            return int(self.model_options.get("context", CONTEXT))
+        except ValueError:
+            raise UserError(f"context={self.model_options['context']!r}: give a whole number") from None
 
     def lr_of(self, arm: str) -> float:
         """The learning rate of an arm."""

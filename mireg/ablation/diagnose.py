@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 
 from mireg import diagnostics
 from mireg.ablation.data import Dataset
+from mireg.ablation.tasks import task_loss
 from mireg.ablation.terms import LossTerm
 from mireg.layers import Taps
 from mireg.measure import measure
@@ -37,12 +37,12 @@ def diagnose(
         batch_size: of the step.
         probe: validation samples.
     """
-    images, labels = data.train.batch(slice(0, batch_size))
+    inputs, targets = data.train.batch(slice(0, batch_size))
     samples = data.validation.batch(slice(0, probe))[0]
     before = term.bare_copy()
     stepped, step = copy.deepcopy((term, optimizer))
-    task = cross_entropy(stepped.model(images), labels)
-    added = stepped(task)
+    task = task_loss(data.task, stepped.model(inputs), targets)
+    added = stepped(task, targets)
     loss = task if added is None else task + added
     step.zero_grad()
     loss.backward()
@@ -54,7 +54,7 @@ def diagnose(
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
 
     def batch_loss(parameters: diagnostics.Parameters) -> Tensor:
-        return cross_entropy(functional_call(before, dict(parameters), (images,)), labels)
+        return task_loss(data.task, functional_call(before, dict(parameters), (inputs,)), targets)
 
     shifts = diagnostics.covariate_shift(batch_loss, old, new, names, sampled)
     norms = diagnostics.gradient_norms(batch_loss(old), old, [names[index] for index in sampled])

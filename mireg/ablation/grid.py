@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,12 +16,14 @@ from mireg.ablation.config import Cell, RunSpec, Study
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.errors import UserError
 from mireg.ablation.group import Group, check_divides
+from mireg.ablation.imports import blame
 from mireg.ablation.local import Failures
 from mireg.ablation.lock import Lock
 from mireg.ablation.progress import Tell
 from mireg.ablation.record import record_study, refuse_changes, settings
 from mireg.ablation.run import evaluate
 from mireg.ablation.storage import DamagedError, read_result
+from mireg.ablation.tasks import METRICS, check_outputs
 from mireg.ablation.tuning import choose, write_tuning
 from mireg.ablation.work import Setup
 
@@ -143,23 +146,43 @@ def _check_weights(path: Path, digest: str | None) -> None:
 
 def _check_cells(study: Study, setup: Setup, group: Group) -> None:
     """Check every network of the study once, each data set read once and let go of before the work begins."""
-    datasets = {name: load(name, setup.data_dir) for name in dict.fromkeys(cell.dataset for cell in study.cells)}
+    datasets = {
+        key: load(key[0], setup.data_dir, key[1]) for key in {(c.dataset, c.context): None for c in study.cells}
+    }
     checked: list[Cell] = []
     for spec in study.runs():
         if spec.cell not in checked:
-            _check_builds(spec, setup, datasets[spec.cell.dataset], group)
+            _check_builds(spec, setup, datasets[spec.cell.dataset, spec.cell.context], group)
             checked.append(spec.cell)
 
 
 def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -> None:
-    """Build the network of a run, and find its layers, so that a bad request fails before any work."""
+    """Build the network of a run, and try it on a few samples, so that a bad request fails before any work."""
     cell = spec.cell
     check_divides(min(cell.batch_size, len(dataset.train)), group.size)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            evaluate(setup.build(cell, dataset), dataset.validation.first(SAMPLES), spec)
-    except (ValueError, RuntimeError) as error:  # torch's own word on sizes that cannot be
-        raise UserError(f"{cell.name}, arm {spec.arm}: {str(error).splitlines()[0]}") from error
+    if cell.metric not in METRICS[dataset.task]:
+        choices = ", ".join(METRICS[dataset.task])
+        raise UserError(f"{cell.name}: metric={cell.metric!r} does not apply to {dataset.task}: choose from {choices}")
+    if cell.diagnostics and not dataset.train.batch(slice(0, 1))[0].is_floating_point():
+        raise UserError(f"{cell.name}: diagnostics need inputs that are real numbers, and {cell.dataset} has tokens")
+    if cell.augment != "none" and len(dataset.input_shape) != 3:
+        raise UserError(f"{cell.name}: augment={cell.augment!r} needs images, and a sample is {dataset.input_shape}")
+    few = replace(dataset, validation=dataset.validation.first(SAMPLES))
+    inputs = few.validation.batch(slice(0, SAMPLES))[0]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            network = setup.build(cell, dataset)
+            with torch.no_grad():
+                check_outputs(dataset, network.eval()(inputs), len(inputs))
+            value = evaluate(network, few, spec)[cell.measured.validation]
+            if not math.isfinite(value):
+                raise ValueError(f"the {cell.metric} of the untrained network is {value}")
+        except UserError:
+            raise
+        except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # our own word, or torch's on sizes
+            raise UserError(f"{cell.name}, arm {spec.arm}: {str(error).splitlines()[0]}") from error
+        except Exception as error:
+            raise UserError(f"{cell.name}, arm {spec.arm}: {blame(error)}") from error
 
 
 def _note(text: str) -> dict[str, Any]:

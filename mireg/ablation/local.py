@@ -8,22 +8,40 @@ import signal
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from mireg.ablation.config import RunSpec
 from mireg.ablation.errors import Stopped, UserError, cannot_write
 from mireg.ablation.group import Group
 from mireg.ablation.progress import Tell
 from mireg.ablation.signals import graceful
-from mireg.ablation.work import RETRIES, Setup, perform
+from mireg.ablation.work import RETRIES
 
 Failures = dict[str, str]
 """Why a run has no result, by its path."""
 
 
-def run_here(specs: Sequence[RunSpec], setup: Setup, group: Group, tell: Tell, stop: Callable[[], bool]) -> Failures:
+class Job(Protocol):
+    """One run."""
+
+    @property
+    def path(self) -> str:
+        """Its name, unlike any other's."""
+
+
+class Work(Protocol):
+    """What all runs share; it travels to other processes."""
+
+    @property
+    def device(self) -> torch.device:
+        """To train on."""
+
+    def perform(self, spec: Any, group: Group, tell: Tell, stop: Callable[[], bool]) -> None:
+        """Train one run to its end."""
+
+
+def run_here(specs: Sequence[Job], setup: Work, group: Group, tell: Tell, stop: Callable[[], bool]) -> Failures:
     """Run one after another in this process, or in this group of processes.
 
     Raises:
@@ -32,7 +50,7 @@ def run_here(specs: Sequence[RunSpec], setup: Setup, group: Group, tell: Tell, s
     failures = {}
     for spec in specs:
         try:
-            perform(spec, setup, group, tell, stop)
+            setup.perform(spec, group, tell, stop)
         except (Stopped, UserError, OSError):
             raise
         except Exception:
@@ -42,9 +60,7 @@ def run_here(specs: Sequence[RunSpec], setup: Setup, group: Group, tell: Tell, s
     return failures
 
 
-def run_in_workers(
-    specs: Sequence[RunSpec], setup: Setup, workers: int, tell: Tell, stop: Callable[[], bool]
-) -> Failures:
+def run_in_workers(specs: Sequence[Job], setup: Work, workers: int, tell: Tell, stop: Callable[[], bool]) -> Failures:
     """Share the runs out over worker processes; a run whose worker dies goes on in another.
 
     Raises:
@@ -99,7 +115,7 @@ def run_in_workers(
     return failures
 
 
-def crashed(spec: RunSpec, trace: str, tell: Tell) -> str:
+def crashed(spec: Job, trace: str, tell: Tell) -> str:
     """Tell of an error in the code of a run, whole; its last line is the failure."""
     tell(_note(spec, trace.rstrip()))
     failure = trace.rstrip().splitlines()[-1]
@@ -110,7 +126,7 @@ def crashed(spec: RunSpec, trace: str, tell: Tell) -> str:
 class _Worker:
     """A process that trains the runs it is sent, and this end of the pipe to it."""
 
-    def __init__(self, setup: Setup, index: int, spec: RunSpec) -> None:
+    def __init__(self, setup: Work, index: int, spec: Job) -> None:
         # A forked process can use neither CUDA nor torch's thread pool.
         context = multiprocessing.get_context("spawn")
         self.index = index
@@ -120,7 +136,7 @@ class _Worker:
         theirs.close()
         self.start(spec)
 
-    def start(self, spec: RunSpec) -> None:
+    def start(self, spec: Job) -> None:
         self.spec = spec
         self.connection.send(spec)
 
@@ -145,7 +161,7 @@ class _Worker:
         self.connection.close()
 
 
-def _serve(connection: Connection, setup: Setup, index: int) -> None:
+def _serve(connection: Connection, setup: Work, index: int) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     parent = os.getppid()
@@ -169,7 +185,7 @@ def _serve(connection: Connection, setup: Setup, index: int) -> None:
             except EOFError:
                 return
             try:
-                perform(spec, setup, Group(device), tell, stop)
+                setup.perform(spec, Group(device), tell, stop)
                 connection.send(("done", None))
             except Stopped:
                 connection.send(("done", None))
@@ -183,5 +199,5 @@ def _serve(connection: Connection, setup: Setup, index: int) -> None:
                 connection.send(("crashed", traceback.format_exc()))
 
 
-def _note(spec: RunSpec, text: str) -> dict[str, Any]:
+def _note(spec: Job, text: str) -> dict[str, Any]:
     return {"event": "note", "run": spec.path, "text": text}

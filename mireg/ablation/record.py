@@ -61,25 +61,29 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
         changed = differences(earlier["versions"], versions)
         if changed:
             notes.append(f"packages changed since the last time ({'; '.join(changed)}): results may differ in the end")
-    invocation = {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([sys.executable, *sys.argv]),
-        "commit": _commit(),
-        "host": platform.node(),
-        "device": device,
-        "processor": processor(),
-        "versions": versions,
-    }
     record = {
         "study": study.name,
         "arms": list(dict.fromkeys([*old["arms"], *study.all_arms])),
         "seeds": sorted({*old["seeds"], *study.seed_numbers}),
         "configuration": configuration,
         "tuning": tuning,
-        "invocations": [*old["invocations"], invocation],
+        "invocations": [*old["invocations"], invocation(device)],
     }
     write_json(out / RECORD, record)
     return notes
+
+
+def invocation(device: str) -> dict[str, Any]:
+    """What this process is, and where it runs."""
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([sys.executable, *sys.argv]),
+        "commit": _commit(),
+        "host": platform.node(),
+        "device": device,
+        "processor": processor(),
+        "versions": _versions(),
+    }
 
 
 def processor() -> str:

@@ -67,7 +67,7 @@ class LayerwiseBatchEntropy(LossTerm):
         self._beta, self._alpha_min = beta, alpha_min
         self._entropies: dict[str, Tensor] = {}
 
-    def __call__(self, task: Tensor) -> Tensor:
+    def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
         entropies = {name: batch_entropy(layer) for name, layer in self._watched.take().items()}
         self._entropies = {name: entropy.detach() for name, entropy in entropies.items()}
         wanted = self._watched.alphas.abs().clamp_min(self._alpha_min)

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import get_total_norm
 
 from mireg.ablation.arms import ARMS
 from mireg.ablation.checkpoint import Checkpoints, random_state, seed_everything, set_random_state
 from mireg.ablation.config import Cell, RunSpec
 from mireg.ablation.curves import to_target
-from mireg.ablation.data import Dataset, Split
+from mireg.ablation.data import Dataset
 from mireg.ablation.diagnose import diagnose
 from mireg.ablation.errors import Stopped
 from mireg.ablation.group import Group
 from mireg.ablation.progress import Tell
+from mireg.ablation.recipe import FlipCrop, autocast, lr_factor, make_optimizer, set_lr
 from mireg.ablation.record import plain, refuse_changes, settings
 from mireg.ablation.storage import write_result, write_tensors
+from mireg.ablation.tasks import score, task_loss
 from mireg.ablation.terms import LossTerm
 from mireg.ablation.tracking import NoTracker, Tracker
-from mireg.diagnostics import layer_parameters
 from mireg.measure import measure
 
 Build = Callable[[Cell, Dataset], nn.Module]
@@ -74,11 +74,15 @@ def train(
         OSError: if a file cannot be written; the last checkpoint is still there.
     """
     cell, data, device = spec.cell, dataset.to(group.device), group.device
+    metric = cell.measured
     seed_everything(spec.seed)
     network = build(cell, dataset).to(device)
     term = ARMS[spec.arm].term(network, spec.term, data.train.batch(slice(0, EXAMPLES))[0])
-    forward = group.join(term.model)
-    optimizer = _optimizer(network, cell, spec.arm, term.parameters())
+    compiled: Any = torch.compile(term.model) if cell.compile else term.model
+    forward = group.join(compiled)
+    optimizer = make_optimizer(network, cell, spec.arm, term.parameters())
+    scaler = torch.amp.GradScaler(device.type, enabled=cell.precision == "float16")
+    augment = FlipCrop(spec.seed) if cell.augment == "flip-crop" else None
     batches = Batches(len(data.train), cell.batch_size, spec.seed)
     window = Window()
 
@@ -90,7 +94,10 @@ def train(
         start, seconds, curve = checkpoint["step"], checkpoint["seconds"], checkpoint["curve"]
         network.load_state_dict(checkpoint["network"])
         optimizer.load_state_dict(checkpoint["optimizer"])
+        scaler.load_state_dict(checkpoint["scaler"])
         batches.load_state_dict(checkpoint["batches"])
+        if augment:
+            augment.load_state_dict(checkpoint["augment"])
         window.load_state_dict(checkpoint["window"])
         set_random_state(checkpoint["random"], device)
         term.load_state_dict(checkpoint["term"])
@@ -102,7 +109,11 @@ def train(
         for step in range(start, cell.steps + 1):
             evaluated = bool(curve) and curve[-1]["step"] == step  # and then saved, and resumed here
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:
-                point = {"step": step, "seconds": round(seconds, 4), **evaluate(network, data.validation, spec)}
+                point = {"step": step, "seconds": round(seconds, 4), **evaluate(network, data, spec)}
+                if not math.isfinite(point[metric.validation]):
+                    where = f"step {step}, arm {spec.arm}"
+                    failure = f"{where}: the validation {metric.name} is not finite; a lower learning rate may help"
+                    break
                 point |= window.summary()
                 if cell.diagnostics:
                     point["diagnostics"] = diagnose(term, optimizer, data, cell.batch_size, PROBE)
@@ -110,7 +121,7 @@ def train(
                 tracker.log(point)
                 tell({"event": "step", "run": spec.path, "steps": cell.steps, **point})
                 window = Window()
-            if step == cell.steps or (spec.tuning and to_target(curve[-1:], cell.target)):
+            if step == cell.steps or (spec.tuning and to_target(curve[-1:], cell.target, metric)):
                 break
             stopping = group.any(stop())
             if group.writes and (stopping or time.monotonic() - saved_at >= checkpoint_seconds):
@@ -123,7 +134,9 @@ def train(
                         "curve": curve,
                         "network": network.state_dict(),
                         "optimizer": optimizer.state_dict(),
+                        "scaler": scaler.state_dict(),
                         "batches": batches.state_dict(),
+                        "augment": augment.state_dict() if augment else {},
                         "window": window.state_dict(),
                         "random": random_state(device),
                         "term": term.state_dict(),
@@ -133,20 +146,27 @@ def train(
             if stopping:
                 raise Stopped(spec.path)
 
-            images, labels = data.train.batch(group.share(next(batches)).to(device))
-            began = time.perf_counter()
-            task = cross_entropy(forward(images), labels)
-            added = term(task)
+            batch = next(batches)
+            inputs, targets = data.train.batch(group.share(batch).to(device))
+            if augment:
+                inputs = augment(inputs, len(batch), group.share)
+            began = clock(device)
+            with autocast(cell, device):
+                task = task_loss(data.task, forward(inputs), targets)
+            added = term(task, targets)
             loss = task if added is None else task + added
             optimizer.zero_grad()
-            loss.backward()
-            took = time.perf_counter() - began
-            if group.any(not _finite(loss, network)):  # off the clock, as evaluation is
-                failure = group.first(_diagnose(step, spec.arm, task, loss, term, images, labels))
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            took = clock(device) - began
+            if group.any(not _finite(loss, network, scaler)):  # off the clock, as evaluation is
+                failure = group.first(_diagnose(step, spec.arm, task, loss, term, (data.task, inputs, targets)))
                 break
-            began = time.perf_counter()
-            optimizer.step()
-            took = max(0.0, took + time.perf_counter() - began)
+            began = clock(device)
+            set_lr(optimizer, lr_factor(cell, step))
+            scaler.step(optimizer)
+            scaler.update()
+            took = max(0.0, took + clock(device) - began)
             seconds += took
             window.add(group.mean(task), added, took)
 
@@ -159,7 +179,9 @@ def train(
             "failure": failure,
             "stood_aside": term.stood_aside,
             "seconds": round(seconds, 4),
-            "test_accuracy": None if spec.tuning else accuracy(network, data.test),
+            "task": data.task,
+            "final_split": "validation" if data.test is None else "test",
+            metric.final: None if spec.tuning else _finite_or_none(score(network, data.final, data.task, metric.name)),
             "curve": curve,
             "spec": spec.as_dict(),
         }
@@ -236,50 +258,43 @@ class Window:
         }
 
 
-@torch.no_grad()
-def accuracy(network: nn.Module, split: Split, chunk: int = 1000) -> float:
-    """Share of the samples whose largest output is their label's."""
-    network.eval()
-    right = 0
-    for first in range(0, len(split), chunk):
-        images, labels = split.batch(slice(first, first + chunk))
-        right += int((network(images).argmax(1) == labels).sum())
-    network.train()
-    return right / len(split)
-
-
-def evaluate(network: nn.Module, validation: Split, spec: RunSpec) -> dict[str, Any]:
-    """Validation accuracy, and the MI in nats, where it is finite, of every successive pair on the probe samples."""
-    probe = validation.batch(slice(0, PROBE))[0]
+def evaluate(network: nn.Module, data: Dataset, spec: RunSpec) -> dict[str, Any]:
+    """The validation metric, and the MI in nats, where it is finite, of every successive pair on the probe samples."""
+    metric = spec.cell.measured
+    value = score(network, data.validation, data.task, metric.name)
+    if not math.isfinite(value):
+        return {metric.validation: value, "mi": {}}
+    probe = data.validation.batch(slice(0, PROBE))[0]
     found = measure(network, [probe], layers=spec.term.layer_spec, permutations=0)
     return {
-        "validation_accuracy": accuracy(network, validation),
+        metric.validation: value,
         "mi": {record.pair: record.nats for record in found if math.isfinite(record.nats)},
     }
+
+
+def _finite_or_none(value: float) -> float | None:
+    """As JSON can hold it."""
+    return value if math.isfinite(value) else None
 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _optimizer(network: nn.Module, cell: Cell, arm: str, others: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
-    lr, parameters = cell.lr_of(arm), dict(network.named_parameters())
-    groups: list[dict[str, Any]] = [{"params": list(parameters.values()), "lr": lr}]
-    if cell.lr_divisor > 1:
-        layers = layer_parameters(network)
-        groups = [
-            {"params": [parameters[name] for name in layer], "lr": lr / cell.lr_divisor ** (len(layers) - 1 - index)}
-            for index, layer in enumerate(layers)
-        ]
-    if others:
-        groups.append({"params": list(others), "lr": lr})
-    if cell.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9)
-    return torch.optim.Adam(groups)
+def clock(device: torch.device) -> float:
+    """Seconds, once the device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
-def _finite(loss: Tensor, network: nn.Module) -> bool:
-    """Whether the loss and the norm of its gradient are finite: one wait for the device, not two."""
+def _finite(loss: Tensor, network: nn.Module, scaler: torch.amp.GradScaler) -> bool:
+    """Whether the loss and the norm of its gradient are finite: one wait for the device, not two.
+
+    With loss scaling a gradient that is not is an everyday matter: its step is skipped and the scale halved.
+    """
+    if scaler.is_enabled():
+        return bool(torch.isfinite(loss.detach()))
     norm = get_total_norm(_gradients(network))
     return bool(torch.isfinite(loss.detach() + norm))
 
@@ -289,7 +304,7 @@ def _gradients(network: nn.Module) -> list[Tensor]:
 
 
 def _diagnose(
-    step: int, arm: str, task: Tensor, loss: Tensor, term: LossTerm, images: Tensor, labels: Tensor
+    step: int, arm: str, task: Tensor, loss: Tensor, term: LossTerm, batch: tuple[str, Tensor, Tensor]
 ) -> str | None:
     """Which part of the loss or its gradient broke in this process, where and in which arm; None if none did."""
     where = f"step {step}, arm {arm}"
@@ -299,9 +314,12 @@ def _diagnose(
     if not torch.isfinite(loss):
         broken = [name for name, value in term.values().items() if not torch.isfinite(value)]
         return f"{where}: {term.name} is not finite, in {_listed(broken) or 'its weight'}"
+    kind, inputs, targets = batch
     names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     alone = torch.autograd.grad(
-        cross_entropy(network(images), labels), [p for p in network.parameters() if p.requires_grad], allow_unused=True
+        task_loss(kind, network(inputs), targets),
+        [p for p in network.parameters() if p.requires_grad],
+        allow_unused=True,
     )
     in_task = not get_total_norm([g for g in alone if g is not None]).isfinite()
     of = "the task loss" if in_task else term.name

@@ -49,7 +49,7 @@ class Term:
 class LossTerm(ABC):
     """An addition to the task's loss that goes with the forward passes of one network.
 
-    ``term(task)`` after each training forward of :attr:`model` gives what is added to the loss.
+    ``term(task, target)`` after each training forward of :attr:`model` gives what is added to the loss.
 
     Attributes:
         name: in messages.
@@ -62,11 +62,12 @@ class LossTerm(ABC):
     model: nn.Module
 
     @abstractmethod
-    def __call__(self, task: Tensor) -> Tensor | None:
+    def __call__(self, task: Tensor, target: Tensor | None) -> Tensor | None:
         """The term of the last training forward, 0-dim; None where the arm has none.
 
         Args:
             task: the task's loss, with its graph.
+            target: of the batch: (n,) classes, (n, k) floats, or (n, positions) tokens; None for a term without.
         """
 
     def parameters(self) -> Sequence[nn.Parameter]:
@@ -106,7 +107,7 @@ class NoTerm(LossTerm):
     def __init__(self, network: nn.Module, settings: Term, example: Tensor) -> None:
         self.network = self.model = network
 
-    def __call__(self, task: Tensor) -> None:
+    def __call__(self, task: Tensor, target: Tensor | None) -> None:
         return None
 
     def bare_copy(self) -> nn.Module:
@@ -142,7 +143,7 @@ class Reward(LossTerm):
         self.network = network
         self.model = self._wrapped = MIRegularized(network, Taps(network, settings.layer_spec), self._regularizer)
 
-    def __call__(self, task: Tensor) -> Tensor:
+    def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
         return self._wrapped.mi_loss()
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.utils.tensorboard.summary import hparams
 from mireg.ablation.arms import ARMS
 from mireg.ablation.config import RunSpec
 from mireg.ablation.curves import to_target
+from mireg.ablation.metric import Metric
 
 DRAWING_SHARE = 0.01
 """Of a run's time may go into figures while it trains; the last ones are drawn after its last step."""
@@ -29,23 +29,26 @@ DRAWING_SECONDS = 0.5
 OVER_SEEDS = "all-seeds"
 """Folder, beside those of the seeds, of the median and the range over them."""
 
-LAYOUT = {
-    "With and without": {
-        "validation accuracy: median over seeds, band from the worst to the best": [
-            "Margin",
-            ["over_seeds/accuracy", "over_seeds/accuracy_lowest", "over_seeds/accuracy_highest"],
-        ],
-        "validation accuracy of every run": ["Multiline", ["^validation/accuracy$"]],
-    },
-    "Mutual information": {
-        "weakest link: median over seeds of the smallest MI of a pair, in nats": [
-            "Margin",
-            ["over_seeds/weakest_mi", "over_seeds/weakest_mi_lowest", "over_seeds/weakest_mi_highest"],
-        ],
-        "MI of every successive pair, in nats": ["Multiline", ["^mi_nats/"]],
-    },
-}
-"""Of the Custom Scalars page."""
+
+def layout(metric: Metric) -> dict[str, Any]:
+    """Of the Custom Scalars page."""
+    name = metric.name
+    return {
+        "With and without": {
+            f"validation {name}: median over seeds, band from the lowest to the highest": [
+                "Margin",
+                [f"over_seeds/{name}", f"over_seeds/{name}_lowest", f"over_seeds/{name}_highest"],
+            ],
+            f"validation {name} of every run": ["Multiline", [f"^validation/{name}$"]],
+        },
+        "Mutual information": {
+            "weakest link: median over seeds of the smallest MI of a pair, in nats": [
+                "Margin",
+                ["over_seeds/weakest_mi", "over_seeds/weakest_mi_lowest", "over_seeds/weakest_mi_highest"],
+            ],
+            "MI of every successive pair, in nats": ["Multiline", ["^mi_nats/"]],
+        },
+    }
 
 
 class Tracker:
@@ -60,6 +63,7 @@ class Tracker:
 
     def __init__(self, folder: Path, spec: RunSpec, resumed_at: int) -> None:
         self._spec = spec
+        self._metric = spec.cell.measured
         self._points: list[dict[str, Any]] = []
         self._began = time.monotonic()
         self._drawing = 0.0  # seconds spent on figures
@@ -68,12 +72,12 @@ class Tracker:
         if not resumed_at:
             text = json.dumps(spec.as_dict(), indent=2)
             self._writer.add_text("configuration", f"```json\n{text}\n```")
-            self._writer.add_custom_scalars(LAYOUT)
+            self._writer.add_custom_scalars(layout(self._metric))
 
     def log(self, point: dict[str, Any]) -> None:
         """Write one point of the run's curve, see :func:`mireg.ablation.run.train`."""
         scalars = {
-            "validation/accuracy": point["validation_accuracy"],
+            f"validation/{self._metric.name}": point[self._metric.validation],
             "train/loss": point["loss"],
             "train/step_ms": point["step_ms"],
             "term/share_of_loss": point["term_share"],
@@ -105,11 +109,11 @@ class Tracker:
         """
         curve = result["curve"]
         self._draw(curve)
-        reached = to_target(curve, self._spec.cell.target) or {}
+        reached = to_target(curve, self._spec.cell.target, self._metric) or {}
         outcome = {
             "result/steps_to_target": reached.get("step"),
             "result/seconds_to_target": reached.get("seconds"),
-            "result/test_accuracy": result["test_accuracy"],
+            f"result/{self._metric.final}": result[self._metric.final],
             "result/seconds": result["seconds"],
         }
         self._add_scalars(outcome, curve[-1]["step"])
@@ -146,22 +150,23 @@ class Tracker:
         return self._writer.file_writer
 
 
-def write_spread(folder: Path, curves: Sequence[Sequence[dict[str, Any]]]) -> None:
+def write_spread(folder: Path, curves: Sequence[Sequence[dict[str, Any]]], metric: Metric) -> None:
     """Write the median and the range over seeds of one arm's curves, for the bands of the Custom Scalars page.
 
     Args:
         folder: of the arm; what an earlier call wrote into it is replaced.
         curves: of its runs; steps that not all of them have are left out.
+        metric: of the cell.
     """
     target = folder / OVER_SEEDS
     for old in target.glob("events.*"):
         old.unlink()
     with SummaryWriter(str(target)) as writer:
         for points in zip(*curves, strict=False):
-            for tag, values in {
-                "over_seeds/accuracy": [point["validation_accuracy"] for point in points],
-                "over_seeds/weakest_mi": [min(point["mi"].values(), default=math.nan) for point in points],
-            }.items():
+            spread = {f"over_seeds/{metric.name}": [point[metric.validation] for point in points]}
+            if all(point["mi"] for point in points):
+                spread["over_seeds/weakest_mi"] = [min(point["mi"].values()) for point in points]
+            for tag, values in spread.items():
                 writer.add_scalar(tag, np.median(values), points[0]["step"])
                 writer.add_scalar(f"{tag}_lowest", min(values), points[0]["step"])
                 writer.add_scalar(f"{tag}_highest", max(values), points[0]["step"])

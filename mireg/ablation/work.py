@@ -50,6 +50,10 @@ class Setup:
         """Where a run's files lie."""
         return self.out / spec.path if spec.tuning else self.out / RUNS / spec.path
 
+    def perform(self, spec: RunSpec, group: Group, tell: Tell, stop: Callable[[], bool]) -> None:
+        """See :func:`perform`."""
+        perform(spec, self, group, tell, stop)
+
 
 def perform(spec: RunSpec, setup: Setup, group: Group, tell: Tell, stop: Callable[[], bool]) -> None:
     """Train one run to its end, with no other process at the same one.
@@ -60,7 +64,7 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: Tell, stop: Callabl
         OSError: if a file cannot be written.
     """
     torch.set_num_threads(setup.threads)
-    dataset = load(spec.cell.dataset, setup.data_dir)
+    dataset = load(spec.cell.dataset, setup.data_dir, spec.cell.context)
     folder = setup.folder(spec)
     with Lock(folder / "lock", PATIENCE) if group.writes else nullcontext(), flushed_denormals():
         train(

@@ -19,7 +19,7 @@ DIGITS = load("digits", Path("data"))
 
 
 def build(cell: Cell, dataset: Dataset) -> nn.Module:
-    return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.classes)
+    return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
 
 
 def run(folder: Path, cell: Cell, arm: str, *, tuning: bool = False) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def network(depth: int = 3) -> nn.Module:
 
 def loss_of(term: LossTerm) -> torch.Tensor:
     task = cross_entropy(term.model(X), Y)
-    added = term(task)
+    added = term(task, Y)
     return task if added is None else task + added
 
 

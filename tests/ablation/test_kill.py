@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[2]
 KILLS = 20
 STUDY = ["--arms", "none", "mi-always", "--workers", "1", "--seeds", "1", "--checkpoint-seconds", "0.05"]
 SIZE = ["--steps", "1000", "--eval-every", "100", "--model-options", "depth=4", "width=16"]
+RECIPE = ["--optimizer", "adamw", "--weight-decay", "0.1", "--schedule", "cosine", "--augment", "flip-crop"]
 
 
 def start(kills: int, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "tests/ablation/kill_study.py", str(kills), str(out), *STUDY, *SIZE],
+        [sys.executable, "tests/ablation/kill_study.py", str(kills), str(out), *STUDY, *SIZE, *RECIPE],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -6,7 +6,8 @@ from torch import nn
 
 from mireg.ablation.config import Cell
 from mireg.ablation.errors import UserError
-from mireg.ablation.run import Window, _optimizer
+from mireg.ablation.recipe import make_optimizer
+from mireg.ablation.run import Window
 
 NETWORK = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
 
@@ -17,13 +18,13 @@ def cell(**changes):
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_each_layer_towards_the_input_learns_that_much_slower(optimizer):
-    groups = _optimizer(NETWORK, cell(optimizer=optimizer, lr_divisor=2.0), "none").param_groups
+    groups = make_optimizer(NETWORK, cell(optimizer=optimizer, lr_divisor=2.0), "none").param_groups
     assert [group["lr"] for group in groups] == [2.5e-3, 5e-3, 1e-2]
     assert [len(group["params"]) for group in groups] == [4, 2, 2]
 
 
 def test_without_a_divisor_all_learn_alike():
-    (group,) = _optimizer(NETWORK, cell(), "none").param_groups
+    (group,) = make_optimizer(NETWORK, cell(), "none").param_groups
     assert (group["lr"], len(group["params"])) == (1e-2, 8)
 
 

@@ -49,7 +49,7 @@ def build(cell: Cell, dataset: Dataset) -> nn.Module:
         nn.Dropout(0.2),
         Noise(),
         nn.Sequential(nn.Linear(12, 12), nn.Tanh()),
-        nn.Linear(12, dataset.classes),
+        nn.Linear(12, dataset.outputs),
     )
 
 

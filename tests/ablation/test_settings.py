@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import train
+from mireg.ablation.command.arguments import NOT_IN_FILES, Arguments
 from mireg.ablation.presets import PRESETS
 from mireg.ablation.settings import as_toml, read_toml
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-NAMES = [name for name in train.Arguments.__dataclass_fields__ if name not in train.NOT_IN_FILES]
+NAMES = [name for name in Arguments.__dataclass_fields__ if name not in NOT_IN_FILES]
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -92,10 +93,10 @@ class TestFile:
     )
     def test_what_is_printed_reads_back(self, tmp_path: Path, values: dict[str, Any]) -> None:
         assume("\0" not in str(values.values()) and "\\x00" not in str(values.values()))
-        written = train.Arguments(**values)
+        written = Arguments(**values)
         path = tmp_path / "study.toml"
-        path.write_text(as_toml(written, train.NOT_IN_FILES), encoding="utf-8")
-        assert read_toml(path, train.Arguments, train.NOT_IN_FILES) == written
+        path.write_text(as_toml(written, NOT_IN_FILES), encoding="utf-8")
+        assert read_toml(path, Arguments, NOT_IN_FILES) == written
 
 
 scalars = st.one_of(
@@ -163,7 +164,7 @@ class TestCommandLine:
             (["--decay-steps", "0"], "decay_steps=0: give at least 1"),
             (["--batch-size", "1"], "batch_size=1: MI needs at least 2 samples"),
             (["--eval-every", "0"], "eval_every=0: give at least 1"),
-            (["--optimizer", "adan"], "optimizer='adan': choose from adam, sgd"),
+            (["--optimizer", "adan"], "optimizer='adan': choose from adam, adamw, sgd, muon"),
             (["--dataset", "../../etc"], "dataset='../../etc': choose from digits"),
             (["--model", "../mlp"], "unknown model '../mlp'"),
             (["--model-options", "depth"], "--model-options depth: write key=value"),

@@ -14,8 +14,7 @@ import pytest
 from torch import nn
 
 import train
-from eval import report
-from mireg.ablation import presets
+from mireg.ablation import presets, report
 from mireg.ablation.config import Cell, RunSpec, Study, Term, Tuning
 from mireg.ablation.errors import UserError
 from mireg.ablation.tuning import choose, read_tuning

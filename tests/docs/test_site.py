@@ -28,7 +28,15 @@ def test_notebook_runs_and_says_what_it_shows(capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["mireg", "mireg.estimators", "mireg.schedules", "mireg.diagnostics", "eval.convergence", "eval.report"]
+    "name",
+    [
+        "mireg",
+        "mireg.estimators",
+        "mireg.schedules",
+        "mireg.diagnostics",
+        "mireg.ablation.report.summary",
+        "eval.report",
+    ],
 )
 def test_every_public_name_has_a_docstring(name):
     module = importlib.import_module(name)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from eval import archive, report
-from eval.convergence import load_results
+from mireg.ablation.report.results import load_results
 from mireg.ablation.storage import DamagedError, write_json
 from mireg.ablation.tuning import write_tuning
-from tests.eval.synthetic import result, write_study
+from tests.ablation.report.synthetic import result, write_study
 
 ROOT = Path(__file__).parents[2]
 TRIED = {"lr": 1e-3, "tried": {"0.001": {"steps": [100, None], "accuracy": [0.8, 0.7]}}}

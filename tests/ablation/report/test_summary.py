@@ -6,9 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from eval.convergence import holm, load_results, logrank_p_value, median, paired_p_value, ratio, summarise
 from mireg.ablation.curves import to_target
-from tests.eval.synthetic import TARGET, result, write_study
+from mireg.ablation.report.results import load_results
+from mireg.ablation.report.statistics import holm, logrank_p_value, median, paired_p_value, ratio
+from mireg.ablation.report.summary import summarise
+from tests.ablation.report.synthetic import TARGET, result, write_study
 
 
 def test_target_counts_only_after_training():

@@ -1,4 +1,4 @@
-"""Image data sets with a fixed split into training, validation and test."""
+"""Image data sets that go by a name, downloaded if need be."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import gzip
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mireg.ablation.data.dataset import CLASSIFICATION, Dataset, Samples
 from mireg.ablation.errors import UserError
 
 VALIDATION = 5000
@@ -20,70 +20,6 @@ VALIDATION = 5000
 
 SYSTEM_FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Where a Linux distribution's package puts a data set."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Samples held as bytes, standardised when they are read.
-
-    Attributes:
-        images: (n, channels, height, width) uint8.
-        labels: (n,) int64.
-        mean: of a pixel over the training set.
-        std: of a pixel over the training set.
-    """
-
-    images: Tensor
-    labels: Tensor
-    mean: float
-    std: float
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Standardised float32 images and labels of the given samples."""
-        return (self.images[index].float() - self.mean) / self.std, self.labels[index]
-
-    def first(self, count: int) -> Split:
-        """The first samples."""
-        return Split(self.images[:count], self.labels[:count], self.mean, self.std)
-
-    def to(self, device: torch.device) -> Split:
-        return Split(self.images.to(device), self.labels.to(device), self.mean, self.std)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set in three parts that never mix: targets are set on validation, accuracy is reported on test."""
-
-    name: str
-    train: Split
-    validation: Split
-    test: Split
-    classes: int
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.train.images.shape[1:])
-
-    def to(self, device: torch.device) -> Dataset:
-        return Dataset(self.name, self.train.to(device), self.validation.to(device), self.test.to(device), self.classes)
-
-
-def load(name: str, data_dir: Path) -> Dataset:
-    """Load a data set by name.
-
-    Args:
-        name: one of :data:`DATASETS`.
-        data_dir: where files are looked for, and where a download is put.
-
-    Raises:
-        UserError: on an unknown name, or data that are neither on disk nor to be had.
-    """
-    if name not in DATASETS:
-        raise UserError(f"unknown dataset {name!r}: choose from {', '.join(DATASETS)}")
-    return DATASETS[name](data_dir)
 
 
 def _digits(data_dir: Path) -> Dataset:
@@ -176,10 +112,11 @@ def _split(name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: 
     mean, std = pixels.mean().item(), pixels.std().item()
     return Dataset(
         name,
-        train=Split(train_x[:cut], train_y[:cut], mean, std),
-        validation=Split(train_x[cut:], train_y[cut:], mean, std),
-        test=Split(test_x, test_y, mean, std),
-        classes=int(train_y.max()) + 1,
+        CLASSIFICATION,
+        train=Samples(train_x[:cut], train_y[:cut], mean, std),
+        validation=Samples(train_x[cut:], train_y[cut:], mean, std),
+        test=Samples(test_x, test_y, mean, std),
+        outputs=int(train_y.max()) + 1,
     )
 
 

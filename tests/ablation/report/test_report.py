@@ -6,10 +6,13 @@ import re
 import pytest
 from rich.console import Console
 
-from eval import figures, report
-from eval.convergence import summarise
+from eval import report as command
+from mireg.ablation import report
+from mireg.ablation.report import figures, summarise
+from mireg.ablation.report.tables import as_markdown
+from mireg.ablation.report.verdicts import headline, speed_verdict
+from tests.ablation.report.synthetic import result, write_study
 from tests.browser import browser_page, keep_screenshot
-from tests.eval.synthetic import result, write_study
 
 ARMS = {"none": None, "mi": 100, "mi-shuffled": None, "variance-only": 900}
 
@@ -35,61 +38,121 @@ def summary_of(**reached):
 
 
 @pytest.mark.parametrize(
-    ("none", "mi", "expected"),
+    ("none", "mi", "speed", "end"),
     [
-        (None, 100, r"mi reached 75% on 6 of 6 seeds \(median 100 steps\), ≥10\.0x the speed .*: faster\.$"),
-        (100, None, r"mi reached 75% on 0 of 6 seeds \(median no median steps\), ≤0\.1x the speed .*: slower\.$"),
-        (100, 100, r"1\.0x the speed .*: no difference shown\.$"),
-        (None, None, r"neither it nor none got there in 1000 steps\.$"),
+        (None, 100, "mi reached 75% on 6 of 6 seeds (median 100 steps), ≥10.0x the speed of none (", "better"),
+        (100, None, "mi reached 75% on 0 of 6 seeds (median no median steps), ≤0.1x the speed of none (", "worse"),
+        (
+            100,
+            100,
+            "mi reached 75% on 6 of 6 seeds (median 100 steps), 1.0x the speed of none (",
+            "no difference shown",
+        ),
+        (None, None, "at the median neither it nor none got there in 1000 steps.", "no difference shown"),
     ],
 )
-def test_verdict(none, mi, expected):
+def test_verdict(none, mi, speed, end):
     (cell,) = summary_of(none=none, mi=mi)["cells"]
-    assert re.search(expected, report.headline(cell))
+    verdict = headline(cell)
+    assert speed in verdict
+    assert re.search(r" It ended at \d\d\.0% test accuracy, none at \d\d\.0% \(.* points\): (.*)\.$", verdict)[1] == end
+    words = {(None, 100): ": faster.", (100, None): ": slower.", (100, 100): "): no difference shown. It"}
+    assert words.get((none, mi), "") in verdict
+
+
+def test_a_worse_end_is_said_where_neither_got_to_the_target():
+    runs = [result(arm, seed, None) for arm in ("none", "mi") for seed in range(6)]
+    for run in runs:
+        run["test_accuracy"] = 0.70 + 0.01 * run["seed"] if run["arm"] == "none" else 0.10
+    (cell,) = summarise("study", runs, ["none", "mi"])["cells"]
+    assert "It ended at 10.0% test accuracy, none at 72.5% (-62.5 [" in headline(cell)
+    assert headline(cell).endswith(" points): worse.")
+
+
+@pytest.fixture
+def losses():
+    """Runs of a metric that is better the smaller it is, without a target."""
+    return [
+        result(arm, seed, None, target=None, metric="loss", values=(3.0, last + 0.01 * seed))
+        for arm, last in (("none", 1.5), ("mi", 1.4))
+        for seed in range(6)
+    ]
+
+
+def test_a_smaller_loss_is_better(losses, tmp_path):
+    (cell,) = summarise("study", losses, ["none", "mi"])["cells"]
+    assert (cell["metric"], cell["mode"], cell["target"]) == ("loss", "min", None)
+    assert cell["arms"]["mi"]["final_metric"]["mean"] == pytest.approx(1.425)
+    assert cell["arms"]["mi"]["vs_none"]["steps_ratio"] is None
+    verdict = "mi ended at 1.425 test loss, none at 1.525 (-0.1 [-0.1, -0.1]): better."
+    assert headline(cell) == verdict
+    write_study(tmp_path, losses)
+    report.write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "cell: test loss after 1000 steps" in page
+    assert "Test loss after the last step" in page
+    assert "test_loss" in (tmp_path / "runs.csv").read_text()
+
+
+def test_a_loss_has_a_target_too():
+    runs = [
+        result(arm, seed, step, target=2.0, metric="loss", values=(3.0, 1.5))
+        for arm, step in (("none", 800), ("mi", 200))
+        for seed in range(6)
+    ]
+    (cell,) = summarise("study", runs, ["none", "mi"])["cells"]
+    assert cell["arms"]["mi"]["steps_to_target"]["median"] == 200
+    assert headline(cell).startswith("mi reached 2 on 6 of 6 seeds (median 200 steps), 4.0x the speed of none (")
 
 
 def test_an_interval_that_the_test_does_not_confirm_shows_nothing():
     versus = {"n_pairs": 8, "steps_ratio": 1.5, "ci95": [1.1, 1.9], "p_value": 0.2}
     arm = {"n_seeds": 8, "n_stood_aside": 0, "vs_none": versus}
-    assert report._verdict(arm) == "no difference shown"
+    assert speed_verdict(arm) == "no difference shown"
     versus["p_value"] = 0.01
-    assert report._verdict(arm) == "faster"
+    assert speed_verdict(arm) == "faster"
 
 
 def test_a_term_that_stood_aside_is_not_called_a_tie():
     runs = [result(arm, seed, 100) for arm in ("none", "mi", "mi-kde") for seed in range(2)]
     aside = [run | {"stood_aside": run["arm"].startswith("mi")} for run in runs]
     (cell,) = summarise("study", aside, ["none", "mi", "mi-kde"])["cells"]
-    assert report.headline(cell) == (
+    assert headline(cell) == (
         "mi stood aside: the network passes information on already, and was left as it is. Stood aside: mi-kde."
     )
 
 
 @pytest.mark.parametrize(
     ("seeds", "verdict"),
-    [(2, ": too few seeds to say."), (5, ": faster (too few seeds for a test: 5)."), (6, ": faster.")],
+    [
+        (2, ": too few seeds to say."),
+        (5, ": faster (too few seeds for a test: 5). It ended"),
+        (6, ": faster. It ended"),
+    ],
 )
 def test_few_seeds_are_said_to_be_few(seeds, verdict):
     runs = [result(arm, seed, step) for arm, step in (("none", 800), ("mi", 100)) for seed in range(seeds)]
     (cell,) = summarise("study", runs, ["none", "mi"])["cells"]
-    assert report.headline(cell).endswith(verdict)
+    assert verdict in headline(cell)
 
 
 def test_other_arms_are_named_by_their_verdict():
     (cell,) = summary_of(**{"none": 800, "mi": 100, "lbe": 200, "mi-cka": None, "he": 800, "mi-renyi": 100})["cells"]
-    assert report.headline(cell).endswith(": faster. Faster: lbe, mi-renyi. Slower: mi-cka. No difference shown: he.")
+    assert headline(cell).endswith(
+        "Faster: lbe, mi-renyi. Slower: mi-cka. No difference shown: he. Worse in the end: mi-cka."
+    )
     (cell,) = summary_of(none=800, mi=100, he=800)["cells"]
-    assert report.headline(cell).endswith(": faster. No difference shown: he.")
+    assert headline(cell).endswith(": no difference shown. No difference shown: he.")
 
 
 def test_without_a_baseline_there_is_no_verdict():
     (cell,) = summary_of(mi=100)["cells"]
-    assert "nothing to compare" in report.headline(cell)
+    assert "nothing to compare" in headline(cell)
 
 
 def test_every_column_is_in_the_markdown():
     summary = summary_of(none=800, mi=100)
-    header, _, none, mi, *_ = [line for line in report.as_markdown(summary).splitlines() if line.startswith("|")]
+    header, _, none, mi, *_ = [line for line in as_markdown(summary).splitlines() if line.startswith("|")]
     row = dict(zip(header.split(" | "), mi.split(" | "), strict=True))
     assert (row["reached"], row["steps to target"], row["p"], row["p (Holm)"]) == ("6/6", "100", "0.031", "0.031")
     assert float(row["p (log-rank)"]) < 0.01
@@ -128,7 +191,7 @@ def test_every_run_is_a_row_of_the_csv(study):
 def test_markdown_has_a_table_per_cell_and_one_of_the_term(study):
     text = (study / "report.md").read_text()
     assert text.count("| mi | 6/6 |") == 2
-    cells, _, rest = text.partition("## Early accuracy")
+    cells, _, rest = text.partition("## Early in training")
     early, _, against = rest.partition("## The term against the other arms")
     assert "| R1 | mi | 14% [11, 90] | 90% [90, 90] | 90% [90, 90] |" in early
     for part in (cells, early, against):
@@ -170,7 +233,7 @@ def test_names_are_escaped(tmp_path):
 
 def test_command_line_says_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["eval.report", str(tmp_path)])
-    assert report.main() == 2
+    assert command.main() == 2
     assert "holds no finished run" in capsys.readouterr().err
 
 
@@ -178,7 +241,7 @@ def test_command_line_names_a_damaged_run(tmp_path, monkeypatch, capsys):
     write_study(tmp_path, [result("none", 0, None)])
     (tmp_path / "runs" / "cell" / "none" / "seed-0" / "result.json").write_text("{")
     monkeypatch.setattr("sys.argv", ["eval.report", str(tmp_path)])
-    assert report.main() == 2
+    assert command.main() == 2
     assert "seed-0/result.json is damaged: give the study's command again" in capsys.readouterr().err
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -14,10 +15,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
-from eval.convergence import performance_profile
 from mireg.ablation.curves import to_target
+from mireg.ablation.metric import Metric
+from mireg.ablation.report.statistics import performance_profile
+from mireg.ablation.report.text import metric_name
 
 COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
 """Of the arms in order; the baseline comes first and alone is grey. Each holds on white and on black."""
@@ -28,10 +31,10 @@ DASHES = ("", "5 2", "1.5 1.5")
 INK = "#010203"
 """Stands for the page's own text colour in figures that lie in a page."""
 
-POINTS = 80
+POINTS = 72
 """A curve in the page keeps about this many points; the whole ones are in the results."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.titlesize": 11,
@@ -47,9 +50,9 @@ STYLE = {
     "svg.hashsalt": "mireg",
 }
 
-ON_PAGE = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK) | {
-    "grid.color": INK
-}
+ON_PAGE: dict[Any, Any] = dict.fromkeys(
+    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+) | {"grid.color": INK}
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,17 @@ Runs = dict[str, list[dict[str, Any]]]
 
 def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dict[str, str]:
     """The charts of a cell, as SVG by caption; without those of MI where the runs have none, as in an archive."""
+    metric, timed = Metric.of(cell), cell["target"] is not None
+    dotted = ", target dotted" if timed else ""
+    survival = (
+        {
+            "Share of the seeds that have reached the target, by step": _svg(
+                lambda axes: _survival(axes, cell, runs, look)
+            )
+        }
+        if timed
+        else {}
+    )
     of_information = (
         {
             "Smallest MI of a successive pair, by step: the weakest link": _svg(
@@ -93,15 +107,13 @@ def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dic
         else {}
     )
     return {
-        "Validation accuracy by step: median over seeds, band from the worst seed to the best, target dotted": _svg(
-            lambda axes: draw_accuracy(axes, cell, runs, look)
+        f"Validation {cell['metric']} by step: median over seeds, band from the lowest to the highest{dotted}": _svg(
+            lambda axes: draw_metric(axes, cell, runs, look)
         ),
-        "Share of the seeds that have reached the target, by step": _svg(
-            lambda axes: _survival(axes, cell, runs, look)
-        ),
+        **survival,
         **of_information,
-        "Test accuracy after the last step: a dot per seed, a bar at the median": _svg(
-            lambda axes: _dots(axes, {arm: [r["test_accuracy"] for r in of] for arm, of in runs.items()}, look),
+        f"{metric_name(cell).capitalize()} after the last step: a dot per seed, a bar at the median": _svg(
+            lambda axes: _dots(axes, {arm: [r[metric.final] for r in of] for arm, of in runs.items()}, look),
             rows=len(runs),
         ),
         "Cost: milliseconds per training step, a dot per seed, a bar at the median": _svg(
@@ -135,7 +147,7 @@ def profile_figure(summary: dict[str, Any], look: dict[str, Line]) -> str:
 
 
 def curves_png(cells: Sequence[dict[str, Any]], runs: dict[str, Runs], look: dict[str, Line]) -> bytes:
-    """Accuracy by step of every cell, as PNG on white; of a single cell also, where there is MI, the weakest link.
+    """The metric by step of every cell, as PNG on white; of a single cell also, where there is MI, the weakest link.
 
     Args:
         cells: of a summary.
@@ -143,9 +155,11 @@ def curves_png(cells: Sequence[dict[str, Any]], runs: dict[str, Runs], look: dic
         look: of the arms.
     """
     first = runs[cells[0]["cell"]]
-    panels = [lambda axes, cell=cell: _learning(axes, cell, runs[cell["cell"]], look) for cell in cells]
+    panels: list[Callable[[Axes], None]] = [
+        partial(_learning, cell=cell, runs=runs[cell["cell"]], look=look) for cell in cells
+    ]
     if len(cells) == 1 and has_information(first):
-        panels.append(lambda axes: _links(axes, first, look))
+        panels.append(partial(_links, runs=first, look=look))
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
     arms = list(dict.fromkeys(arm for cell in cells for arm in cell["arms"]))
@@ -166,12 +180,15 @@ def curves_png(cells: Sequence[dict[str, Any]], runs: dict[str, Runs], look: dic
 
 def _reached(arm: str, cell: dict[str, Any]) -> str:
     found = cell["arms"][arm]
+    if cell["target"] is None:
+        return arm
     return f"{arm}  ({found['n_reached']} of {found['n_seeds']} seeds reach it)"
 
 
 def _learning(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
-    draw_accuracy(axes, cell, runs, look)
-    axes.set_title(f"{cell['cell']}: validation accuracy (dotted: target {cell['target']:.0%})")
+    draw_metric(axes, cell, runs, look)
+    dotted = "" if cell["target"] is None else f" (dotted: target {Metric.of(cell).show(cell['target'])})"
+    axes.set_title(f"{cell['cell']}: validation {cell['metric']}{dotted}")
 
 
 def _links(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
@@ -181,20 +198,29 @@ def _links(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
 
 def has_information(runs: Runs) -> bool:
     """Whether any of the runs measured MI."""
-    return any(point.get("mi") for of_arm in runs.values() for run in of_arm for point in run["curve"])
+    return bool(_informed(runs))
 
 
-def draw_accuracy(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
-    """Validation accuracy by step."""
+def _informed(runs: Runs) -> Runs:
+    """The arms whose runs measured MI to their ends."""
+    return {arm: of for arm, of in runs.items() if all(point.get("mi") for run in of for point in run["curve"])}
+
+
+def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
+    """The validation metric by step."""
+    metric = Metric.of(cell)
     for arm, of_arm in runs.items():
-        _band(axes, [[(p["step"], p["validation_accuracy"]) for p in r["curve"]] for r in of_arm], look[arm])
-    axes.axhline(cell["target"], color="#888888", linestyle=":", linewidth=1.2)
-    axes.set(xlabel="training step", ylabel="accuracy", ylim=(0, 1))
+        _band(axes, [[(p["step"], p[metric.validation]) for p in r["curve"]] for r in of_arm], look[arm])
+    if cell["target"] is not None:
+        axes.axhline(cell["target"], color="#888888", linestyle=":", linewidth=1.2)
+    axes.set(xlabel="training step", ylabel=metric.name)
+    if metric.is_share:
+        axes.set_ylim(0, 1)
 
 
 def draw_weakest_link(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
     """Smallest MI of a pair by step."""
-    for arm, of_arm in runs.items():
+    for arm, of_arm in _informed(runs).items():
         _band(
             axes, [[(p["step"], min(p["mi"].values(), default=np.nan)) for p in r["curve"]] for r in of_arm], look[arm]
         )
@@ -210,7 +236,7 @@ def step_ms(run: dict[str, Any]) -> float:
 
 def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
     for arm, of_arm in runs.items():
-        points = [to_target(run["curve"], cell["target"]) for run in of_arm]
+        points = [to_target(run["curve"], cell["target"], Metric.of(cell)) for run in of_arm]
         steps = sorted(point["step"] for point in points if point is not None)
         share = np.arange(len(steps) + 1) / len(of_arm)
         axes.step([0, *steps, cell["budget_steps"]], [0, *share[1:], share[-1]], where="post", **look[arm].options)
@@ -218,18 +244,21 @@ def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line
 
 
 def _flow(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
-    for arm, of_arm in runs.items():
+    for arm, of_arm in _informed(runs).items():
         profiles = [list(run["curve"][-1]["mi"].values()) for run in of_arm]
         profiles = [profile for profile in profiles if len(profile) == max(map(len, profiles))]  # all pairs finite
         pair = np.arange(1, len(profiles[0]) + 1)
         axes.plot(pair, np.median(profiles, axis=0), marker=".", **look[arm].options)
     axes.set(xlabel="successive pair, from the input", ylabel="nats")
     axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _dots(axes: Axes, values: dict[str, list[float]], look: dict[str, Line], start: float | None = None) -> None:
-    for row, (arm, of_arm) in enumerate(values.items()):
+def _dots(axes: Axes, values: dict[str, list[float | None]], look: dict[str, Line], start: float | None = None) -> None:
+    for row, (arm, all_of_arm) in enumerate(values.items()):
+        of_arm = [value for value in all_of_arm if value is not None]
+        if not of_arm:
+            continue
         axes.plot(of_arm, [row] * len(of_arm), "o", color=look[arm].colour, alpha=0.6, markersize=4)
         axes.plot([np.median(of_arm)] * 2, [row - 0.3, row + 0.3], color=look[arm].colour, linewidth=2)
     axes.set_yticks(range(len(values)), list(values))

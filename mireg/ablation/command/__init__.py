@@ -1,0 +1,132 @@
+"""The command line: reads a request, runs the study, and prints what came out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from mireg.ablation import networks, report
+from mireg.ablation.cluster import run_on_ray
+from mireg.ablation.command.arguments import Arguments, parse
+from mireg.ablation.command.request import Catalogue, chosen_study
+from mireg.ablation.command.shown import config_text, print_list
+from mireg.ablation.errors import Stopped, UserError, cannot_write
+from mireg.ablation.grid import Execute, run_study
+from mireg.ablation.group import Group, launched
+from mireg.ablation.local import run_here, run_in_workers
+from mireg.ablation.progress import Tell, display
+from mireg.ablation.signals import Stop, graceful
+from mireg.ablation.work import RUNS, Setup
+
+WITHOUT_NETWORKS = Catalogue((), lambda name: {}, networks.build_cell)
+"""What an installed package has: networks are the user's own, timm's or torchvision's."""
+
+
+def main(argv: Sequence[str] | None = None, catalogue: Catalogue = WITHOUT_NETWORKS, program: str = "mireg") -> int:
+    """Run the command line and return the exit status.
+
+    Args:
+        argv: the arguments; by default those of the process.
+        catalogue: the networks that can be named.
+        program: at the head of messages.
+    """
+    try:
+        return run(parse(argv, program), catalogue, program)
+    except UserError as error:
+        print_error(program, str(error))
+    except OSError as error:
+        print_error(program, cannot_write(error))
+    except KeyboardInterrupt:  # before there was anything to save
+        return 128 + signal.SIGINT
+    return 2
+
+
+def print_error(program: str, text: str) -> None:
+    """Print a line for the user, once where several processes work together."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{program}: {text}", file=sys.stderr)
+
+
+def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
+    """Do what the arguments ask, and return the exit status."""
+    console = Console(quiet=arguments.quiet or arguments.progress == "json")
+    if arguments.list:
+        print_list(Console(), catalogue)
+        return 0
+    study = chosen_study(arguments, catalogue)
+    out = arguments.out or Path("out") / study.name
+    device = resolve_device(arguments.device, arguments.executor)
+    if arguments.threads < 1:
+        raise UserError(f"threads={arguments.threads}: give at least 1")
+    if not arguments.checkpoint_seconds >= 0:
+        raise UserError(f"checkpoint_seconds={arguments.checkpoint_seconds}: give at least 0")
+    workers = chosen_workers(arguments)
+    if arguments.print_config:
+        print(config_text(arguments, study, out, catalogue), end="")
+        return 0
+    with (
+        launched(device) as group,
+        display(chosen_display(arguments, group)) as tell,
+        graceful(signal.SIGINT, signal.SIGTERM) as stop,
+    ):
+        setup = Setup(
+            out, catalogue.build, arguments.data_dir, group.device, arguments.threads, arguments.checkpoint_seconds
+        )
+        execute = chosen_executor(arguments, setup, workers, group, tell, stop)
+        try:
+            results = run_study(study, setup, execute, group=group, tell=tell)
+        except Stopped:
+            number = stop.signal or signal.SIGTERM  # None where another process of the group was asked
+            print_error(
+                program, f"stopped by {signal.Signals(number).name}, its state saved: the same command continues"
+            )
+            return 128 + number
+    failed = [result for result in results if result["failure"]]
+    if group.writes and len(failed) < len(results):
+        report.print_table(report.write(out), console)
+        console.print(f"report:      {out / 'report.html'}", highlight=False, soft_wrap=True)
+        console.print(f"TensorBoard: tensorboard --logdir {out / RUNS}", highlight=False, soft_wrap=True)
+    for result in failed:
+        print_error(program, f"failed: {result['cell']}/{result['arm']}/seed-{result['seed']}: {result['failure']}")
+    return 1 if failed else 0
+
+
+def resolve_device(name: str, executor: str) -> torch.device:
+    """The device of that name, if this machine has it; a cluster's machines may have what this one has not."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda") or (name == "cuda" and executor == "local" and not torch.cuda.is_available()):
+        have = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise UserError(f"device {name!r} is not on this machine: choose from auto, {have}")
+    return torch.device(name)
+
+
+def chosen_workers(arguments: Arguments) -> int:
+    """Worker processes to use."""
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"workers={arguments.workers}: give at least 1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return arguments.workers or max(1, cores // arguments.threads)
+
+
+def chosen_display(arguments: Arguments, group: Group) -> str:
+    """Style of the progress display."""
+    return "none" if arguments.quiet or not group.writes else arguments.progress
+
+
+def chosen_executor(arguments: Arguments, setup: Setup, workers: int, group: Group, tell: Tell, stop: Stop) -> Execute:
+    """What trains the runs."""
+    if arguments.executor == "ray":
+        if group.size > 1:
+            raise UserError("--executor ray does not go with torchrun: start it by itself")
+        return partial(run_on_ray, setup=setup, address=arguments.ray_address, tell=tell, stop=stop)
+    if workers == 1 or group.size > 1:
+        return partial(run_here, setup=setup, group=group, tell=tell, stop=stop)
+    return partial(run_in_workers, setup=setup, workers=workers, tell=tell, stop=stop)

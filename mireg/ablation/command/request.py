@@ -1,0 +1,177 @@
+"""The study that a command line asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mireg.ablation import networks
+from mireg.ablation.arms import ARMS
+from mireg.ablation.command.arguments import Arguments, given
+from mireg.ablation.config import Cell, Study
+from mireg.ablation.data import NEXT_TOKEN, is_dataset, load
+from mireg.ablation.errors import UserError, nearest
+from mireg.ablation.presets import PRESETS
+from mireg.ablation.run import Build
+from mireg.ablation.tasks import METRICS
+
+DEMO = "demo"
+"""The study without any request."""
+
+OWN = Cell(name="own", dataset="digits", model="mlp", target=None, steps=1000)
+"""What a cell that --dataset or --model asks for has where nothing else is said, whatever the presets have."""
+
+OWN_ARMS = ("none", "mi")
+OWN_SEEDS = 6
+"""The fewest with which the exact paired test can fall below 0.05."""
+
+OF_CELL = (
+    "dataset",
+    "model",
+    "target",
+    "metric",
+    "steps",
+    "batch_size",
+    "eval_every",
+    "lr",
+    "optimizer",
+    "schedule",
+    "warmup_steps",
+    "weight_decay",
+    "momentum",
+    "augment",
+    "precision",
+    "lr_divisor",
+)
+"""Options that are a field of a cell."""
+
+FLAGS = ("compile", "diagnostics")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The networks that a front end knows by name.
+
+    Attributes:
+        names: of the networks.
+        options: gives those of a network, with their defaults.
+        build: makes the network of a cell, known by name or not; importable by name, since workers import it.
+    """
+
+    names: tuple[str, ...]
+    options: Callable[[str], Mapping[str, Any]]
+    build: Build
+
+
+def chosen_study(arguments: Arguments, catalogue: Catalogue) -> Study:
+    """The preset with what the arguments change, or a study of one cell of the user's own.
+
+    Raises:
+        UserError: on a request that cannot be met.
+    """
+    own = arguments.dataset is not None or arguments.model is not None
+    if own and arguments.preset is not None:
+        raise UserError(
+            f"--preset {arguments.preset} does not go with --dataset or --model: these make a study of their own"
+        )
+    study = _own(arguments, catalogue) if own else _preset(arguments, catalogue)
+    term = replace(study.term, **given(arguments, "weight", "decay_steps", "layers"))
+    study = replace(study, term=term, **given(arguments, "arms", "seeds"))
+    for cell in study.cells:
+        _check_options(study, cell, catalogue)
+    return study
+
+
+def _own(arguments: Arguments, catalogue: Catalogue) -> Study:
+    if arguments.cells:
+        raise UserError("--cells does not go with --dataset or --model: these make a study of one cell")
+    dataset = arguments.dataset or OWN.dataset
+    if not is_dataset(dataset):
+        replace(OWN, dataset=dataset)  # says what there is
+    options = read_options(arguments.model_options)
+    data = load(dataset, arguments.data_dir, replace(OWN, model_options=options).context)
+    model = arguments.model or ("gpt" if data.task == NEXT_TOKEN else OWN.model)
+    _check_model(model, catalogue)
+    name = f"{slug(dataset)}-{slug(model)}"
+    cell = replace(OWN, name=name, metric=METRICS[data.task][0], model_options=options)
+    changes = {**given(arguments, *OF_CELL), **{flag: True for flag in FLAGS if getattr(arguments, flag)}}
+    cell = replace(cell, **{**changes, "dataset": dataset, "model": model})
+    return Study(name, (cell,), OWN_ARMS, OWN_SEEDS)
+
+
+def _preset(arguments: Arguments, catalogue: Catalogue) -> Study:
+    name = arguments.preset or DEMO
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}{nearest(name, PRESETS)}: choose from {', '.join(PRESETS)}")
+    study = PRESETS[name]
+    cells = _chosen_cells(study, arguments.cells)
+    for cell in cells:
+        _check_model(cell.model, catalogue)
+    changes = {**given(arguments, *OF_CELL), **{flag: True for flag in FLAGS if getattr(arguments, flag)}}
+    if "lr" in changes:
+        changes["arm_lr"] = {}
+        study = replace(study, tuning=None)
+    if arguments.arms:
+        changes["arms"] = ()
+    if arguments.seeds is not None:
+        changes["seeds"] = None
+    options = read_options(arguments.model_options)
+    cells = tuple(replace(cell, **changes, model_options={**cell.model_options, **options}) for cell in cells)
+    return replace(study, cells=cells)
+
+
+def _check_model(name: str, catalogue: Catalogue) -> None:
+    if name in catalogue.names or networks.is_foreign(name):
+        return
+    choices = ", ".join([*catalogue.names, *networks.FORMS])
+    raise UserError(f"unknown model {name!r}{nearest(name, catalogue.names)}: choose from {choices}")
+
+
+def _check_options(study: Study, cell: Cell, catalogue: Catalogue) -> None:
+    """Check that a known network has the options that are asked of it, and those that the arms need."""
+    if networks.is_foreign(cell.model):
+        return
+    known = catalogue.options(cell.model)
+    for key in cell.model_options:
+        if key not in known:
+            raise UserError(
+                f"model {cell.model!r} has no option {key!r}{nearest(key, known)}: it has {', '.join(known)}"
+            )
+    for arm in study.arms_of(cell):
+        missing = [option for option in ARMS[arm].model_options if option not in known]
+        if missing:
+            raise UserError(f"{cell.name}: arm {arm!r} does not apply, model {cell.model!r} has no {missing[0]!r}")
+
+
+def _chosen_cells(study: Study, names: tuple[str, ...]) -> tuple[Cell, ...]:
+    """The cells of these names in this order, all where none is given."""
+    known = {cell.name: cell for cell in study.cells}
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown cell {name!r}{nearest(name, known)}: choose from {', '.join(known)}")
+    return tuple(known[name] for name in dict.fromkeys(names or known))
+
+
+def read_options(texts: tuple[str, ...]) -> dict[str, str]:
+    """Options written as key=value."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (key, equals, value) in zip(texts, pairs, strict=True):
+        if not (key and equals and value):
+            raise UserError(f"--model-options {text}: write key=value")
+    return {key: value for key, _, value in pairs}
+
+
+def slug(name: str) -> str:
+    """A data set or network as part of a path.
+
+    >>> [slug(name) for name in ("cnn", "folder:/data/pets/", "text:books/emma.txt", "lab.nets:Deep", "timm:vit_tiny")]
+    ['cnn', 'pets', 'emma', 'lab.nets-Deep', 'timm-vit_tiny']
+    """
+    kind, _, rest = name.partition(":")
+    if kind in ("folder", "text"):
+        path = Path(rest).expanduser().resolve()
+        name = path.name if kind == "folder" else path.stem
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-_") or "own"

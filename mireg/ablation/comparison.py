@@ -1,0 +1,265 @@
+"""A user's own training loop, with and without the term, over paired seeds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mireg.ablation import report
+from mireg.ablation.arms import ARMS, BASELINE, arm
+from mireg.ablation.checkpoint import seed_everything
+from mireg.ablation.errors import UserError, check
+from mireg.ablation.group import Group
+from mireg.ablation.local import Failures, run_here, run_in_workers
+from mireg.ablation.lock import Lock
+from mireg.ablation.loop import Broke, Run
+from mireg.ablation.metric import Metric
+from mireg.ablation.progress import Tell, display
+from mireg.ablation.record import RECORD, invocation, plain, refuse_changes
+from mireg.ablation.storage import DamagedError, read_json, read_result, write_json, write_result
+from mireg.ablation.work import RUNS, flushed_denormals
+
+Train = Callable[[Run], object]
+"""A user's own training loop; what it returns is ignored."""
+
+
+def compare(
+    train: Train,
+    arms: Sequence[str] = (BASELINE, "mi"),
+    seeds: int = 6,
+    metric: str = "accuracy",
+    mode: str = "max",
+    target: float | None = None,
+    out: str | Path | None = None,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Run a training loop with every arm and seed, and report what the term does to it.
+
+    The loop is a function of a :class:`mireg.ablation.loop.Run`. Before each call every random-number stream is
+    seeded, so that the arms of a seed start from the same weights and see the same batches. Seconds are those from the
+    start of the call, ``run.log`` left out. Runs that are finished are kept when the same call is made again.
+
+    Args:
+        train: the loop. With more than one worker other processes import it by name.
+        arms: ``"none"`` and arms that reward MI, see ``mireg --list``.
+        seeds: number of seeds; 6 are the fewest with which the exact paired test can fall below 0.05.
+        metric: the name of a number that ``train`` logs.
+        mode: ``"max"`` where more is better, ``"min"`` where less is.
+        target: of the metric, to compare the steps and seconds to it; None compares only where training ends.
+        out: folder for the results, by default ``out/`` and the function's name.
+        workers: processes.
+
+    Returns:
+        The summary, as in ``summary.json``; ``report.html`` and TensorBoard curves lie beside it.
+
+    Raises:
+        UserError: on a bad request, or if the folder holds other results.
+        RuntimeError: if a run raised an error; the finished ones are kept.
+
+    Example:
+        >>> def train(run):
+        ...     model = run.wrap(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))).to(run.device)
+        ...     optimizer = torch.optim.Adam(model.parameters())
+        ...     for step in range(1, 101):
+        ...         x, y = batch()
+        ...         loss = cross_entropy(model(x), y) + run.mi_loss(y)
+        ...         optimizer.zero_grad()
+        ...         loss.backward()
+        ...         optimizer.step()
+        ...         if step % 10 == 0:
+        ...             run.log(step, accuracy=evaluate(model))
+        >>> compare(train, target=0.9)  # doctest: +SKIP
+    """
+    _check(train, arms, seeds, workers)
+    Metric(metric, mode)
+    name = train.__name__
+    folder = Path("out") / name if out is None else Path(out)
+    jobs = [LoopSpec(name, arm, seed, metric, mode, target) for seed in range(seeds) for arm in arms]
+    threads = max(1, torch.get_num_threads() // workers) if workers > 1 else None
+    work = Loops(train, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"), threads)
+    with Lock(folder / "lock"), display("auto") as tell:
+        _record(folder, jobs, str(work.device))
+        missing = [job for job in jobs if not work.is_finished(job)]
+        tell({"event": "study", "runs": len(jobs), "finished": len(jobs) - len(missing)})
+        failures = _execute(missing, work, workers, tell) if missing else {}
+    if failures:
+        said = "; ".join(f"{path}: {failure}" for path, failure in failures.items())
+        raise RuntimeError(f"{said}; finished runs are kept, and the same call continues")
+    return report.write(folder)
+
+
+@dataclass(frozen=True)
+class LoopSpec:
+    """One run of a user's own loop.
+
+    Attributes:
+        study: name of the loop.
+        arm: its name.
+        seed: of all random-number streams.
+        metric: that is compared.
+        mode: which way is better.
+        target: of the metric.
+    """
+
+    study: str
+    arm: str
+    seed: int
+    metric: str
+    mode: str
+    target: float | None
+
+    @property
+    def path(self) -> str:
+        """Its name in TensorBoard and in messages."""
+        return f"{self.study}/{self.arm}/seed-{self.seed}"
+
+    @property
+    def measured(self) -> Metric:
+        """The metric and which way is better."""
+        return Metric(self.metric, self.mode)
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        """What decides the outcome beside arm and seed."""
+        return {"name": self.study, "metric": self.metric, "mode": self.mode, "target": self.target}
+
+
+@dataclass(frozen=True)
+class Loops:
+    """What all runs of a comparison share; it travels to other processes.
+
+    Attributes:
+        train: the user's loop.
+        out: the study's folder.
+        device: to train on.
+        threads: CPU threads of each run; None leaves them as they are.
+    """
+
+    train: Train
+    out: Path
+    device: torch.device
+    threads: int | None
+
+    def folder(self, spec: LoopSpec) -> Path:
+        """Where a run's files lie."""
+        return self.out / RUNS / spec.path
+
+    def is_finished(self, spec: LoopSpec) -> bool:
+        """Whether a run has a whole result; one that is damaged is run again."""
+        try:
+            return read_result(self.folder(spec) / "result.json") is not None
+        except DamagedError:
+            return False
+
+    def perform(self, spec: LoopSpec, group: Group, tell: Tell, stop: Callable[[], bool]) -> None:
+        """Call the user's loop once, and write ``result.json``.
+
+        Raises:
+            Stopped: if ``stop`` said so.
+            UserError: if the loop never logged the metric.
+            OSError: if a file cannot be written.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        folder = self.folder(spec)
+        for old in folder.glob("events.*"):  # of an attempt that did not end
+            old.unlink()
+        tell({"event": "start", "run": spec.path, "step": 0, "steps": 0})
+        failure = None
+        seed_everything(spec.seed)
+        with flushed_denormals(), Run(spec.arm, spec.seed, group.device, spec.measured, folder, tell, stop) as run:
+            try:
+                self.train(run)
+            except Broke as broke:
+                failure = str(broke)
+        curve = run.curve
+        if not curve:
+            raise UserError(
+                f"{spec.path}: " + (failure or f"{self.train.__name__} never called run.log(step, {spec.metric}=...)")
+            )
+        metric = spec.measured
+        write_result(
+            folder / "result.json",
+            {
+                "cell": spec.study,
+                "arm": spec.arm,
+                "seed": spec.seed,
+                "lr": None,
+                "device": str(group.device),
+                "failure": failure,
+                "stood_aside": run.stood_aside,
+                "seconds": curve[-1]["seconds"],
+                "final_split": "validation",
+                metric.final: curve[-1][metric.validation],
+                "curve": curve,
+                "spec": {
+                    "cell": {**spec.cell, "steps": curve[-1]["step"]},
+                    "arm": spec.arm,
+                    "seed": spec.seed,
+                    "term": {},
+                },
+            },
+        )
+        tell({"event": "finish", "run": spec.path, "failure": failure})
+
+
+def _check(train: Train, arms: Sequence[str], seeds: int, workers: int) -> None:
+    check("seeds", seeds, seeds >= 1, "give at least 1")
+    check("workers", workers, workers >= 1, "give at least 1")
+    check("arms", arms, len(arms) > 0 and len(set(arms)) == len(arms), "name each once")
+    for name in arms:
+        if name != BASELINE and arm(name).estimator is None:
+            known = ", ".join(key for key, found in ARMS.items() if key == BASELINE or found.estimator)
+            raise UserError(f"arm {name!r} does not apply to a loop of one's own: choose from {known}")
+    if workers == 1:
+        return
+    if multiprocessing.parent_process() is not None:
+        raise RuntimeError(
+            "compare() was called while a worker imported the script: put it under if __name__ == '__main__'"
+        )
+    interactive = train.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
+    try:
+        pickle.dumps(train)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        interactive = True
+    if interactive:
+        raise UserError(
+            f"workers={workers}: other processes cannot import {train.__name__!r}; define it at the top level of a "
+            "module, or give workers=1"
+        )
+
+
+def _record(folder: Path, jobs: Sequence[LoopSpec], device: str) -> None:
+    """Write what is compared; arms and seeds may be added to it.
+
+    Raises:
+        UserError: if the folder holds another comparison.
+    """
+    old = read_json(folder / RECORD) or {"arms": [], "seeds": [], "invocations": []}
+    settings = jobs[0].cell
+    if "loop" in old or old["invocations"]:
+        refuse_changes(f"the comparison in {folder}", old.get("loop", {}), plain(settings))
+    record = {
+        "study": jobs[0].study,
+        "loop": settings,
+        "arms": list(dict.fromkeys([*old["arms"], *(job.arm for job in jobs)])),
+        "seeds": sorted({*old["seeds"], *(job.seed for job in jobs)}),
+        "invocations": [*old["invocations"], invocation(device)],
+    }
+    write_json(folder / RECORD, record)
+
+
+def _execute(jobs: Sequence[LoopSpec], work: Loops, workers: int, tell: Tell) -> Failures:
+    def never() -> bool:
+        return False
+
+    if workers == 1:
+        return run_here(jobs, work, Group(work.device), tell, never)
+    return run_in_workers(jobs, work, workers, tell, never)

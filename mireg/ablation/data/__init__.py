@@ -1,0 +1,71 @@
+"""Data sets: named ones, folders of images, text files, and a user's own loaders."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from mireg.ablation.data.dataset import CLASSIFICATION, NEXT_TOKEN, REGRESSION, Dataset, Samples, Split, Windows
+from mireg.ablation.data.folder import load_folder
+from mireg.ablation.data.named import DATASETS
+from mireg.ablation.data.own import load_own
+from mireg.ablation.data.text import load_text
+from mireg.ablation.errors import UserError, nearest
+
+__all__ = [
+    "CLASSIFICATION",
+    "CONTEXT",
+    "DATASETS",
+    "FORMS",
+    "NEXT_TOKEN",
+    "REGRESSION",
+    "Dataset",
+    "Samples",
+    "Split",
+    "Windows",
+    "is_dataset",
+    "load",
+]
+
+FOLDER, TEXT = "folder", "text"
+
+FORMS = {
+    "folder:PATH": "images in train/CLASS and test/CLASS, or in CLASS",
+    "text:FILE": "the next character of a text file, UTF-8",
+    "package.module:loader": "your own function, see docs/own_network.md",
+}
+"""What can be named beside the data sets of :data:`DATASETS`."""
+
+CONTEXT = 64
+"""Characters of a text that a network sees at once, unless it has an option ``context`` of another value."""
+
+
+def is_dataset(name: str) -> bool:
+    """Whether a name has the form of a data set's; that it is there only :func:`load` finds out."""
+    kind, colon, rest = name.partition(":")
+    return name in DATASETS or bool(kind and colon and rest)
+
+
+@lru_cache(maxsize=1)  # a worker's next run is mostly on the same data
+def load(name: str, data_dir: Path, context: int = CONTEXT) -> Dataset:
+    """Load a data set.
+
+    Args:
+        name: one of :data:`DATASETS`, or of a form in :data:`FORMS`.
+        data_dir: where the files of named data sets are looked for, and where a download is put.
+        context: characters that a sample of a text has.
+
+    Raises:
+        UserError: on an unknown name, or data that are missing, damaged or not what a network can train on.
+    """
+    kind, colon, rest = name.partition(":")
+    if name in DATASETS:
+        return DATASETS[name](data_dir)
+    if not (kind and colon and rest):
+        choices = ", ".join([*DATASETS, *FORMS])
+        raise UserError(f"unknown dataset {name!r}{nearest(name, DATASETS)}: choose from {choices}")
+    if kind == FOLDER:
+        return load_folder(name, Path(rest).expanduser())
+    if kind == TEXT:
+        return load_text(name, Path(rest).expanduser(), context)
+    return load_own(name)

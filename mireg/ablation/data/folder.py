@@ -1,0 +1,109 @@
+"""A folder of images, with a folder for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mireg.ablation.data.dataset import CLASSIFICATION, Dataset, Samples
+from mireg.ablation.errors import UserError
+
+HELD_OUT = 0.1
+"""Share of the training images taken for validation, and of a tree without a test folder also to test."""
+
+
+def load_folder(name: str, path: Path) -> Dataset:
+    """Images of one size in PATH/train/CLASS and PATH/test/CLASS, or in PATH/CLASS.
+
+    A tenth of the training images, chosen once and for all, is for validation; without a test folder another
+    tenth of all images is for testing. Images are read as grey if the first one is, else as RGB.
+    Files whose names begin with a dot are left out.
+
+    Raises:
+        UserError: if a folder is missing or empty, or an image cannot be read or has another size; it is named.
+    """
+    if not path.is_dir():
+        raise UserError(f"cannot read {path}: no such folder")
+    if (path / "train").is_dir() and (path / "test").is_dir():
+        classes = _folders(path / "train")
+        train, test = (_files(path / part, classes) for part in ("train", "test"))
+        if extra := sorted(set(_folders(path / "test")) - set(classes)):
+            raise UserError(f"{path / 'test' / extra[0]} has no counterpart in {path / 'train'}")
+        train, validation = _hold_out(train)
+    else:
+        classes = _folders(path)
+        train, test = _hold_out(_files(path, classes))
+        train, validation = _hold_out(train, HELD_OUT / (1 - HELD_OUT))
+    if len(classes) < 2:
+        raise UserError(f"{path} holds {len(classes)} class folders: give at least 2")
+    for part, files in (("training", train), ("validation", validation), ("testing", test)):
+        if not files:
+            raise UserError(f"{path} holds too few images: none is left for {part}")
+    mode, size = _look(train[0][0])
+    images = [(torch.stack([_read(file, mode, size) for file, _ in part]), part) for part in (train, validation, test)]
+    pixels = images[0][0].float()
+    mean, std = pixels.mean().item(), max(pixels.std().item(), 1.0)
+    parts = [Samples(pixels, torch.tensor([label for _, label in part]), mean, std) for pixels, part in images]
+    return Dataset(name, CLASSIFICATION, parts[0], parts[1], parts[2], len(classes))
+
+
+Files = list[tuple[Path, int]]
+"""Images and their classes."""
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _files(path: Path, classes: Sequence[str]) -> Files:
+    found: Files = []
+    for label, name in enumerate(classes):
+        folder = path / name
+        files = sorted(file for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))
+        if not files:
+            raise UserError(f"{folder} holds no image: put the images of that class there, or remove the folder")
+        found += [(file, label) for file in files]
+    return found
+
+
+def _hold_out(files: Files, share: float = HELD_OUT) -> tuple[Files, Files]:
+    """All but a share of the files, and that share: the same for the same number of files."""
+    order = np.random.default_rng(0).permutation(len(files)).tolist()
+    held = set(order[: round(share * len(files))])
+    return [f for i, f in enumerate(files) if i not in held], [f for i, f in enumerate(files) if i in held]
+
+
+def _look(file: Path) -> tuple[str, tuple[int, int]]:
+    """The mode to read all images in, and their size."""
+    with _open(file) as image:
+        return ("L" if image.mode in ("1", "L", "LA") else "RGB"), image.size
+
+
+def _open(file: Path) -> Image.Image:
+    try:
+        return Image.open(file)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _read(file: Path, mode: str, size: tuple[int, int]) -> Tensor:
+    """(channels, height, width) uint8."""
+    with _open(file) as image:
+        if image.size != size:
+            found, first = ("x".join(map(str, pixels)) for pixels in (image.size, size))
+            raise UserError(f"{file} is {found} pixels, the first image {first}: bring all images to one size")
+        try:
+            pixels = np.asarray(image.convert(mode))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise _unreadable(file, error) from error
+    return torch.from_numpy(pixels.copy()).reshape(size[1], size[0], -1).permute(2, 0, 1)
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    reason = str(error).replace(f" {str(file)!r}", "").strip() or type(error).__name__
+    return UserError(f"cannot read the image {file} ({reason}): replace or remove it")

@@ -1,0 +1,53 @@
+"""A text file: every character is to be told from those before it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mireg.ablation.data.dataset import NEXT_TOKEN, Dataset, Windows
+from mireg.ablation.errors import UserError
+
+SHARES = (0.90, 0.95)
+"""Where validation begins, and where the test part."""
+
+
+def load_text(name: str, path: Path, context: int) -> Dataset:
+    """The characters of a UTF-8 file, its first 90% to train on, 5% for validation and the last 5% to test.
+
+    Training samples begin at every character; those of the other parts follow one another without overlap.
+
+    Args:
+        name: of the data set.
+        path: of the file.
+        context: characters in a sample, at least 1.
+
+    Raises:
+        UserError: if the file cannot be read, or is too short for the context.
+    """
+    if context < 1:
+        raise UserError(f"context={context}: give at least 1")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    vocabulary, found = np.unique(codes, return_inverse=True)
+    cuts = [0, *(int(share * len(codes)) for share in SHARES), len(codes)]
+    parts = [torch.from_numpy(found[a:b].astype(np.int64)) for a, b in pairwise(cuts)]
+    if min(map(len, parts)) <= context or len(vocabulary) < 2:
+        raise UserError(
+            f"{path} is too short: it has {len(codes)} characters, {len(vocabulary)} of them different, and a context "
+            f"of {context} needs about {20 * (context + 1)}; give a longer text, or --model-options context=N"
+        )
+    strides = (1, context, context)
+    train, validation, test = (
+        Windows(part, torch.arange(0, len(part) - context, stride), context)
+        for part, stride in zip(parts, strides, strict=True)
+    )
+    return Dataset(name, NEXT_TOKEN, train, validation, test, outputs=len(vocabulary))

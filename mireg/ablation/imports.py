@@ -1,0 +1,59 @@
+"""A user's own code, imported because the command line or a study file names it, and for no other reason."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from mireg.ablation.errors import UserError
+
+
+def import_name(name: str) -> Any:
+    """What ``package.module:name`` names; the current folder can be imported from, as with ``python -m``.
+
+    Raises:
+        UserError: if there is no such module or no such name in it, or its code fails.
+    """
+    where, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name and (where == error.name or where.startswith(f"{error.name}.")):
+            raise UserError(
+                f"{name}: no module {error.name!r} in the current folder {here} or among the installed packages"
+            ) from error
+        raise UserError(f"{name}: {blame(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{name}: {blame(error)}") from error
+    try:
+        found = module
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        path = getattr(module, "__file__", None)
+        raise UserError(f"{name}: {path or where} has no {attribute!r}") from None
+    return found
+
+
+def blame(error: BaseException) -> str:
+    """An error of a user's code in one line: what it was, and where.
+
+    >>> try:
+    ...     exec(compile("1 / 0", "net.py", "exec"))
+    ... except ZeroDivisionError as error:
+    ...     blame(error)
+    'ZeroDivisionError: division by zero (net.py, line 1)'
+    """
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:297]}..."
+    return f"{type(error).__name__}: {text} ({frames[-1].filename}, line {frames[-1].lineno})"

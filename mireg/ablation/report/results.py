@@ -1,0 +1,41 @@
+"""The finished runs of a study."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from mireg.ablation.storage import DamagedError, read_result
+
+ARCHIVE = "results.jsonl.gz"
+"""In an archive's folder: a line per run."""
+
+
+def load_results(folder: Path) -> list[dict[str, Any]]:
+    """Every finished run below a study's folder, or of an archive (``python -m eval.report DIR --archive TARGET``).
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedError: if one is not what was written.
+    """
+    if not (folder / "runs").exists() and (folder / ARCHIVE).exists():
+        return read_lines(folder / ARCHIVE)
+    paths = sorted((folder / "runs").glob("*/*/*/result.json"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no finished run (runs/*/*/*/result.json)")
+    return [result for path in paths if (result := read_result(path)) is not None]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The runs of an archive.
+
+    Raises:
+        DamagedError: if the file is not what was written.
+    """
+    try:
+        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DamagedError(f"{path} is damaged") from error

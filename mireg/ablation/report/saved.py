@@ -1,0 +1,100 @@
+"""Steps saved at a fixed budget: a better end in the unit of the baseline's steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mireg.ablation.arms import BASELINE
+from mireg.ablation.metric import Metric
+from mireg.ablation.report.statistics import CONFIDENCE, RESAMPLES
+
+TINY = 1e-9
+"""Share of the metric below which a gain over the budgets is rounding."""
+
+
+def steps_saved(
+    budget: int, arm: Sequence[float], baseline: Mapping[int, Sequence[float]], metric: Metric
+) -> dict[str, Any]:
+    """The share of the baseline's steps that an arm does without for the same final metric.
+
+    The baseline's final metric is taken as a line in the logarithm of its budget, fitted to its means by least
+    squares. The arm's own mean lies on that line at some number of steps n, within the budgets or beyond them, and
+    ``1 - budget / n`` is saved. A percentile bootstrap resamples seeds, those of the arm and of all budgets together.
+
+    Args:
+        budget: steps of the arm.
+        arm: (seeds,) its final metric.
+        baseline: by budget, (seeds,) the final metric of the same seeds; at least two budgets.
+        metric: says which way is better.
+
+    Returns:
+        ``budgets``, ``n_pairs``, ``mean`` (None where the baseline does not gain by more steps) and ``ci95``
+        (None from fewer than 2 seeds, or where that is so in one of twenty resamples or more).
+
+    >>> found = steps_saved(1000, [1.5], {250: [3.0], 500: [2.5], 1000: [2.0]}, Metric("loss", "min"))
+    >>> round(found["mean"], 6)  # the baseline would need 2000
+    0.5
+    """
+    budgets = sorted(baseline)
+    finals = np.array([baseline[steps] for steps in budgets], dtype=float)
+    ours = np.array(arm, dtype=float)
+    everyone = np.arange(len(ours))[None]
+    mean = _saved(budget, ours[everyone].mean(1), finals[:, everyone].mean(2), budgets, metric)[0]
+    interval = None
+    if len(ours) >= 2 and math.isfinite(mean):
+        pick = np.random.default_rng(0).integers(len(ours), size=(RESAMPLES, len(ours)))
+        found = _saved(budget, ours[pick].mean(1), finals[:, pick].mean(2), budgets, metric)
+        tail = 50 * (1 - CONFIDENCE)
+        if np.isfinite(found).mean() > CONFIDENCE:
+            interval = [float(edge) for edge in np.nanpercentile(found, [tail, 100 - tail])]
+    return {
+        "budgets": budgets,
+        "n_pairs": len(ours),
+        "mean": float(mean) if math.isfinite(mean) else None,
+        "ci95": interval,
+    }
+
+
+def _saved(budget: int, arm: np.ndarray, baseline: np.ndarray, budgets: Sequence[int], metric: Metric) -> np.ndarray:
+    """For each resample; NaN where the baseline's line does not rise towards better.
+
+    Args:
+        budget: steps of the arm.
+        arm: (m,) means.
+        baseline: (budgets, m) means.
+        budgets: steps of the baseline.
+        metric: says which way is better.
+    """
+    logs = np.log(budgets)
+    away = logs - logs.mean()
+    slope = metric.gain(1.0) * (away[:, None] * baseline).sum(0) / (away**2).sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        needed = logs.mean() + metric.gain(1.0) * (arm - baseline.mean(0)) / slope
+        saved = 1 - budget / np.exp(np.clip(needed, -700, 700))
+    return np.where(slope > TINY * np.abs(baseline).max(0), saved, np.nan)
+
+
+def add_steps_saved(cell: dict[str, Any], runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> None:
+    """Add ``steps_saved`` to the arms of a cell whose baseline also ran on other budgets.
+
+    Args:
+        cell: of a summary.
+        runs: of that cell.
+        others: of the same cell on other budgets.
+    """
+    metric = Metric.of(cell)
+    finals: dict[tuple[str, int], dict[int, float]] = {}
+    for run in (*runs, *others):
+        if run[metric.final] is not None and run["failure"] is None:
+            finals.setdefault((run["arm"], run["spec"]["cell"]["steps"]), {})[run["seed"]] = run[metric.final]
+    baseline = {steps: of for (arm, steps), of in finals.items() if arm == BASELINE}
+    for name, arm in cell["arms"].items():
+        ours = finals.get((name, cell["budget_steps"]), {})
+        seeds = sorted(set(ours).intersection(*baseline.values()))
+        if name != BASELINE and len(baseline) >= 2 and seeds:
+            by_budget = {steps: [of[seed] for seed in seeds] for steps, of in baseline.items()}
+            arm["steps_saved"] = steps_saved(cell["budget_steps"], [ours[seed] for seed in seeds], by_budget, metric)

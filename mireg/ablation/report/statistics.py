@@ -1,0 +1,156 @@
+"""Steps to a target: with misses counted, paired by seed, with intervals and exact tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+
+
+def median(values: Sequence[float | None]) -> float | None:
+    """Median in which a miss (None) is infinitely late; None if that is the median.
+
+    >>> median([100, 200, None])
+    200.0
+    >>> median([100, None, None]) is None
+    True
+    """
+    middle = float(np.median([math.inf if value is None else value for value in values]))
+    return middle if math.isfinite(middle) else None
+
+
+Limit = float | Sequence[float]
+"""Where misses stopped being watched: one number, or one for each run."""
+
+
+def ratio(
+    baseline: Sequence[float | None], arm: Sequence[float | None], limit: Limit, baseline_limit: Limit | None = None
+) -> dict[str, Any]:
+    """How many times sooner the arm gets there: median of the baseline over median of the arm.
+
+    Args:
+        baseline: steps or seconds to target by seed, None for a miss.
+        arm: of the same seeds.
+        limit: where a miss stopped being watched; it stands in for one, so that a ratio to a median
+            that is a miss is a bound.
+        baseline_limit: the same for the baseline, if that was watched for another time.
+
+    Returns:
+        ``ratio`` (None where both medians are misses), ``bound`` (None, ``"at least"`` or ``"at most"``),
+        ``ci95``, a percentile bootstrap over paired seeds (None from fewer than 2).
+
+    >>> found = ratio([600, None, None], [100, 200, 125], limit=1000)
+    >>> found["ratio"], found["bound"]
+    (8.0, 'at least')
+    """
+    ours, theirs = _censored(arm, limit), _censored(baseline, limit if baseline_limit is None else baseline_limit)
+    missed = (median(baseline) is None, median(arm) is None)
+    bound = {(True, False): "at least", (False, True): "at most"}.get(missed)
+    interval = None
+    if len(ours) >= 2:
+        pick = np.random.default_rng(0).integers(len(ours), size=(RESAMPLES, len(ours)))
+        ratios = np.median(theirs[pick], axis=1) / np.median(ours[pick], axis=1)
+        tail = 50 * (1 - CONFIDENCE)
+        interval = [float(edge) for edge in np.percentile(ratios, [tail, 100 - tail])]
+    return {
+        "ratio": None if all(missed) else float(np.median(theirs) / np.median(ours)),
+        "bound": bound,
+        "ci95": interval,
+    }
+
+
+def paired_p_value(baseline: Sequence[float | None], arm: Sequence[float | None], limit: float) -> float | None:
+    """Two-sided permutation test on the mean log ratio of paired seeds; None from fewer than 2.
+
+    With n seeds no p-value below 2^(1-n) can come out. It is exact up to 16 seeds; beyond, of that many random swaps.
+    """
+    if len(arm) < 2:
+        return None
+    logs = np.log(_censored(baseline, limit)), np.log(_censored(arm, limit))
+    if np.array_equal(*logs):
+        return 1.0
+
+    def mean_difference(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(np.mean(x - y, axis=axis))
+
+    test = stats.permutation_test(
+        logs, mean_difference, permutation_type="samples", n_resamples=2**16, rng=np.random.default_rng(0)
+    )
+    return float(test.pvalue)
+
+
+def logrank_p_value(baseline: Sequence[float | None], arm: Sequence[float | None], limit: float) -> float | None:
+    """Log-rank test on the times to target, misses censored at the limit; None if nobody got there."""
+    if len(arm) < 2 or not any(value is not None for value in (*baseline, *arm)):
+        return None
+    samples = [
+        stats.CensoredData(uncensored=[v for v in values if v is not None], right=[limit for v in values if v is None])
+        for values in (baseline, arm)
+    ]
+    with np.errstate(invalid="ignore"):  # everybody there at the same step: 0/0
+        p = float(stats.logrank(*samples).pvalue)
+    return p if math.isfinite(p) else None
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted for their number; None, where there was no test, stays and does not count.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics 6, 1979.
+
+    >>> holm([0.01, 0.04, None, 0.03])
+    [0.03, 0.06, None, 0.06]
+    """
+    tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(tested):
+        largest = max(largest, min(1.0, (len(tested) - rank) * p))
+        adjusted[index] = largest
+    return adjusted
+
+
+def performance_profile(cells: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """How far each arm is from the fastest, over the cells that it ran in.
+
+    Args:
+        cells: of a summary.
+
+    Returns:
+        By arm, a number per cell: its median steps to target over the smallest of any arm in that
+        cell, in increasing order, infinity where it has no median. The share of these that is at
+        most tau, drawn over tau, is the performance profile. Cells that no arm solves are left out.
+
+    Source: Dolan & Moré, Benchmarking optimization software with performance profiles, Mathematical
+    Programming 91, 2002.
+
+    >>> def cell(**steps):
+    ...     return {"arms": {arm: {"steps_to_target": {"median": median}} for arm, median in steps.items()}}
+    >>> performance_profile([cell(none=None, mi=100), cell(none=50, mi=100)])
+    {'none': [1.0, inf], 'mi': [1.0, 2.0]}
+    """
+    profile: dict[str, list[float]] = {}
+    for cell in cells:
+        medians = {name: arm["steps_to_target"]["median"] or math.inf for name, arm in cell["arms"].items()}
+        best = min(medians.values())
+        for name, steps in medians.items():
+            if math.isfinite(best):
+                profile.setdefault(name, []).append(steps / best)
+    return {name: sorted(ratios) for name, ratios in profile.items()}
+
+
+def student(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its interval."""
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    return float(np.mean(values)), float(half)
+
+
+def _censored(values: Sequence[float | None], limit: Limit) -> np.ndarray:
+    limits = np.broadcast_to(limit, len(values))
+    return np.array([stop if value is None else value for value, stop in zip(values, limits, strict=True)], dtype=float)

@@ -1,0 +1,186 @@
+"""What the runs of a study amount to, as it is written to ``summary.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mireg.ablation.arms import BASELINE, TERM
+from mireg.ablation.curves import to_target
+from mireg.ablation.metric import Metric
+from mireg.ablation.report.saved import add_steps_saved
+from mireg.ablation.report.statistics import holm, logrank_p_value, median, paired_p_value, ratio, student
+
+SCHEMA_VERSION = 1
+"""Of the summary; it changes when a name in it changes its meaning or goes."""
+
+AT = (100, 300, 600)
+"""Steps at which the metric is listed."""
+
+Runs = Mapping[int, dict[str, Any]]
+"""Results of an arm's runs, by seed."""
+
+
+def summarise(
+    study: str,
+    results: Sequence[dict[str, Any]],
+    arms: Sequence[str] = (),
+    tuning: Mapping[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The study's summary, as it is written to ``summary.json``.
+
+    Args:
+        study: its name.
+        results: of its runs, see :func:`mireg.ablation.run.train`.
+        arms: in the order in which to list them; others follow.
+        tuning: by cell and arm, what the learning rate was chosen from (:func:`mireg.ablation.tuning.choose`).
+    """
+    cells = []
+    names = {result["cell"] for result in results}
+    others = {r["cell"]: parent for r in results if (parent := r["spec"]["cell"].get("budget_of")) in names}
+    for name in dict.fromkeys(result["cell"] for result in results if result["cell"] not in others):
+        of_cell = [result for result in results if result["cell"] == name]
+        present = {result["arm"] for result in of_cell}
+        order = [arm for arm in arms if arm in present] + sorted(present.difference(arms))
+        cell = _cell(name, {arm: {r["seed"]: r for r in of_cell if r["arm"] == arm} for arm in order})
+        add_steps_saved(cell, of_cell, [r for r in results if others.get(r["cell"]) == name])
+        cells.append(cell)
+    for arm in {arm for cell in cells for arm in cell["arms"]}:
+        tested = [cell["arms"][arm]["vs_none"] for cell in cells if cell["arms"].get(arm, {}).get("vs_none")]
+        for versus, p in zip(tested, holm([versus["p_value"] for versus in tested]), strict=True):
+            versus["p_holm"] = p
+    summary = {"schema_version": SCHEMA_VERSION, "study": study, "cells": cells}
+    if tuning:
+        summary["tuning"] = {
+            cell: {arm: found["tried"] for arm, found in arms.items()} for cell, arms in sorted(tuning.items())
+        }
+    return summary
+
+
+def _cell(name: str, by_arm: Mapping[str, Runs]) -> dict[str, Any]:
+    runs = [run for of_arm in by_arm.values() for run in of_arm.values()]
+    cell = runs[0]["spec"]["cell"]
+    metric = Metric.of(cell)
+    shortest = min((run["seconds"] for run in runs if run["failure"] is None), default=0.0)
+    summaries = {arm: _arm(of_arm, cell, metric, shortest) for arm, of_arm in by_arm.items()}
+    if BASELINE in by_arm:
+        for arm, of_arm in by_arm.items():
+            if arm != BASELINE:
+                summaries[arm]["vs_none"] = _versus(by_arm[BASELINE], of_arm, cell, metric)
+                summaries[arm][difference_key(metric)] = _difference(by_arm[BASELINE], of_arm, metric)
+    if TERM in by_arm:
+        summaries[TERM]["over"] = {
+            arm: {
+                **_versus(of_arm, by_arm[TERM], cell, metric),
+                difference_key(metric): _difference(of_arm, by_arm[TERM], metric),
+            }
+            for arm, of_arm in by_arm.items()
+            if arm not in (BASELINE, TERM)
+        }
+    return {
+        "cell": name,
+        "metric": metric.name,
+        "mode": metric.mode,
+        "target": cell["target"],
+        "budget_steps": max(run["spec"]["cell"]["steps"] for run in runs),
+        "final_split": runs[0].get("final_split", "test"),
+        "devices": sorted({run["device"] for run in runs if "device" in run}),
+        "arms": summaries,
+    }
+
+
+def final_key(metric: Metric) -> str:
+    """Where an arm's summary has the final metric."""
+    return "final_accuracy" if metric.is_share else "final_metric"
+
+
+def difference_key(metric: Metric) -> str:
+    """Where an arm's summary has how much its final metric is above that of the arm that it is held against."""
+    return "accuracy_difference" if metric.is_share else "metric_difference"
+
+
+def _arm(runs: Runs, cell: Mapping[str, Any], metric: Metric, seconds: float) -> dict[str, Any]:
+    reached = [to_target(run["curve"], cell["target"], metric) for run in runs.values()]
+    timely = [[p[metric.validation] for p in run["curve"] if p["seconds"] <= seconds] for run in runs.values()]
+    return {
+        "n_seeds": len(runs),
+        "n_reached": sum(point is not None for point in reached),
+        "n_failed": sum(run["failure"] is not None for run in runs.values()),
+        "n_stood_aside": sum(run.get("stood_aside", False) for run in runs.values()),
+        "steps_to_target": _times(reached, lambda point: point["step"]),
+        "seconds_to_target": _times(reached, lambda point: point["seconds"]),
+        final_key(metric): _mean([run[metric.final] for run in runs.values()], metric),
+        "equal_time": {"seconds": seconds, **_mean([values[-1] if values else None for values in timely], metric)},
+        f"{metric.name}_at": _metric_at(runs.values(), metric),
+        "step_ms": _step_ms(runs.values()),
+        "lr": next(iter(runs.values()))["lr"],
+    }
+
+
+def _metric_at(runs: Iterable[dict[str, Any]], metric: Metric) -> dict[str, list[float]]:
+    """The validation metric over seeds at each of :data:`AT`, of the runs that got that far."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for point in run["curve"]:
+            if point["step"] in AT:
+                found.setdefault(str(point["step"]), []).append(point[metric.validation])
+    return found
+
+
+def _step_ms(runs: Iterable[dict[str, Any]]) -> float | None:
+    """Median milliseconds; None where every run broke before its second evaluation."""
+    times = [point["step_ms"] for run in runs for point in run["curve"] if point["step_ms"] is not None]
+    return float(np.median(times)) if times else None
+
+
+def _times(reached: Sequence[dict[str, Any] | None], read: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
+    values = [None if point is None else read(point) for point in reached]
+    return {"median": median(values), "values": values}
+
+
+def _versus(baseline: Runs, arm: Runs, cell: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
+    seeds = [seed for seed in baseline if seed in arm]
+    if not seeds or cell["target"] is None:
+        none = dict.fromkeys(("steps_ratio", "bound", "ci95", "p_value", "logrank_p_value"))
+        return {"n_pairs": len(seeds), **none, "seconds_ratio": None, "seconds_ci95": None}
+
+    def times(runs: Runs, key: str) -> list[float | None]:
+        reached = [to_target(runs[seed]["curve"], cell["target"], metric) for seed in seeds]
+        return [None if point is None else point[key] for point in reached]
+
+    steps, limit = (times(baseline, "step"), times(arm, "step")), cell["steps"]
+    in_steps = ratio(steps[0], steps[1], limit)
+    watched, baseline_watched = ([runs[seed]["seconds"] for seed in seeds] for runs in (arm, baseline))
+    in_seconds = ratio(times(baseline, "seconds"), times(arm, "seconds"), watched, baseline_watched)
+    return {
+        "n_pairs": len(seeds),
+        "steps_ratio": in_steps["ratio"],
+        "bound": in_steps["bound"],
+        "ci95": in_steps["ci95"],
+        "p_value": paired_p_value(steps[0], steps[1], limit),
+        "logrank_p_value": logrank_p_value(steps[0], steps[1], limit),
+        "seconds_ratio": in_seconds["ratio"],
+        "seconds_ci95": in_seconds["ci95"],
+    }
+
+
+def _difference(baseline: Runs, arm: Runs, metric: Metric) -> dict[str, Any]:
+    """Mean over paired seeds of how much higher the arm's final metric is, and Student's interval."""
+    pairs = [(run[metric.final], baseline[seed][metric.final]) for seed, run in arm.items() if seed in baseline]
+    gains = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+    if len(gains) < 2:
+        return {"mean": float(gains[0]) if gains else None, "ci95": None}
+    mean, half = student(gains)
+    return {"mean": mean, "ci95": [mean - half, mean + half]}
+
+
+def _mean(values: Sequence[float | None], metric: Metric) -> dict[str, Any]:
+    """Mean over seeds, and Student's interval, of a share cut off at 0 and 1; of a run that broke there may be none."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return {"mean": float(known[0]) if known else None, "ci95": None}
+    mean, half = student(known)
+    low, high = mean - half, mean + half
+    return {"mean": mean, "ci95": [max(0.0, low), min(1.0, high)] if metric.is_share else [low, high]}

@@ -1,0 +1,255 @@
+"""The tables of a summary, as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mireg.ablation.arms import BASELINE, TERM
+from mireg.ablation.curves import to_target
+from mireg.ablation.metric import MODES, Metric
+from mireg.ablation.report.statistics import median
+from mireg.ablation.report.summary import AT, difference_key, final_key
+from mireg.ablation.report.text import difference_text, mean_text, metric_name, number_text, ratio_text
+from mireg.ablation.report.verdicts import headline
+
+NARROW = (0, 1, 2, 3, 4, 9)
+"""The columns that fit a terminal of 80 characters."""
+
+SHORT = {2: "steps", 3: "speed [95%]"}
+"""What some of them are called there."""
+
+
+def header(cell: dict[str, Any]) -> tuple[str, ...]:
+    """The columns of a cell's table."""
+    points = ", points" if Metric.of(cell).is_share else ""
+    return (
+        "arm",
+        "reached",
+        "steps to target",
+        "speed [95%]",
+        "p",
+        "p (Holm)",
+        "p (log-rank)",
+        "seconds to target",
+        "speed in seconds [95%]",
+        f"{metric_name(cell)} [95%]",
+        f"over {BASELINE}{points} [95%]",
+        f"validation {cell['metric']} at equal time",
+        "ms per step",
+        "learning rate",
+    )
+
+
+def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The table of a cell as text, a row per arm."""
+    table: list[tuple[str, ...]] = []
+    metric = Metric.of(cell)
+    never = "never" if cell["target"] is not None else ""
+    for name, arm in cell["arms"].items():
+        versus = arm.get("vs_none") or {}
+        table.append(
+            (
+                name,
+                ("no target" if cell["target"] is None else f"{arm['n_reached']}/{arm['n_seeds']}")
+                + (f" ({arm['n_failed']} broke)" if arm["n_failed"] else ""),
+                number_text(arm["steps_to_target"]["median"], never, ".0f"),
+                ratio_text(versus.get("steps_ratio"), versus.get("bound"), versus.get("ci95")),
+                number_text(versus.get("p_value"), "", ".3f"),
+                number_text(versus.get("p_holm"), "", ".3f"),
+                number_text(versus.get("logrank_p_value"), "", ".3f"),
+                number_text(arm["seconds_to_target"]["median"], never, ".1f"),
+                ratio_text(versus.get("seconds_ratio"), versus.get("bound"), versus.get("seconds_ci95")),
+                mean_text(cell, arm[final_key(metric)]),
+                difference_text(cell, arm.get(difference_key(metric))),
+                mean_text(cell, arm["equal_time"]),
+                number_text(arm["step_ms"], "", ".1f"),
+                number_text(arm["lr"], "", "g"),
+            )
+        )
+    return table
+
+
+def print_table(summary: dict[str, Any], console: Console) -> None:
+    """Print the tables of all cells, in what fits a terminal of 80 characters."""
+    for cell in summary["cells"]:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        names = header(cell)
+        for column in NARROW:
+            name = SHORT.get(column, names[column])
+            table.add_column(name, justify="left" if column == 0 else "right", no_wrap=column == 0)
+        for row in rows(cell):
+            table.add_row(*(row[column] for column in NARROW))
+        console.print(f"[bold]{title(cell)}[/bold]", highlight=False)
+        console.print(table)
+        console.print(headline(cell), highlight=False)
+
+
+def as_markdown(summary: dict[str, Any]) -> str:
+    """The verdicts and tables of all cells."""
+    return f"# {summary['study']}: with and without the MI term\n\n{tables(summary)}"
+
+
+def tables(summary: dict[str, Any], level: int = 2) -> str:
+    """A section per cell with its verdict and table, and one on how learning rates were chosen.
+
+    Args:
+        summary: of the study.
+        level: of the headings.
+    """
+    parts, mark = [], "#" * level
+    for cell in summary["cells"]:
+        parts += [f"{mark} {title(cell)}", "", headline(cell), "", *_markdown(header(cell), rows(cell)), ""]
+    for heading, about, columns, body in overviews(summary):
+        parts += [f"{mark} {heading}", "", about, "", *_markdown(columns, body), ""]
+    return "\n".join(parts)
+
+
+def overviews(summary: dict[str, Any]) -> list[tuple[str, str, list[str], list[list[str]]]]:
+    """The tables over all cells that have rows: title, what it shows, header, rows."""
+    found = [
+        ("Early in training", EARLY, *early_table(summary)),
+        ("Steps saved", SAVED, *saved_table(summary)),
+        ("The term against the other arms", AGAINST, *against_table(summary)),
+        ("How the learning rates were chosen", TUNING, *tuning_table(summary)),
+    ]
+    return [overview for overview in found if overview[3]]
+
+
+EARLY = "Validation metric after so many steps: median over seeds, the worst and the best."
+
+
+def early_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the metric early on, a row per cell and arm; no rows where none was measured then."""
+    body = [
+        [cell["cell"], name, *(_range(cell, arm[f"{cell['metric']}_at"].get(str(step))) for step in AT)]
+        for cell in summary["cells"]
+        for name, arm in cell["arms"].items()
+        if arm[f"{cell['metric']}_at"]
+    ]
+    return ["cell", "arm", *(f"step {step}" for step in AT)], body
+
+
+def _range(cell: dict[str, Any], values: Sequence[float] | None) -> str:
+    if not values:
+        return ""
+    if Metric.of(cell).is_share:
+        return f"{np.median(values):.0%} [{100 * min(values):.0f}, {100 * max(values):.0f}]"
+    return f"{np.median(values):.4g} [{min(values):.4g}, {max(values):.4g}]"
+
+
+SAVED = (
+    f"The share of `{BASELINE}`'s steps that an arm does without: how much shorter its budget is than the one with "
+    f"which `{BASELINE}` would end as well, read off `{BASELINE}`'s own end at several budgets."
+)
+
+
+def saved_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of steps saved; no rows where the baseline ran on one budget alone."""
+    body = [
+        [
+            cell["cell"],
+            name,
+            ", ".join(map(str, saved["budgets"])),
+            _share(saved),
+            number_text(saved["n_pairs"], "", "d"),
+        ]
+        for cell in summary["cells"]
+        for name, arm in cell["arms"].items()
+        if (saved := arm.get("steps_saved"))
+    ]
+    return ["cell", "arm", f"budgets of {BASELINE}", "steps saved [95%]", "paired seeds"], body
+
+
+def _share(saved: dict[str, Any]) -> str:
+    if saved["mean"] is None:
+        return f"{BASELINE} gains nothing by more steps"
+    interval = saved["ci95"]
+    return f"{saved['mean']:.0%}" + (f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else "")
+
+
+AGAINST = (
+    f"Median steps to target of each arm over those of `{TERM}`, on paired seeds: above 1 `{TERM}` is faster. A miss "
+    "counts the whole budget."
+)
+
+
+def against_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the term against arms other than the baseline; no rows where it met none."""
+    body = [
+        [
+            cell["cell"],
+            arm,
+            ratio_text(versus["steps_ratio"], versus.get("bound"), versus["ci95"]) or "neither got there",
+            number_text(versus["p_value"], "", ".3f"),
+            difference_text(cell, versus[difference_key(Metric.of(cell))]),
+        ]
+        for cell in summary["cells"]
+        for arm, versus in cell["arms"].get(TERM, {}).get("over", {}).items()
+    ]
+    return ["cell", "arm", f"speed of {TERM} [95%]", "p", f"final metric of {TERM} over it [95%]"], body
+
+
+TUNING = (
+    "Median steps to target of the tuning runs at each learning rate, and the mean of their validation metric at the "
+    "end; the rate in bold was taken."
+)
+
+
+def tuning_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the tuning, a row per cell and arm, in Markdown; no rows without tuning."""
+    tuning = summary.get("tuning", {})
+    rates = sorted({lr for arms in tuning.values() for tried in arms.values() for lr in tried}, key=float)
+    chosen = {(cell["cell"], name): arm["lr"] for cell in summary["cells"] for name, arm in cell["arms"].items()}
+    body = []
+    for cell, arms in tuning.items():
+        for arm, tried in arms.items():
+            row = [cell, arm]
+            for lr in rates:
+                runs = tried.get(lr)
+                text = _tried(runs) if runs else ""
+                row.append(f"**{text}**" if chosen.get((cell, arm)) == float(lr) and text else text)
+            body.append(row)
+    return ["cell", "arm", *(f"lr {float(lr):g}" for lr in rates)], body
+
+
+def _tried(runs: dict[str, list[Any]]) -> str:
+    """What the tuning runs at one learning rate came to."""
+    name = next(key for key in runs if key != "steps")
+    last = [value for value in runs[name] if value is not None]
+    mean = Metric(name, MODES[name]).show(float(np.mean(last))) if last else "broke"
+    return f"{number_text(median(runs['steps']), 'never', '.0f')} ({mean})"
+
+
+def _markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(columns)} |", "|---" + "|--:" * (len(columns) - 1) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in body]
+
+
+def as_csv(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
+    """A row per run; a target never reached leaves its columns empty."""
+    finals = list(dict.fromkeys(Metric.of(cell).final for cell in summary["cells"]))
+    text = io.StringIO()
+    columns = ["cell", "arm", "seed", "lr", "steps_to_target", "seconds_to_target", *finals, "seconds"]
+    table = csv.DictWriter(text, [*columns, "failure"], lineterminator="\n")
+    table.writeheader()
+    for run in results:
+        reached = to_target(run["curve"], run["spec"]["cell"]["target"], Metric.of(run["spec"]["cell"])) or {}
+        row = {key: run[key] for key in ("cell", "arm", "seed", "lr", *finals, "seconds", "failure") if key in run}
+        table.writerow({**row, "steps_to_target": reached.get("step"), "seconds_to_target": reached.get("seconds")})
+    return text.getvalue()
+
+
+def title(cell: dict[str, Any]) -> str:
+    """What a cell asks, and where it was run."""
+    where = f", on {', '.join(cell['devices'])}" if cell["devices"] else ""
+    if cell["target"] is None:
+        return f"{cell['cell']}: {metric_name(cell)} after {cell['budget_steps']} steps{where}"
+    target = Metric.of(cell).show(cell["target"])
+    return f"{cell['cell']}: {target} validation {cell['metric']} within {cell['budget_steps']} steps{where}"

@@ -1,0 +1,49 @@
+"""Numbers of a summary as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mireg.ablation.metric import Metric
+
+
+def metric_name(cell: dict[str, Any]) -> str:
+    """The final metric of a cell, and what it was taken on."""
+    return f"{cell['final_split']} {cell['metric']}"
+
+
+def number_text(value: float | None, missing: str, form: str) -> str:
+    """A number, or what stands for a missing one."""
+    return missing if value is None else format(value, form)
+
+
+def ratio_text(value: float | None, bound: str | None, interval: Sequence[float] | None) -> str:
+    """A ratio, its bound and its interval.
+
+    >>> ratio_text(10, "at least", [8, 12.5])
+    '≥10.0x [8.0, 12.5]'
+    """
+    if value is None:
+        return ""
+    sign = {"at least": "≥", "at most": "≤", None: ""}[bound]
+    return f"{sign}{value:.1f}x" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
+
+
+def mean_text(cell: dict[str, Any], value: dict[str, Any]) -> str:
+    """A mean of the cell's metric with its interval, of a share in per cent."""
+    mean, interval = value["mean"], value["ci95"]
+    if mean is None:
+        return ""
+    if Metric.of(cell).is_share:
+        return f"{mean:.1%}" + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
+    return f"{mean:.4g}" + (f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else "")
+
+
+def difference_text(cell: dict[str, Any], value: dict[str, Any] | None) -> str:
+    """A difference of the cell's metric with its interval, of a share in points."""
+    if value is None or value["mean"] is None:
+        return ""
+    scale, form = (100, "+.1f") if Metric.of(cell).is_share else (1, "+.3g")
+    mean, interval = scale * value["mean"], [scale * edge for edge in value["ci95"] or ()]
+    return format(mean, form) + (f" [{interval[0]:{form}}, {interval[1]:{form}}]" if interval else "")

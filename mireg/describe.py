@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mireg.estimators.base import as_matrices
 from mireg.layers import tensors_in
-from mireg.regularizer import pairs
-from mireg.rows import pool
 from mireg.wrapper import MIRegularized, wrap
 
-REPEATS = 5
-"""Times that a duration is taken; the median counts."""
+ROUNDS = 5
+"""Steps with and without the term that are timed, in turns; the median counts."""
+
+CLASSES = 10
+"""Of the random target that stands in for one."""
 
 
 @dataclass(frozen=True)
@@ -29,51 +28,38 @@ class Description:
 
     Attributes:
         shapes: of each layer's output on the example, (samples, channels, positions ...).
-        units: of each layer, that the estimate uses after pooling.
+        information: usable information of each estimate by name, in nats (dependence: no unit).
         estimator: its name.
-        samples: rows that the estimate uses.
-        dead: pairs that pass on almost nothing of the example (:func:`mireg.triage.dead_pairs`).
+        verdict: whether the term would act, on what, and why (:attr:`mireg.MIRegularized.verdict`).
         step_ms: forward and backward pass of the network on the example.
-        term_ms: what the term adds to that at a step, its gradient with respect to the layers included.
+        term_ms: what the term adds to that at a step that uses it, its part of the backward pass included.
     """
 
     shapes: dict[str, tuple[int, ...]]
-    units: dict[str, int]
+    information: dict[str, float]
     estimator: str
-    samples: int
-    dead: list[str]
+    verdict: str
     step_ms: float
     term_ms: float
 
-    @property
-    def pairs(self) -> list[str]:
-        """Names of the successive pairs."""
-        return pairs(self.shapes)
-
-    @property
-    def needed(self) -> bool:
-        """Whether the network needs the term, by the example; where not, the default weight leaves it alone."""
-        return len(self.dead) > ENOUGH * len(self.pairs)
-
     def __str__(self) -> str:
-        rows = [("pair", "outputs", "units used")]
-        for pair, (a, b) in zip(self.pairs, pairwise(self.shapes), strict=True):
-            outputs = f"{_size(self.shapes[a])} → {_size(self.shapes[b])}"
-            rows.append((pair, outputs, f"{self.units[a]}, {self.units[b]}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        verdict = "the network needs the term" if self.needed else "the term stands aside, unless given a weight"
-        lines.append(f"{len(self.dead)} of {len(self.pairs)} pairs pass on less than {DEAD:.0%} of log n: {verdict}")
-        share = self.term_ms / self.step_ms
-        lines.append(
-            f"{self.estimator} on {self.samples} samples: {self.term_ms:.1f} ms beside {self.step_ms:.1f} ms for "
-            f"forward and backward ({share:.0%}) at a step that uses the term"
-        )
+        lines = []
+        if self.shapes:
+            rows = [("layer", "output"), *((name, _size(shape)) for name, shape in self.shapes.items())]
+            width = max(len(name) for name, _ in rows)
+            lines = [f"{name.ljust(width)}  {output}" for name, output in rows]
+        lines.append(self.verdict)
+        if self.information:
+            share = self.term_ms / self.step_ms
+            lines.append(
+                f"a step that uses the term takes {self.term_ms:.1f} ms more than {self.step_ms:.1f} ms "
+                f"for forward and backward ({share:.0%})"
+            )
         return "\n".join(lines)
 
 
-def describe(model: nn.Module, example: Any) -> Description:
-    """Print the successive pairs of a network, their shapes, whether it needs the term, and what that would cost.
+def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> Description:
+    """Print the successive layers of a network, whether the term would act on them, and what that would cost.
 
     A copy of the network runs, in training mode; the network itself, its buffers and the random numbers
     stay as they are.
@@ -82,6 +68,7 @@ def describe(model: nn.Module, example: Any) -> Description:
         model: a network, or a wrapped one, to see what its own layers and estimator give.
         example: a batch as the network takes it: a tensor, a tuple of positional arguments, or a dict of
             keyword arguments.
+        target: as for :meth:`mireg.MIRegularized.mi_loss`; random classes stand in for one.
 
     Returns:
         What was printed.
@@ -91,13 +78,15 @@ def describe(model: nn.Module, example: Any) -> Description:
 
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 6), torch.nn.Linear(6, 2))
     >>> description = describe(net, torch.randn(16, 4))  # doctest: +ELLIPSIS
-    pair     outputs  units used
-    input→1  4 → 8    4, 8
-    1→2      8 → 6    8, 6
-    0 of 2 pairs pass on less than 5% of log n: the term stands aside, unless given a weight
-    kde on 16 samples: ... ms beside ... ms for forward and backward (...%) at a step that uses the term
+    layer  output
+    input  4
+    1      8
+    2      6
+    active: rewards information about the target in 3 layers from 'input' to '2' (usable)
+    a step that uses the term takes ... ms more than ... ms for forward and backward (...%)
     """
-    args, kwargs = (), {}
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(example, Mapping):
         kwargs = dict(example)
     else:
@@ -105,31 +94,31 @@ def describe(model: nn.Module, example: Any) -> Description:
     copied = copy.deepcopy(model)
     twin = copied if isinstance(copied, MIRegularized) else wrap(copied)
     twin.train()
-    regularizer = twin.regularizer
     with torch.random.fork_rng(), torch.enable_grad():
         layers = twin.taps.run(*args, **kwargs)[1]
-        chosen = as_matrices([prepare(layer, regularizer.samples) for layer in layers.values()])
+        if target is None and layers:
+            size = len(next(iter(layers.values())))
+            target = torch.arange(size, device=next(iter(layers.values())).device) % CLASSES
 
-        def step() -> None:
-            outputs = [t for t in tensors_in(twin.module(*args, **kwargs)) if t.requires_grad]
-            torch.autograd.backward([t.sum() for t in outputs])
+        def milliseconds(used: bool) -> float:
+            twin.zero_grad()
+            twin.regularizer.start_at(0)
+            began = _now(layers)
+            outputs = (twin if used else twin.module)(*args, **kwargs)
+            total = torch.stack([t.float().sum() for t in tensors_in(outputs) if t.requires_grad]).sum()
+            (total + twin.mi_loss(target) if used else total).backward()
+            return 1000 * (_now(layers) - began)
 
-        def term() -> None:
-            rows = [layer.detach().requires_grad_() for layer in layers.values()]
-            used = as_matrices([prepare(layer, regularizer.samples) for layer in rows])
-            regularizer.estimator.estimate(used).mean().backward()
-
-        device = chosen[0].device
-        dead = [pair for pair, is_dead in zip(pairs(layers), dead_pairs(chosen).tolist(), strict=True) if is_dead]
-        description = Description(
-            shapes={name: tuple(layer.shape) for name, layer in layers.items()},
-            units={name: rows.shape[1] for name, rows in zip(layers, chosen, strict=True)},
-            estimator=regularizer.estimator.name,
-            samples=len(chosen[0]),
-            dead=dead,
-            step_ms=_milliseconds(step, device),
-            term_ms=_milliseconds(term, device),
-        )
+        times = [(milliseconds(False), milliseconds(True)) for _ in range(ROUNDS + 1)][1:] if layers else []
+    step = median(bare for bare, _ in times) if times else 0.0
+    description = Description(
+        shapes={name: tuple(layer.shape) for name, layer in layers.items()},
+        information={name: nats.item() for name, nats in twin.mi_terms().items()},
+        estimator=twin.regularizer.estimator.name,
+        verdict=twin.verdict,
+        step_ms=step,
+        term_ms=step * (median(used / bare for bare, used in times) - 1) if times else 0.0,
+    )
     print(description)
     return description
 
@@ -138,12 +127,7 @@ def _size(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape[1:])) or "1"
 
 
-def _milliseconds(run: Callable[[], None], device: torch.device) -> float:
-    times = []
-    for _ in range(REPEATS + 1):  # the first one warms up
-        began = time.perf_counter()
-        run()
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
-        times.append(time.perf_counter() - began)
-    return 1000 * median(times[1:])
+def _now(layers: Mapping[str, Tensor]) -> float:
+    if any(layer.device.type != "cpu" for layer in layers.values()):
+        torch.accelerator.synchronize()
+    return time.perf_counter()

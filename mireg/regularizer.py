@@ -169,17 +169,16 @@ class MIRegularizer:
 
     def _balance(self, like: Tensor) -> Tensor:
         """m: what makes the weight relative to the task's gradient, on the device."""
-        if self._ratio is None:
-            self._ratio = torch.ones((), dtype=torch.float32, device=like.device)
         if self._seen is not None:
             (seen,) = mean_over_ranks([self._seen], [self._seen])
             assert seen is not None
             task, own = seen
             ratio = (task / own).sqrt().clamp(SMALLEST_RATIO, LARGEST_RATIO)
-            moved = MEMORY * self._ratio + (1 - MEMORY) * ratio
-            self._ratio = torch.where(moved.isfinite(), moved, self._ratio)
+            before = torch.ones_like(ratio) if self._ratio is None else self._ratio
+            moved = ratio if self._ratio is None else MEMORY * before + (1 - MEMORY) * ratio
+            self._ratio = torch.where(moved.isfinite(), moved, before)
             self._seen = None
-        return self._ratio
+        return torch.ones((), device=like.device) if self._ratio is None else self._ratio
 
     def see(self, task: Tensor, own: Tensor) -> None:
         """Take note of squared lengths (0-dim) of the task's and of the estimate's gradient at the last layer."""
@@ -242,7 +241,9 @@ class _Gradients:
         edge = get_gradient_edge(source)
         node, self.output = edge.node, edge.output_nr
         if layout.moves(source):  # then the network's own tensor is the one that was viewed
-            node, self.output = node.next_functions[0]
+            (viewed, self.output), *_ = node.next_functions
+            assert viewed is not None
+            node = viewed
         node.register_prehook(self.see_all)
 
     def see_own(self, gradient: Tensor) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -22,7 +23,7 @@ POSITIONS = 4
 CANDIDATES = 4
 """Positions looked at for each one taken, so that those with a target can be preferred."""
 
-POOLS = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
+POOLS: tuple[Callable[[Tensor, Any], Tensor], ...] = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
 """By number of position dimensions, from 1."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mireg import estimators
 from mireg.ablation.errors import UserError, nearest
-from mireg.ablation.rivals import LayerwiseBatchEntropy, Variance
+from mireg.ablation.rivals import DeepSupervision, LayerwiseBatchEntropy
 from mireg.ablation.terms import LossTerm, NoTerm, Reward, Term
 from mireg.regularizer import for_training
 
@@ -52,9 +52,8 @@ def arm(name: str) -> Arm:
     return ARMS[name]
 
 
-def _rewards(name: str, about: str, *, shuffled: bool = False, always: bool = False) -> Arm:
-    make = partial(for_training, name)
-    return Arm(about, partial(Reward, estimator=make, shuffled=shuffled, always=always), name)
+def _rewards(name: str, about: str, **how: Any) -> Arm:
+    return Arm(about, partial(Reward, estimator=partial(for_training, name), **how), name)
 
 
 def _of_estimators() -> dict[str, Arm]:
@@ -65,16 +64,19 @@ def _of_estimators() -> dict[str, Arm]:
     return arms
 
 
+DEFAULT = "usable"
+"""What the term estimates by default."""
+
 ARMS: dict[str, Arm] = {
     BASELINE: Arm("the network as it is"),
-    TERM: _rewards("kde", "what mireg.wrap(model) does"),
-    "mi-always": _rewards("kde", "the same term in networks that do not need it, too", always=True),
-    "mi-shuffled": _rewards("kde", "control: the same term on rows that do not belong together", shuffled=True),
-    "variance-only": Arm(
-        "control: the same push, but towards each layer's variance alone",
-        partial(Reward, estimator=Variance),
-        Variance.name,
+    TERM: _rewards(DEFAULT, "what mireg.wrap(model) and mi_loss(y) do"),
+    "mi-label-free": _rewards(DEFAULT, "the term without a target, mi_loss()", sees_target=False),
+    "target-shuffled": _rewards(DEFAULT, "control: the term sees the target's rows shuffled", shuffled=True),
+    "pairs-shuffled": _rewards(
+        DEFAULT, "control: mi_loss() on rows that do not belong together", sees_target=False, shuffled=True
     ),
+    "last-layer": _rewards(DEFAULT, "the term at the last hidden layer alone", last=True),
+    "deep-supervision": Arm("no term: a linear head with the task's loss at every layer", DeepSupervision),
     "lbe": Arm("layerwise batch entropy (Peer et al., 2022), another term for deep networks", LayerwiseBatchEntropy),
     "batchnorm": Arm("no term: BatchNorm in every layer", model_options={"batchnorm": True}),
     "residual": Arm("no term: residual connections", model_options={"residual": True}),

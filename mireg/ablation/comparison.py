@@ -194,7 +194,7 @@ class Loops:
                 "lr": None,
                 "device": str(group.device),
                 "failure": failure,
-                "stood_aside": run.stood_aside,
+                "verdict": run.verdict,
                 "seconds": curve[-1]["seconds"],
                 "final_split": "validation",
                 metric.final: curve[-1][metric.validation],

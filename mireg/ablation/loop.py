@@ -132,9 +132,9 @@ class Run:
         self._tell({"event": "step", "run": self._path, "steps": step, **point})
 
     @property
-    def stood_aside(self) -> bool:
-        """Whether every term found that its network does not need it."""
-        return bool(self._terms) and all(term.stood_aside for term in self._terms)
+    def verdict(self) -> str:
+        """Whether the term acts, on what, and why; empty where the arm has none."""
+        return self._terms[-1].verdict if self._terms else ""
 
     def __enter__(self) -> Self:
         return self

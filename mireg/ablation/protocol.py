@@ -6,17 +6,22 @@ from typing import Any
 
 from mireg.ablation.config import Cell, Study, Tuning
 
-TERMS = ("none", "mi", "mi-renyi", "mi-gaussian", "mi-cka", "mi-binning", "lbe", "mi-shuffled", "variance-only")
-"""The arms that change the loss; mi is the term with kde."""
+TERM = ("none", "mi")
+
+CONTROLS = ("target-shuffled", "mi-label-free", "pairs-shuffled")
+"""What the term is without the target, or without anything to reward."""
+
+RIVALS = ("deep-supervision", "last-layer", "lbe")
+"""Other terms."""
 
 REMEDIES = ("batchnorm", "residual", "he", "orthogonal", "layerwise-lr")
 """What one would do instead."""
 
-HEALTHY = ("none", "mi", "mi-always", "lbe")
-"""Arms of the cells where the term stands aside; the same for every estimator, so that one is enough."""
+HEALTHY = (*TERM, "target-shuffled", "deep-supervision", "last-layer")
+"""Arms of the cells that train by themselves."""
 
-HEAVY = ("none", "mi", "lbe", "mi-shuffled")
-"""Arms of the cells to rescue whose runs take minutes."""
+HEAVY = (*TERM, "target-shuffled", "deep-supervision")
+"""Arms of the cells whose runs take minutes."""
 
 
 def _cell(name: str, model: str, target: float, steps: int, arms: tuple[str, ...], **options: Any) -> Cell:
@@ -39,7 +44,7 @@ def _heavy(name: str, model: str, target: float, steps: int, arms: tuple[str, ..
 
 def _beside(*same: str) -> tuple[str, ...]:
     """All arms but the remedies that the cell has already."""
-    return (*TERMS, *(arm for arm in REMEDIES if arm not in same))
+    return (*TERM, *CONTROLS, *RIVALS, *(arm for arm in REMEDIES if arm not in same))
 
 
 CONVERGENCE = Study(
@@ -68,12 +73,12 @@ CONVERGENCE = Study(
         _cell("H1", "mlp", 0.80, 1000, HEALTHY, depth=30, width=128, init="he"),
         _cell("H2", "mlp", 0.80, 1000, HEALTHY, depth=30, width=128, init="he", batchnorm=True),
         _cell("H3", "mlp", 0.80, 1000, HEALTHY, depth=30, width=128, residual=True, batchnorm=True),
-        _heavy("H4", "cnn", 0.75, 600, HEALTHY, depth=14, width=16, batchnorm=True),
-        _heavy("H5", "resnet18", 0.80, 300, HEALTHY),
-        _heavy("H6", "vit", 0.75, 600, HEALTHY),
+        _heavy("H4", "cnn", 0.75, 600, HEAVY, depth=14, width=16, batchnorm=True),
+        _heavy("H5", "resnet18", 0.80, 300, HEAVY),
+        _heavy("H6", "vit", 0.75, 600, HEAVY),
         _cell("H7", "mlp", 0.80, 1000, HEALTHY, depth=3, width=256),
     ),
-    arms=(*TERMS, "mi-always", *REMEDIES),
+    arms=(*TERM, *CONTROLS, *RIVALS, *REMEDIES),
     first_seed=100,
     tuning=Tuning(lrs=(3e-4, 1e-3, 3e-3)),
 )

@@ -1,19 +1,21 @@
-"""What the MI term is compared with: another published term, and a control without dependence."""
+"""What the MI term is compared with: other terms that were published."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
 
 from mireg.ablation.terms import LossTerm, Term
-from mireg.estimators import Estimator
-from mireg.estimators.gram import noise_variance, spread
+from mireg.estimators.gram import standardise
 from mireg.layers import INPUT, Taps
+from mireg.rows import choose_rows, pool
+from mireg.schedules import Linear
 
 
 def batch_entropy(layer: Tensor) -> Tensor:
@@ -120,28 +122,101 @@ class _Watched(nn.Module):
         return {name: caught[name] for name in self._hidden}
 
 
-class Variance(Estimator):
-    """Control: how far a layer's variance stands out of the noise, whatever the layer before it says.
+class DeepSupervision(LossTerm):
+    """Deep supervision: a linear head with the task's loss at every hidden layer, on standardised features.
 
-    The reading of a pair is ``1/2 log(1 + v / floor)`` of its second layer alone, v the variance summed over
-    units and the floor that of :func:`mireg.estimators.gram.standardise`.
+    The mean of the heads' losses is added with a weight that starts at 1 and falls to 0 over the
+    steps over which the MI term's does; the heads train with the network and are dropped afterwards.
 
     Args:
-        noise_floor: see :func:`mireg.estimators.gram.standardise`.
-        shared_noise: see :func:`mireg.estimators.gram.gram`.
+        network: to train.
+        settings: of the MI term, whose layers and ``decay_steps`` are taken, the input left out.
+        example: a few inputs, which show how wide the layers are, and what the network puts out.
+
+    Source: Lee et al., Deeply-supervised nets, AISTATS 2015.
     """
 
-    name: ClassVar[str] = "variance"
-    measures: ClassVar[str] = "variance"
+    name = "deep supervision"
 
-    def __init__(self, noise_floor: float = 1e-5, shared_noise: float = 0.01) -> None:
-        self.noise_floor = noise_floor
-        self.shared_noise = shared_noise
+    def __init__(self, network: nn.Module, settings: Term, example: Tensor) -> None:
+        self.network = network
+        self._heads = _Heads(network, Taps(network, settings.layer_spec), example)
+        self.model = self._heads
+        self._weight = Linear(1.0, settings.decay_steps)
+        self._samples = settings.samples
+        self._step = 0
+        self._losses: dict[str, Tensor] = {}
 
-    def estimate(self, layers: list[Tensor]) -> Tensor:
-        noise = noise_variance(layers, self.shared_noise)
-        return torch.stack([self._of(layer, noise) for layer in layers[1:]])
+    def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
+        weight, self._step = self._weight(self._step), self._step + 1
+        caught = self._heads.take()
+        if not weight or target is None:
+            return torch.zeros_like(task)
+        rows, code = choose_rows(list(caught.values()), target, self._samples, self._step)
+        assert code is not None
+        losses = [
+            mse_loss(head(row), code) if code.is_floating_point() else cross_entropy(head(row), code)
+            for head, row in zip(self._heads.heads, rows, strict=True)
+        ]
+        self._losses = {name: loss.detach() for name, loss in zip(caught, losses, strict=True)}
+        return weight * torch.stack(losses).mean()
 
-    def _of(self, layer: Tensor, noise: float | Tensor) -> Tensor:
-        _, variance, floor = spread(layer, self.noise_floor, noise)
-        return torch.log1p(variance / floor)[0, 0] / 2
+    def parameters(self) -> Sequence[nn.Parameter]:
+        return list(self._heads.heads.parameters())
+
+    def values(self) -> Mapping[str, Tensor]:
+        return self._losses
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"heads": self._heads.heads.state_dict(), "step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._heads.heads.load_state_dict(state["heads"])
+        self._step = state["step"]
+
+    def bare_copy(self) -> nn.Module:
+        copied = copy.deepcopy(self._heads)
+        copied.taps.remove()
+        return copied.network
+
+
+class _Heads(nn.Module):
+    """A network that keeps the outputs of its hidden layers in training, and a linear head for each."""
+
+    def __init__(self, network: nn.Module, taps: Taps, example: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.taps = taps
+        self._caught: dict[str, Tensor] = {}
+        training = network.training
+        network.eval()  # so that the look at the layers leaves statistics and random numbers alone
+        with torch.no_grad():
+            outputs, caught = taps.run(example)
+        network.train(training)
+        self._hidden = [name for name in caught if name != INPUT]
+        places = outputs.ndim > 2
+        widths = [
+            layer.shape[1] if places else pool(layer, 1).numel() for layer in (caught[name] for name in self._hidden)
+        ]
+        with torch.random.fork_rng():  # the batches of every arm are the same
+            heads = (nn.Sequential(Standardise(), nn.Linear(width, outputs.shape[-1])) for width in widths)
+            self.heads = nn.ModuleList(heads).to(example.device)
+
+    def forward(self, inputs: Tensor) -> Any:
+        if not (self.training and torch.is_grad_enabled()):
+            return self.network(inputs)
+        result, self._caught = self.taps.run(inputs)
+        return result
+
+    def take(self) -> dict[str, Tensor]:
+        """The hidden layers' outputs in the last training forward, once."""
+        caught, self._caught = self._caught, {}
+        return {name: caught[name] for name in self._hidden}
+
+
+class Standardise(nn.Module):
+    """Rows (n, d) with mean 0 and mean variance 1 over the batch."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        scaled: Tensor = standardise(rows, 1e-5) * rows.shape[-1] ** 0.5
+        return scaled

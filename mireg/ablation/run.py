@@ -177,7 +177,7 @@ def train(
             "lr": spec.lr,
             "device": _device_name(device),
             "failure": failure,
-            "stood_aside": term.stood_aside,
+            "verdict": term.verdict,
             "seconds": round(seconds, 4),
             "task": data.task,
             "final_split": "validation" if data.test is None else "test",

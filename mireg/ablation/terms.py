@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mireg.ablation.errors import check
 from mireg.estimators import Estimator
-from mireg.layers import Taps
-from mireg.regularizer import MIRegularizer
-from mireg.schedules import Linear, Rescue
-from mireg.wrapper import MIRegularized
+from mireg.layers import Layout, Taps
+from mireg.regularizer import FEWEST_ROWS, MIRegularizer
+from mireg.schedules import Linear
+from mireg.wrapper import DEFAULT_WEIGHT, MIRegularized
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,21 @@ class Term:
     """Settings of the MI term, the same for every arm that has it.
 
     Attributes:
-        weight: at the first step, relative to the task's gradient (:class:`mireg.balance.GradientBalance`).
+        weight: at the first step, relative to the task's gradient (:class:`mireg.MIRegularizer`).
         decay_steps: steps over which it falls to 0.
         samples: rows of each batch that the estimate uses.
         layers: as for :func:`mireg.wrap`; other methods look at the same ones.
     """
 
-    weight: float = 1.0
-    decay_steps: int = 200
-    samples: int = 32
+    weight: float = DEFAULT_WEIGHT.start
+    decay_steps: int = DEFAULT_WEIGHT.steps
+    samples: int = 128
     layers: tuple[str, ...] = ("auto",)
 
     def __post_init__(self) -> None:
         check("weight", self.weight, math.isfinite(self.weight) and self.weight >= 0, "give at least 0")
         check("decay_steps", self.decay_steps, self.decay_steps >= 1, "give at least 1")
-        check("samples", self.samples, self.samples >= 2, "an estimate needs at least 2")
+        check("samples", self.samples, self.samples >= FEWEST_ROWS, f"an estimate needs at least {FEWEST_ROWS}")
 
     @property
     def layer_spec(self) -> str | list[str]:
@@ -75,9 +76,9 @@ class LossTerm(ABC):
         return ()
 
     @property
-    def stood_aside(self) -> bool:
-        """Whether the term found that the network does not need it, and left it as it is."""
-        return False
+    def verdict(self) -> str:
+        """Whether the term acts, on what, and why; empty where the arm has none."""
+        return ""
 
     def values(self) -> Mapping[str, Tensor]:
         """The last value of each of the term's parts, so that a broken one can be named."""
@@ -115,15 +116,17 @@ class NoTerm(LossTerm):
 
 
 class Reward(LossTerm):
-    """The term of :func:`mireg.wrap`, with an estimator of the arm's.
+    """The term of :func:`mireg.wrap`, as an arm has it.
 
     Args:
         network: to wrap.
         settings: of the term.
         example: not needed.
         estimator: makes what is rewarded, one for each run: what it learns is not the next one's.
-        shuffled: see :class:`mireg.regularizer.MIRegularizer`.
-        always: also in networks that do not need it.
+        sees_target: whether the term is given the target.
+        shuffled: control: for the term alone, rows of the target (or, without one, of each layer) are shuffled, which
+            leaves every marginal as it is and no dependence to reward.
+        last: reward the last hidden layer alone.
     """
 
     name = "the MI term"
@@ -135,20 +138,28 @@ class Reward(LossTerm):
         example: Tensor,
         *,
         estimator: Callable[[], Estimator],
+        sees_target: bool = True,
         shuffled: bool = False,
-        always: bool = False,
+        last: bool = False,
     ) -> None:
-        weight = (Linear if always else Rescue)(settings.weight, settings.decay_steps)
-        self._regularizer = MIRegularizer(estimator(), weight, samples=settings.samples, gather=True, shuffled=shuffled)
+        made = ShuffledPairs(estimator()) if shuffled and not sees_target else estimator()
+        weight = Linear(settings.weight, settings.decay_steps)
+        kind = LastLayer if last else MIRegularizer
+        self._regularizer = kind(made, weight, samples=settings.samples, gather=True)
         self.network = network
         self.model = self._wrapped = MIRegularized(network, Taps(network, settings.layer_spec), self._regularizer)
+        self._sees_target = sees_target
+        self._shuffled = shuffled and sees_target
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        return self._wrapped.mi_loss()
+        if target is not None and self._shuffled:
+            flat = target.flatten() if not target.is_floating_point() else target
+            target = flat[torch.randperm(len(flat), device=flat.device)].view_as(target)
+        return self._wrapped.mi_loss(target if self._sees_target else None)
 
     @property
-    def stood_aside(self) -> bool:
-        return self._regularizer.needed is False
+    def verdict(self) -> str:
+        return self._wrapped.verdict
 
     def values(self) -> Mapping[str, Tensor]:
         return self._wrapped.mi_terms()
@@ -161,3 +172,25 @@ class Reward(LossTerm):
 
     def bare_copy(self) -> nn.Module:
         return copy.deepcopy(self._wrapped).unwrap()
+
+
+class ShuffledPairs(Estimator):
+    """Control: another estimator, which sees the rows of each layer in an order of its own."""
+
+    def __init__(self, inner: Estimator) -> None:
+        self.inner = inner
+        self.name = inner.name  # type: ignore[misc]
+        self.measures = inner.measures  # type: ignore[misc]
+
+    def estimate(self, layers: list[Tensor]) -> Tensor:
+        return self.inner.estimate([layer[torch.randperm(len(layer), device=layer.device)] for layer in layers])
+
+
+class LastLayer(MIRegularizer):
+    """Rival: of the layers after the first, the last alone is rewarded."""
+
+    def step(
+        self, layers: Mapping[str, Tensor], target: Tensor | None = None, layouts: Mapping[str, Layout] | None = None
+    ) -> Tensor | None:
+        names = list(layers)
+        return super().step({name: layers[name] for name in (names[0], names[-1])}, target, layouts)

@@ -108,7 +108,6 @@ def _arm(runs: Runs, cell: Mapping[str, Any], metric: Metric, seconds: float) ->
         "n_seeds": len(runs),
         "n_reached": sum(point is not None for point in reached),
         "n_failed": sum(run["failure"] is not None for run in runs.values()),
-        "n_stood_aside": sum(run.get("stood_aside", False) for run in runs.values()),
         "steps_to_target": _times(reached, lambda point: point["step"]),
         "seconds_to_target": _times(reached, lambda point: point["seconds"]),
         final_key(metric): _mean([run[metric.final] for run in runs.values()], metric),

@@ -19,9 +19,8 @@ of four at 3 pairs, in one of nine at 4, in one of twenty at 5."""
 
 TOO_FEW = "too few seeds to say"
 NO_DIFFERENCE = "no difference shown"
-STOOD_ASIDE = "stood aside"
 
-SPEEDS = ("faster", "slower", NO_DIFFERENCE, TOO_FEW, STOOD_ASIDE)
+SPEEDS = ("faster", "slower", NO_DIFFERENCE, TOO_FEW)
 ENDS = ("better", "worse")
 
 
@@ -49,9 +48,7 @@ def verdicts(cell: dict[str, Any]) -> dict[str, str]:
     for name, arm in cell["arms"].items():
         if not arm.get("vs_none"):
             continue
-        if speed_verdict(arm) == STOOD_ASIDE:
-            sentences[name] = f"{name} stood aside: the network passes information on already, and was left as it is."
-        elif cell["target"] is None:
+        if cell["target"] is None:
             sentences[name] = _end(cell, arm, name)
         else:
             sentences[name] = f"{_speed(cell, name, arm)} {_end(cell, arm, 'It')}"
@@ -92,8 +89,6 @@ def _few(pairs: int) -> str:
 
 def speed_verdict(arm: dict[str, Any]) -> str:
     """Faster or slower where the interval of enough seeds lies beyond 1, and the test, where it can, agrees."""
-    if arm["n_stood_aside"] == arm["n_seeds"]:
-        return STOOD_ASIDE
     versus = arm["vs_none"]
     if versus["n_pairs"] < SEEDS_FOR_A_VERDICT:
         return TOO_FEW

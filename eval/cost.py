@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import platform
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,21 +33,18 @@ import mireg
 import models
 from mireg import estimators
 from mireg.ablation.record import processor
-from mireg.schedules import Linear, Schedule
+from mireg.schedules import Schedule
 from mireg.wrapper import DEFAULT_WEIGHT
 
 TRAINING = 2000
 """Steps of a training, over which the cost is averaged."""
 
-ESTIMATORS = ("kde", "renyi", "cka", "binning")
+ESTIMATORS = ("usable", "kde", "renyi", "cka", "binning")
 
-ALWAYS = Linear(DEFAULT_WEIGHT.start, DEFAULT_WEIGHT.steps)
-"""The default weight, in networks that do not need the term, too."""
+PHASES = ("none", "off", "used")
+"""Without the wrapper; with it, its weight 0; with the term."""
 
-PHASES = ("none", "off", "held", "measured")
-"""Without the wrapper; with it, its weight 0; with the term as last measured; with the term measured anew."""
-
-ACTIVE = ("none", "held", "measured")
+ACTIVE = ("none", "used")
 """What it takes to know the cost of steps that have a term."""
 
 
@@ -63,8 +57,8 @@ class Setting:
     input_shape: tuple[int, ...] = (3, 32, 32)
     options: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 128
-    estimator: str = "kde"
-    samples: int = 32
+    estimator: str = "usable"
+    samples: int = 128
     compiled: bool = False
 
 
@@ -106,7 +100,7 @@ class Training:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = cross_entropy(self.forward(self.images), self.labels)
             if isinstance(self.model, mireg.MIRegularized):
-                loss = loss + self.model.mi_loss()
+                loss = loss + self.model.mi_loss(self.labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -114,20 +108,12 @@ class Training:
         return time.perf_counter() - began
 
     def go_to(self, step: int) -> None:
-        """Let the schedule and the balance take the next step for this one."""
-        regularizer = self.model.regularizer
-        regularizer.load_state_dict({**regularizer.state_dict(), "steps": step})
+        """Let the schedule take the next step for this one."""
+        self.model.regularizer.start_at(step)
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-def phase_of(regularizer: mireg.MIRegularizer, step: int) -> str:
-    """Which of ``PHASES`` a step is of a training that uses the term."""
-    if regularizer.weight(step) == 0:
-        return "off"
-    return "measured" if regularizer.balance is None or step % regularizer.balance.interval == 0 else "held"
 
 
 def step_times(
@@ -144,19 +130,14 @@ def step_times(
     Returns:
         ``ms`` by phase, ``ratio`` by phase (median over rounds of ratios within a round), ``rounds``.
     """
-    active = Training(setting, device, ALWAYS)
-    weight_0 = Training(setting, device, 0.0)
-    bare = Training(setting, device, None)
-    regularizer = active.model.regularizer
-    first = {phase_of(regularizer, step): step for step in range(TRAINING - 1, 0, -1)}
+    trainings = {"none": None, "off": 0.0, "used": DEFAULT_WEIGHT}
+    made = {phase: Training(setting, device, trainings[phase]) for phase in phases}
 
     def run(phase: str) -> float:
-        if phase in ("none", "off"):
-            return (bare if phase == "none" else weight_0).step()
-        active.go_to(first[phase])
-        return active.step()
+        if phase == "used":
+            made[phase].go_to(0)
+        return made[phase].step()
 
-    phases = [phase for phase in phases if phase in ("none", "off", *first)]
     for phase in phases:  # the first pass is observed; allocators and caches warm up
         run(phase)
     times: dict[str, list[float]] = {phase: [] for phase in phases}
@@ -174,52 +155,25 @@ def step_times(
     }
 
 
-def is_needed(setting: Setting, device: torch.device) -> bool:
-    """Whether the default uses the term in that network, or stands aside after its first step."""
-    training = Training(setting, device, DEFAULT_WEIGHT)
-    training.step()
-    return bool(training.model.regularizer.needed)
-
-
 def averages(ratio: dict[str, float]) -> dict[str, float]:
-    """Mean ratio over the steps that have a term, and over a whole training that uses it.
+    """Mean ratio over the steps that have a term, and over a whole training with ``mireg.wrap(model)``.
 
     Args:
         ratio: step time of each phase over that without the wrapper.
     """
-    count = phases()
-    training = sum(n * ratio[phase] for phase, n in count.items()) / TRAINING
-    return {"active": while_active(ratio), "training": training}
-
-
-def while_active(by_phase: dict[str, float]) -> float:
-    """Mean over the steps that have a term of a number that each phase has."""
-    count = {phase: n for phase, n in phases().items() if phase != "off"}
-    return sum(n * by_phase[phase] for phase, n in count.items()) / sum(count.values())
-
-
-@cache
-def phases() -> Counter[str]:
-    """How many steps of a training that uses the term are of each phase."""
-    regularizer = mireg.wrap(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), weight=ALWAYS).regularizer
-    return Counter(phase_of(regularizer, step) for step in range(TRAINING))
-
-
-def default(row: dict[str, Any]) -> float:
-    """Mean ratio over a training with ``mireg.wrap(model)``; where it stands aside, all steps but the first are off."""
-    if row["needed"]:
-        return float(row["training"])
-    return (row["ratio"]["measured"] + (TRAINING - 1) * row["ratio"]["off"]) / TRAINING
+    used = sum(DEFAULT_WEIGHT(step) != 0 for step in range(TRAINING))
+    training = (used * ratio["used"] + (TRAINING - used) * ratio["off"]) / TRAINING
+    return {"active": ratio["used"], "training": training}
 
 
 def peak_memory(setting: Setting, device: torch.device) -> dict[str, float]:
-    """Peak memory in MB of a process that trains: without the term, by default, and where the term is used.
+    """Peak memory in MB of a process that trains: without the term, and with it.
 
     On a GPU what the allocator handed out; on a CPU the resident memory of the process, its libraries in it.
     """
     context = multiprocessing.get_context("spawn")
     peaks = {}
-    for name, weight in (("none", None), ("default", DEFAULT_WEIGHT), ("used", ALWAYS)):
+    for name, weight in (("none", None), ("used", DEFAULT_WEIGHT)):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_peak, args=(sender, setting, device, weight))
         process.start()
@@ -253,7 +207,7 @@ def growth(device: torch.device, seconds: float) -> dict[str, list[dict[str, flo
             else:
                 setting = replace(base, options={**base.options, option: value})
             times = step_times(setting, device, seconds, ACTIVE)["ms"]
-            added = while_active(times) - times["none"]
+            added = times["used"] - times["none"]
             found[what].append({"value": value, "step_ms": times["none"], "added_ms": added})
     return found
 
@@ -266,16 +220,13 @@ def measure(device: torch.device, seconds: float, report: Callable[[str], None])
         for compiled in (False, True) if device.type == "cuda" else (False,):
             chosen = replace(setting, compiled=compiled)
             times = step_times(chosen, device, seconds)
-            row = {**asdict(chosen), **times, **averages(times["ratio"]), "needed": is_needed(chosen, device)}
-            row |= {"default": default(row), "peak_mb": peak_memory(chosen, device)}
+            row = {**asdict(chosen), **times, **averages(times["ratio"]), "peak_mb": peak_memory(chosen, device)}
             networks.append(row)
-            report(
-                f"  {row['default']:.3f} by default, {row['training']:.3f} if used, {row['active']:.3f} while active"
-            )
+            report(f"  {row['active']:.3f} while active, {row['training']:.3f} over {TRAINING} steps")
     report("estimators")
     known = [name for name in ESTIMATORS if name in estimators.names()]
     by_estimator = {
-        name: while_active(step_times(replace(SETTINGS[0], estimator=name), device, seconds / 10, ACTIVE)["ratio"])
+        name: step_times(replace(SETTINGS[0], estimator=name), device, seconds / 10, ACTIVE)["ratio"]["used"]
         for name in known
     }
     report("growth")
@@ -300,20 +251,18 @@ def print_tables(found: dict[str, Any], console: Console) -> None:
         title=f"{machine['processor']}, {machine['threads']} threads, load {machine['load_average']:.1f}, "
         f"torch {machine['torch']}"
     )
-    columns = ("step, ms", "off", "held", "measured", "while active", f"{TRAINING} steps, used", "by default", "MB")
+    columns = ("step, ms", "weight 0", "while active", f"{TRAINING} steps", "MB")
     for column in ("network", *columns):
         table.add_column(column, justify="left" if column == "network" else "right")
     for row in found["networks"]:
-        ratios = [f"{row['ratio'].get(phase, math.nan):.3f}" for phase in PHASES[1:]]
         memory = row["peak_mb"]
         table.add_row(
             row["name"] + (" compiled" if row["compiled"] else ""),
             f"{row['ms']['none']:.1f}",
-            *ratios,
+            f"{row['ratio']['off']:.3f}",
             f"{row['active']:.3f}",
             f"{row['training']:.3f}",
-            f"{row['default']:.3f}" + ("" if row["needed"] else " (stands aside)"),
-            " → ".join(f"{memory[name]:.0f}" for name in ("none", "default", "used")),
+            " → ".join(f"{memory[name]:.0f}" for name in ("none", "used")),
         )
     console.print(table)
     for name, ratio in found["estimators"].items():

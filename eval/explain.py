@@ -1,4 +1,4 @@
-"""What the term changes inside networks, and whether the smallest link tells how long training will take.
+"""What the term changes inside networks, and whether missing information tells how long training will take.
 
 python -m eval.explain --json FILE --figure FILE --scatter FILE
 """
@@ -43,7 +43,7 @@ PROBE = 256
 """Validation samples on which it is looked into."""
 
 PANELS = {
-    "nats": "MI of the pair, nats",
+    "nats": "usable information about the target, nats",
     "gradient_norm": "gradient norm of the layer",
     "participation_ratio": "participation ratio of the layer",
 }
@@ -55,19 +55,19 @@ STACKS: tuple[dict[str, Any], ...] = (
     *({"depth": depth, "activation": "tanh"} for depth in (3, 5, 8, 12, 20)),
     *({"depth": depth, "batchnorm": True} for depth in (3, 10, 30)),
 )
-"""MLPs of width 128 over which steps to target are held against the smallest link."""
+"""MLPs of width 128 over which steps to target are held against what the last layer tells about the target."""
 
 TARGET, BUDGET, EVERY, RATE = 0.75, 2000, 25, 1e-3
 
 
 def look(network: nn.Module, probe: Split) -> dict[str, list[float]]:
-    """The :data:`PANELS` of a network, by pair or by layer."""
+    """The :data:`PANELS` of a network, by pair each by layer."""
     images, labels = probe.batch(slice(0, PROBE))
     layers = layers_of(network, images)
     by_layer = diagnostics.layer_parameters(network)
     loss = cross_entropy(network(images), labels)
     return {
-        "nats": for_training("kde").successive(layers).tolist(),
+        "nats": for_training("usable").about(layers, labels).tolist(),
         "gradient_norm": diagnostics.gradient_norms(loss, dict(network.named_parameters()), by_layer),
         "participation_ratio": [diagnostics.participation_ratio(layer) for layer in layers],
     }
@@ -92,7 +92,7 @@ def training(network: nn.Module, model: nn.Module, data: Dataset, lr: float, see
         images, labels = data.train.batch(next(batches))
         loss = cross_entropy(model(images), labels)
         if isinstance(model, mireg.MIRegularized):
-            loss = loss + model.mi_loss()
+            loss = loss + model.mi_loss(labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -117,30 +117,30 @@ def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
             )
         if done == STEPS[-1]:
             break
-    aside = isinstance(model, mireg.MIRegularized) and model.regularizer.needed is False
-    return {"stood_aside": aside, "at": found}
+    return {"at": found}
 
 
 def stack(options: dict[str, Any], data: Dataset, seed: int) -> dict[str, Any]:
-    """The smallest link of a network at the start, and the steps that plain training takes to the target."""
+    """What the last layer tells about the target at the start, and the steps that plain training takes."""
     seed_everything(seed)
     network = models.build("mlp", {"width": 128, **options}, data.input_shape, data.outputs)
-    layers = layers_of(network, data.validation.batch(slice(0, PROBE))[0])
-    smallest = for_training("kde").successive(layers).min().clamp_min(0).item()
+    images, labels = data.validation.batch(slice(0, PROBE))
+    layers = layers_of(network, images)
+    smallest = for_training("usable").about(layers, labels)[-1].clamp_min(0).item()
     for done in training(network, network, data, RATE, seed):
         reached = done % EVERY == 0 and score(network, data.validation, data.task, "accuracy") >= TARGET
         if reached or done == BUDGET:
-            return {**options, "seed": seed, "smallest_nats": smallest, "steps": done if reached else None}
+            return {**options, "seed": seed, "last_nats": smallest, "steps": done if reached else None}
     raise AssertionError  # training never ends by itself
 
 
 def correlation(stacks: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Spearman's rank correlation of the smallest link and the steps to target, a miss above all others.
+    """Spearman's rank correlation of what the last layer tells and the steps to target, a miss above all others.
 
     Depth, which goes with both, is held against the same steps.
     """
     steps = [BUDGET + 1 if found["steps"] is None else found["steps"] for found in stacks]
-    test = stats.spearmanr([found["smallest_nats"] for found in stacks], steps)
+    test = stats.spearmanr([found["last_nats"] for found in stacks], steps)
     of_depth = stats.spearmanr([found["depth"] for found in stacks], steps)
     return {
         "spearman": float(test.statistic),
@@ -172,7 +172,7 @@ def draw(cells: dict[str, Any]) -> Figure:
                 if panel == "gradient_norm":
                     axes.set_yscale("log")
                 if row == 0:
-                    axes.set_title(name + (" (the term stands aside)" if arms["mi"]["stood_aside"] else ""))
+                    axes.set_title(name)
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
                 if row == len(PANELS) - 1:
                     axes.set_xlabel("layer, from the input")
@@ -183,7 +183,7 @@ def draw(cells: dict[str, Any]) -> Figure:
 
 
 def draw_stacks(stacks: Sequence[dict[str, Any]]) -> Figure:
-    """Steps to target over the smallest link; a miss stands at the top."""
+    """Steps to target over what the last layer tells; a miss stands at the top."""
     kinds = {kind_of(found): None for found in stacks}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 4), layout="constrained")
@@ -191,14 +191,18 @@ def draw_stacks(stacks: Sequence[dict[str, Any]]) -> Figure:
         for colour, kind in zip(COLOURS[1:], kinds, strict=False):
             of_kind = [found for found in stacks if kind_of(found) == kind]
             axes.scatter(
-                [max(found["smallest_nats"], 1e-5) for found in of_kind],
+                [max(found["last_nats"], 1e-5) for found in of_kind],
                 [found["steps"] or 1.3 * BUDGET for found in of_kind],
                 color=colour,
                 label=kind,
                 s=22,
             )
         axes.axhline(BUDGET, color="#808080", linewidth=0.8)
-        axes.set(xscale="log", yscale="log", xlabel="smallest MI of a pair at the start, nats")
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="usable information about the target in the last layer at the start, nats",
+        )
         axes.set_ylabel(f"steps to {TARGET:.0%}, above the line: never")
         figure.legend(loc="outside right upper")
     return figure
@@ -213,7 +217,7 @@ def kind_of(found: dict[str, Any]) -> str:
 def table(found: dict[str, Any]) -> str:
     """The numbers, as Markdown."""
     lines = [
-        "| cell, arm | step | accuracy | smallest link, nats | which | gradient norm, first / last hidden layer "
+        "| cell, arm | step | accuracy | weakest layer, nats | which | gradient norm, first / last hidden layer "
         "| smallest participation ratio |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
@@ -241,7 +245,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.explain", description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--figure", type=Path, help="write the inside of the networks here")
-    parser.add_argument("--scatter", type=Path, help="write steps over the smallest link here")
+    parser.add_argument("--scatter", type=Path, help="write steps over what the last layer tells here")
     parser.add_argument("--cells", nargs="+", default=list(EXPLAINED), choices=list(EXPLAINED))
     parser.add_argument("--dataset", default="fashion-mnist")
     parser.add_argument("--seed", type=int, default=0)

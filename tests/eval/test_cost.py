@@ -12,37 +12,25 @@ from typing import Any
 import pytest
 import torch
 
-import mireg
 from eval import cost
+from mireg.wrapper import DEFAULT_WEIGHT
 
 
 def test_averages_weigh_the_phases_of_a_default_training() -> None:
-    regularizer = mireg.wrap(
-        torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)), weight=cost.ALWAYS
-    ).regularizer
-    active = sum(regularizer.weight(step) != 0 for step in range(cost.TRAINING))
-    measured = -(-active // regularizer.balance.interval)
-    means = cost.averages({"off": 1.0, "held": 1.0, "measured": 2.0})
-    assert means["active"] == pytest.approx(1 + measured / active)
-    assert means["training"] == pytest.approx(1 + measured / cost.TRAINING)
+    means = cost.averages({"off": 1.0, "used": 2.0})
+    used = sum(DEFAULT_WEIGHT(step) != 0 for step in range(cost.TRAINING))
+    assert means == {"active": 2.0, "training": pytest.approx(1 + used / cost.TRAINING)}
+    assert 0 < used < cost.TRAINING
 
 
-def test_the_default_stands_aside_or_not() -> None:
-    row = {"training": 1.1, "ratio": {"off": 1.0, "measured": 3.0}}
-    assert cost.default({**row, "needed": True}) == 1.1
-    assert cost.default({**row, "needed": False}) == pytest.approx(1 + 2 / cost.TRAINING)
-
-
-def test_phases_are_what_they_say() -> None:
-    """Only a measured step captures anything."""
+def test_a_step_with_the_term_can_be_repeated() -> None:
     setting = cost.Setting("tiny", "mlp", (1, 4, 4), {"depth": 3, "width": 8}, batch_size=8)
-    training = cost.Training(setting, torch.device("cpu"), cost.ALWAYS)
-    regularizer = training.model.regularizer
-    for step, phase in ((30, "measured"), (31, "held"), (1999, "off")):
-        assert cost.phase_of(regularizer, step) == phase
-        training.go_to(step)
-        assert regularizer.captures == (phase == "measured")
+    training = cost.Training(setting, torch.device("cpu"), DEFAULT_WEIGHT)
+    for _ in range(2):
+        training.go_to(0)
+        assert training.model.regularizer.active
         training.step()
+        assert training.model.mi_terms()
 
 
 class InThisProcess:
@@ -73,12 +61,10 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     found = json.loads((tmp_path / "c.json").read_text())
     (row,) = found["networks"]
     assert row["name"] == "tiny"
-    assert set(row["ratio"]) == {"none", "off", "held", "measured"}
+    assert set(row["ratio"]) == {"none", "off", "used"}
     assert row["ratio"]["none"] == 1
     assert {key: row[key] for key in ("active", "training")} == cost.averages(row["ratio"])
-    assert row["needed"] is False
-    assert row["default"] == pytest.approx(row["ratio"]["off"], abs=0.1)
-    assert min(row["peak_mb"][name] for name in ("none", "default", "used")) > 10
+    assert min(row["peak_mb"][name] for name in ("none", "used")) > 10
     assert found["estimators"]["kde"] > 0
     assert [point["value"] for point in found["growth"]["batch"]] == [8, 16]
     assert (tmp_path / "c.png").stat().st_size > 1000

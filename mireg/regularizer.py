@@ -29,8 +29,9 @@ FEWEST_ROWS = 8
 LARGEST_RATIO, SMALLEST_RATIO = 3.0, 1e-3
 """Bounds of the ratio of gradients: in a dead network, whose last layer knows nothing yet, it would have none."""
 
-MEMORY = 0.98
-"""Of the running mean of that ratio, per use."""
+RISE, FALL = 0.1, 0.005
+"""Share of the way that the ratio in force moves to the one just seen, per use: it rises quickly and falls slowly, since
+a network that has just woken still needs the push."""
 
 
 class MIRegularizer:
@@ -41,8 +42,8 @@ class MIRegularizer:
 
         ``-weight * m * mean over layers of the estimate (nats)``
 
-    where m makes the weight relative to the task: the running mean of ``|d task / d T_L| / |d I_L / d T_L|`` at the
-    last layer T_L, from 0.001 to 3. A hook on T_L sees the task's gradient as the backward pass brings it, so there is
+    where m makes the weight relative to the task: a running mean of ``|d task / d T_L| / |d I_L / d T_L|`` at the
+    last layer T_L, from 0.001 to 3, that rises quickly and falls slowly. A hook on T_L sees the task's gradient as the backward pass brings it, so there is
     no second one; the ratio of a step acts from the next step on. At the first step m is 1.
 
     Args:
@@ -175,7 +176,8 @@ class MIRegularizer:
             task, own = seen
             ratio = (task / own).sqrt().clamp(SMALLEST_RATIO, LARGEST_RATIO)
             before = torch.ones_like(ratio) if self._ratio is None else self._ratio
-            moved = ratio if self._ratio is None else MEMORY * before + (1 - MEMORY) * ratio
+            rate = 1.0 if self._ratio is None else torch.where(ratio > before, RISE, FALL)
+            moved = before + rate * (ratio - before)
             self._ratio = torch.where(moved.isfinite(), moved, before)
             self._seen = None
         return torch.ones((), device=like.device) if self._ratio is None else self._ratio

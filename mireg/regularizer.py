@@ -30,8 +30,8 @@ LARGEST_RATIO, SMALLEST_RATIO = 3.0, 1e-3
 """Bounds of the ratio of gradients: in a dead network, whose last layer knows nothing yet, it would have none."""
 
 RISE, FALL = 0.1, 0.005
-"""Share of the way that the ratio in force moves to the one just seen, per use: it rises quickly and falls slowly, since
-a network that has just woken still needs the push."""
+"""Share of the way that the ratio in force moves to the one just seen, per use: it rises quickly and falls slowly, since a
+network that has just woken still needs the push."""
 
 
 class MIRegularizer:
@@ -43,8 +43,9 @@ class MIRegularizer:
         ``-weight * m * mean over layers of the estimate (nats)``
 
     where m makes the weight relative to the task: a running mean of ``|d task / d T_L| / |d I_L / d T_L|`` at the
-    last layer T_L, from 0.001 to 3, that rises quickly and falls slowly. A hook on T_L sees the task's gradient as the backward pass brings it, so there is
-    no second one; the ratio of a step acts from the next step on. At the first step m is 1.
+    last layer T_L, from 0.001 to 3, that rises quickly and falls slowly. A hook on T_L sees the task's gradient as the
+    backward pass brings it, so there is no second one; the ratio of a step acts from the next step on. At the first
+    step m is 1.
 
     Args:
         estimator: any differentiable estimator. One that learns takes a step after each estimate, with its

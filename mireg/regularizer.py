@@ -30,7 +30,7 @@ LARGEST_RATIO, SMALLEST_RATIO = 3.0, 1e-3
 """Bounds of the ratio of gradients: in a dead network, whose last layer knows nothing yet, it would have none."""
 
 RISE, FALL = 0.1, 0.005
-"""Share of the way that the ratio in force moves to the one just seen, per use: it rises quickly and falls slowly, since a
+"""Share of the way that the ratio in force moves to the one just seen, per use. It rises quickly and falls slowly: a
 network that has just woken still needs the push."""
 
 

@@ -289,7 +289,7 @@ def traced(run: Run) -> float:
         return cross_entropy(loaded(images), labels).item()
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_traced() -> None:
     compare(traced, seeds=1).is_active()
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
+import mireg
 from tests.zoo.adoption import Run, compare
 
 
@@ -214,6 +215,7 @@ def encoder(run: Run) -> float:
 def test_transformer_encoder() -> None:
     outcome = compare(encoder)
     outcome.is_active()
+    assert {"embedding", "encoder.layers.0", "encoder.layers.1"} <= set(outcome.layers)  # the padding mask is no way round
     outcome.is_no_worse()
 
 
@@ -270,3 +272,21 @@ def test_char_gpt() -> None:
     outcome = compare(char_gpt)
     outcome.is_active()
     outcome.is_no_worse()
+
+
+class Binarised(nn.Module):
+    """Reads nothing of its input but which values are above a threshold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body((x > 5).float())
+
+
+def test_a_mask_may_be_all_that_is_read() -> None:
+    model = mireg.wrap(Binarised())
+    model(torch.randint(12, (32, 8)))
+    model.mi_loss(torch.randint(3, (32,)))
+    assert model.taps.chain == ["body.1", "body.3"]

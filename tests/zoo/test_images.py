@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, interpolate, mse_loss, pairwise_distance
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    interpolate,
+    mse_loss,
+    pairwise_distance,
+)
 
 from tests.zoo.adoption import Run, compare, digits, pick
 
@@ -96,7 +102,7 @@ def autoencoder(run: Run, *, with_target: bool = False) -> float:
     images = digits()[0].flatten(1)
     model = run.wrap(AutoEncoder())
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(450):
+    for _ in range(1000):
         (x,) = pick(images)
         loss = mse_loss(model(x), x) + run.mi_loss(model, x if with_target else None)
         optimizer.zero_grad()
@@ -184,14 +190,16 @@ def triplets(run: Run) -> float:
     images, labels = digits()
     order = labels.argsort(stable=True)
     images, labels = images[order], labels[order]
-    model = run.wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16)))
+    model = run.wrap(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
+    )
     criterion = nn.TripletMarginLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def loss_of(rows: int) -> tuple[Tensor, Tensor]:
         index = torch.randint(len(images) - 20, (rows,))
-        other = (index + torch.randint(300, 1400, (rows,))) % len(images)
-        loss = criterion(model(images[other]), model(images[other - 1]), model(images[index]))
+        anchor = (index + torch.randint(300, 1400, (rows,))) % len(images)
+        loss = criterion(model(images[anchor]), model(images[anchor - 1]), model(images[index]))
         return loss, labels[index]
 
     for _ in range(420):

@@ -63,7 +63,7 @@ def test_dqn() -> None:
     def dqn(run: Run) -> float:
         return q_learning(False, run)
 
-    outcome = compare(dqn)
+    outcome = compare(dqn, seeds=1)
     outcome.is_active("input", "1", "3")
     assert max(outcome.mi) < 0.45
 
@@ -72,7 +72,7 @@ def test_double_dqn() -> None:
     def double_dqn(run: Run) -> float:
         return q_learning(True, run)
 
-    outcome = compare(double_dqn)
+    outcome = compare(double_dqn, seeds=1)
     outcome.is_active("input", "1", "3")
     assert max(outcome.mi) < 0.45
 
@@ -100,7 +100,7 @@ def actor_critic(run: Run) -> float:
 
 
 def test_actor_critic() -> None:
-    outcome = compare(actor_critic)
+    outcome = compare(actor_critic, seeds=1)
     outcome.is_active("input", "1", "3")
     assert max(outcome.mi) < 0.6
 
@@ -186,6 +186,6 @@ def ddpg(run: Run) -> float:
 
 
 def test_ddpg() -> None:
-    outcome = compare(ddpg)
+    outcome = compare(ddpg, seeds=1)
     outcome.is_active()
     assert max(outcome.mi) < 0.5

@@ -58,7 +58,9 @@ def test_gcn() -> None:
 def pinn(run: Run) -> float:
     """u'' = -pi^2 sin(pi x) on [-1, 1], 0 at both ends, whose solution is sin(pi x)."""
     model = run.wrap(
-        nn.Sequential(nn.Linear(1, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 1))
+        nn.Sequential(
+            nn.Linear(1, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 1)
+        )
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     ends = torch.tensor([[-1.0], [1.0]])
@@ -98,7 +100,9 @@ def siren(run: Run) -> float:
     """Fits an image from its coordinates."""
     grid = torch.linspace(-1, 1, 32)
     places = torch.cartesian_prod(grid, grid)
-    values = ((8 * places[:, :1]).sin() * (6 * places[:, 1:]).cos() + (12 * places.square().sum(1, keepdim=True)).sin()) / 2
+    values = (
+        (8 * places[:, :1]).sin() * (6 * places[:, 1:]).cos() + (12 * places.square().sum(1, keepdim=True)).sin()
+    ) / 2
     model = run.wrap(nn.Sequential(Sine(2, 48, True), Sine(48, 48, False), Sine(48, 48, False), nn.Linear(48, 1)))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(450):

@@ -12,7 +12,7 @@ import mireg
 from tests.zoo.adoption import Run, compare
 
 
-def sines(rows: int, length: int = 20) -> Tensor:
+def sines(rows: int, length: int = 12) -> Tensor:
     """Sines (rows, length) of random frequency and phase."""
     frequency, phase = torch.rand(rows, 1) * 0.5 + 0.2, torch.rand(rows, 1) * 6
     return torch.sin(torch.arange(length) * frequency + phase)
@@ -40,7 +40,7 @@ def lstm_cells(run: Run) -> float:
     model = run.wrap(Cells())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(120):
-        x = sines(32, 16)
+        x = sines(32)
         loss = mse_loss(model(x[:, :-1]), x[:, 1:]) + run.mi_loss(model, x[:, 1:])
         optimizer.zero_grad()
         loss.backward()
@@ -57,7 +57,7 @@ def test_lstm_cells() -> None:
 
 
 def lstm_cells_with_lbfgs(run: Run) -> float:
-    x = sines(32, 16)
+    x = sines(32)
     model = run.wrap(Cells())
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.8, max_iter=8)
 
@@ -95,7 +95,7 @@ def next_value(kind: type[nn.RNNBase], run: Run) -> float:
     model = run.wrap(Recurrent(kind))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(420):
-        x = sines(32, 16)
+        x = sines(32)
         loss = mse_loss(model(x[:, :-1]), x[:, 1:]) + run.mi_loss(model, x[:, 1:])
         optimizer.zero_grad()
         loss.backward()
@@ -215,8 +215,10 @@ def encoder(run: Run) -> float:
 def test_transformer_encoder() -> None:
     outcome = compare(encoder)
     outcome.is_active()
-    assert {"embedding", "encoder.layers.0", "encoder.layers.1"} <= set(outcome.layers)  # the padding mask is no way round
-    outcome.is_no_worse()
+    assert {"embedding", "encoder.layers.0", "encoder.layers.1"} <= set(
+        outcome.layers
+    )  # the padding mask is no way round
+    outcome.is_no_worse(solved=0.02)
 
 
 TEXT = (

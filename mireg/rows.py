@@ -32,13 +32,15 @@ def choose_rows(
 ) -> tuple[list[Tensor], Tensor | None]:
     """The rows of layers and target that an estimate uses.
 
-    Batches are shuffled, so the samples are the first ones: a leading slice is a view. Of a target with a class
-    per position the rows are positions instead, :data:`POSITIONS` times as many, evenly spaced, others at each step.
+    Batches are shuffled, so the samples are the first ones: a leading slice is a view. Of a target with a class or
+    values per position the rows are positions instead, :data:`POSITIONS` times as many, evenly spaced, others at each
+    step.
 
     Args:
         layers: L tensors (n, channels, positions ...).
         target: (n,) or (n, positions ...) integer classes, (n, ...) values; None without one. Classes of all positions
-            in one row, (n * positions,), are taken, too.
+            in one row, (n * positions,), are taken, too. Values are those of positions where every layer has these
+            positions: (n, channels, positions ...) of maps, (n, positions) or (n, positions, k) of sequences.
         samples: at most so many.
         step: varies the positions.
 
@@ -63,6 +65,11 @@ def choose_rows(
             f"the target has shape {tuple(target.shape)} and the last layer {tuple(layers[-1].shape)}: give one class "
             f"or row of values for each of the {n} samples, or a class for each position, (samples, positions ...)"
         )
+    dense = _dense(target, layers) if target.is_floating_point() else None
+    if dense is not None:
+        sample, place = _positions(dense[:, 0], POSITIONS * samples, step)
+        rows = [_at(layer, sample, place, dense.shape[2:]) for layer in layers]
+        return as_matrices(rows), dense.flatten(2)[sample, :, place]
     if target.is_floating_point():
         return as_matrices([pool(layer, samples) for layer in layers]), as_matrices([pool(target, samples)])[0]
     if target.ndim == 1 or target[0].numel() == 1:
@@ -70,6 +77,22 @@ def choose_rows(
     sample, place = _positions(target, POSITIONS * samples, step)
     rows = [_at(layer, sample, place, target.shape[1:]) for layer in layers]
     return as_matrices(rows), target.flatten(1)[sample, place]
+
+
+def _dense(target: Tensor, layers: Sequence[Tensor]) -> Tensor | None:
+    """Values as (n, channels, positions ...) if they stand at positions that every layer has, too; else None.
+
+    The layers must have as many positions as the target, but for maps, whose channels are known to be second.
+    """
+    places = layers[-1].shape[2:]
+    if not places or any(layer.ndim != layers[-1].ndim for layer in layers):
+        return None
+    alike = all(layer.shape[2:] == places for layer in layers)
+    if target.ndim == layers[-1].ndim and (len(places) > 1 or (alike and target.shape[2:] == places)):
+        return target
+    if alike and target.shape[1 : 1 + len(places)] == places and target.ndim <= layers[-1].ndim:
+        return target[:, None] if target.ndim < layers[-1].ndim else target.movedim(-1, 1)
+    return None
 
 
 def pool(layer: Tensor, samples: int) -> Tensor:

@@ -153,7 +153,12 @@ def _longest(observer: Observer, result: object) -> tuple[int, list[list[int]], 
     """
     ends = [node for tensor in _ends(result) if (node := observer.node(tensor)) is not None]
     starts = range(len(observer.starts))
-    above = [dominators(observer.reads, start) for start in starts]
+    # A mask of padding reaches every layer, and would leave no cut point; but it may be all that is read of an input.
+    above = [dominators(observer.reads_but_masks, start) for start in starts]
+    if any(end in reached for reached in above for end in ends):
+        observer.reads = observer.reads_but_masks
+    else:
+        above = [dominators(observer.reads, start) for start in starts]
     if not starts:
         return 0, [], "the forward pass takes no tensor"
     if not floats_in(result):

@@ -122,6 +122,7 @@ class Observer(TorchDispatchMode):
         # tensor -> its node; -1 for a parameter and for what is made of parameters alone
         self._node: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._written: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> the last node written into its memory
+        self._masks: set[int] = set()  # booleans made of integers
         self._counts: Counter[tuple[str, Side]] = Counter()
         self._gradient = torch.is_grad_enabled()
         for tensor in self.starts:
@@ -133,6 +134,11 @@ class Observer(TorchDispatchMode):
             take, put_out = functools.partial(self._take, name), functools.partial(self._put_out, name)
             self._handles.append(child.register_forward_pre_hook(take, with_kwargs=True))
             self._handles.append(child.register_forward_hook(put_out))
+
+    @property
+    def reads_but_masks(self) -> list[tuple[int, ...]]:
+        """``reads`` without the masks that are made of integers, as one of padding is of tokens."""
+        return [tuple(node for node in read if node not in self._masks) for read in self.reads]
 
     def node(self, tensor: Tensor) -> int | None:
         """The node that a tensor is; None if it depends on no input, or on more than one node's memory."""
@@ -162,8 +168,11 @@ class Observer(TorchDispatchMode):
             return result
         data = {node: tensor for tensor, node in reversed(read) if node >= 0}
         has_weight = any(node < 0 and tensor.ndim >= 2 for tensor, node in read)
+        integers = not any(tensor.is_floating_point() or tensor.dtype == torch.bool for tensor in data.values())
         for place, tensor in enumerate(tensors_in(result)):
             node = self._add(tuple(sorted(data)), tensor, has_weight=has_weight) if data else -1
+            if data and integers and tensor.dtype == torch.bool:
+                self._masks.add(node)
             if place == 0 and data:
                 for source, before in data.items():
                     self._note_channels(func, source, before, node, tensor)

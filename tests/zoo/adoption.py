@@ -1,0 +1,120 @@
+"""Trains a loop bare and with the one line added, and compares the task's loss after training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import mireg
+
+TOLERANCE = 1.03
+"""Factor above the bare loss that still counts as no worse."""
+
+
+@dataclass
+class Run:
+    """What differs between the two versions of a loop: everything else in it is the user's own.
+
+    Attributes:
+        seed: of this run, already set.
+        wrapped: whether networks are wrapped.
+        models: the wrapped networks, in order.
+        verdicts: of each at its first term, by its place in ``models``.
+    """
+
+    seed: int
+    wrapped: bool
+    models: list[mireg.MIRegularized] = field(default_factory=list)
+    verdicts: dict[int, str] = field(default_factory=dict)
+
+    def wrap(self, module: nn.Module, **options: Any) -> Any:
+        if not self.wrapped:
+            return module
+        self.models.append(mireg.wrap(module, **options))
+        return self.models[-1]
+
+    def mi_loss(self, model: Any, target: Tensor | None = None) -> Tensor | float:
+        """The term, checked; 0 of a bare network."""
+        if not self.wrapped:
+            return 0.0
+        term: Tensor = model.mi_loss(target)
+        assert term.ndim == 0
+        assert term.isfinite()
+        assert all(value.isfinite() for value in model.mi_terms().values())
+        place = next(place for place, each in enumerate(self.models) if each is model)
+        self.verdicts.setdefault(place, model.verdict)
+        return term
+
+
+Loop = Callable[[Run], float]
+"""A training loop: gives the task's loss after training, or a score."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Losses of both versions, seed by seed, and the last wrapped run."""
+
+    bare: list[float]
+    mi: list[float]
+    run: Run
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the successive layers of the first wrapped network."""
+        return list(self.run.models[0].taps.chain)
+
+    @property
+    def verdict(self) -> str:
+        """Of the first wrapped network, at its first term."""
+        return self.run.verdicts[0]
+
+    def is_active(self, *layers: str) -> None:
+        """Assert that the term acts in the first wrapped network, on these layers if any are given."""
+        assert self.verdict.startswith("active"), self.verdict
+        if layers:
+            assert self.layers == list(layers), self.layers
+
+    def is_no_worse(self, solved: float = 0.0) -> None:
+        """Assert that the loss is not above the bare one; losses below ``solved`` are all alike."""
+        allowed = max(TOLERANCE * median(self.bare), solved)
+        assert median(self.mi) <= allowed, f"{median(self.mi):.4g} against {median(self.bare):.4g} bare"
+
+
+def compare(loop: Loop, seeds: int = 3) -> Outcome:
+    """Run a loop over seeds, bare and wrapped, from the same random state."""
+    losses: dict[bool, list[float]] = {False: [], True: []}
+    for seed in range(seeds):
+        for wrapped in (False, True):
+            torch.manual_seed(seed)
+            run = Run(seed, wrapped)
+            losses[wrapped].append(float(loop(run)))
+            for model in run.models:
+                assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert all(math.isfinite(loss) for values in losses.values() for loss in values), losses
+    bare, mi = losses[False], losses[True]
+    print(f"\nZOO {loop.__qualname__}: {median(bare):.4g} -> {median(mi):.4g} | {_shown(bare)} | {_shown(mi)}")
+    print(f"    {run.verdicts}")
+    return Outcome(bare, mi, run)
+
+
+def _shown(values: list[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """scikit-learn's digits: (1797, 1, 8, 8) images from 0 to 1, and their classes."""
+    images, labels = load_digits(return_X_y=True)
+    return torch.as_tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.as_tensor(labels)
+
+
+def pick(*tensors: Tensor, rows: int = 64) -> list[Tensor]:
+    """A random batch."""
+    index = torch.randint(len(tensors[0]), (rows,))
+    return [tensor[index] for tensor in tensors]

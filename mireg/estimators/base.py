@@ -99,7 +99,7 @@ class Estimator(ABC):
             rows = kept.bool()
             layers, code = [layer[rows] for layer in layers], code[rows]
         between = [side for layer in layers for side in (layer, code)]
-        return self.estimate(between[:-1] if len(layers) > 1 else between)[::2]
+        return self.estimate(between)[::2]
 
     @abstractmethod
     def estimate(self, layers: list[Tensor]) -> Tensor:

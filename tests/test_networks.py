@@ -85,13 +85,13 @@ def test_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_balanced_push(name: str) -> None:
+def test_the_gradient_of_the_term(name: str) -> None:
     case = NETWORKS[name]
     torch.manual_seed(0)
     network = case.make().train()
     _, bare = task_gradients(network, case)
     model = mireg.wrap(network, weight=1.0)
-    for _ in range(2):  # at a length of its own, and as long as the task's gradient
+    for _ in range(2):  # at a length of its own, and relative to the task's gradient
         _, gradients = task_gradients(model, case)
         found = [g for g in gradients if g is not None]
         assert all(torch.isfinite(g).all() for g in found)

@@ -188,6 +188,8 @@ class TestAboutATarget:
             torch.testing.assert_close(made(variant).about(self.LAYERS, target), alone, atol=ROUNDING, rtol=ROUNDING)
 
     def test_names_of_the_classes_do_not_matter(self, variant):
+        if variant[0] in ("binning", "infonce"):
+            pytest.skip("it sees random projections of the code")
         renamed = torch.tensor([5, 0, 1])[torch.tensor([0, 1, 2] * 8)]
         torch.testing.assert_close(made(variant).about(self.LAYERS, CLASSES), made(variant).about(self.LAYERS, renamed))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_noise_of_any_width_reads_nothing(n: int, d: int) -> None:
 def test_noise_wider_than_the_batch_reads_nothing_as_in_training() -> None:
     estimator = Usable(**FOR_TRAINING["usable"])
     found = [estimator.about([samples(64, 512, seed).float()], torch.arange(64) % 10)[0].item() for seed in range(10)]
-    assert abs(sum(found) / 10) < 0.02
+    assert -0.06 < sum(found) / 10 < 0.02  # a fixed ridge predicts noise a little worse than the mean does
 
 
 @pytest.mark.parametrize("noise", [0.3, 1.0])
@@ -100,7 +101,7 @@ def test_a_duplicated_unit_adds_nothing() -> None:
 
 
 def test_a_mask_is_the_removal_of_rows() -> None:
-    """Of what holds only in training, too: -100 in the target of a row, whatever the layers hold there."""
+    """-100 in the target of a row, whatever the layers hold there."""
     layers = [samples(40, d, d) for d in (3, 60, 3, 12)]
     target = torch.arange(40) % 3
     target[[1, 7, 30, 31]] = -100
@@ -108,7 +109,7 @@ def test_a_mask_is_the_removal_of_rows() -> None:
     for layer in layers:
         layer[~kept] *= 50
     for ridge in ("auto", 0.1):
-        masked, removed = Usable(ridge=ridge).about(layers, target), None
+        masked = Usable(ridge=ridge).about(layers, target)
         removed = Usable(ridge=ridge).about([layer[kept] for layer in layers], target[kept])
         torch.testing.assert_close(masked, removed)
     grown = [layer.clone().requires_grad_() for layer in layers]
@@ -145,7 +146,8 @@ def test_autocast_leaves_the_estimate_in_single_precision() -> None:
 
 def test_layers_of_unlike_widths_keep_their_order() -> None:
     target = samples(50, 2)
-    layers = [target @ samples(2, d, d) + noise * samples(50, d, 9 + d) for d, noise in zip((5, 3, 5, 70, 3, 5), range(6))]
+    widths = (5, 3, 5, 70, 3, 5)
+    layers = [target @ samples(2, d, d) + noise * samples(50, d, 9 + d) for noise, d in enumerate(widths)]
     found = Usable(ridge=0.1).about(layers, target)
     alone = torch.cat([Usable(ridge=0.1).about([layer], target) for layer in layers])
     torch.testing.assert_close(found, alone)
@@ -156,7 +158,7 @@ def test_layers_of_unlike_widths_keep_their_order() -> None:
 
 @pytest.mark.parametrize("d", [3, 30])
 @pytest.mark.parametrize("options", [{"ridge": 0.1}, {"ridge": 1e-2, "per_dimension": True}], ids=str)
-def test_gradients(d: int, options: dict) -> None:
+def test_gradients(d: int, options: dict[str, Any]) -> None:
     layers = [samples(12, width, width).requires_grad_() for width in (4, d, d)]
     masked = torch.tensor([0, 1, 2, 0, 1, 2, -100, 1, 2, 0, -100, 2])
     for target in (samples(12, 2, 5), torch.arange(12) % 3, masked):

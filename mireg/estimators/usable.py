@@ -226,7 +226,7 @@ def _grouped(keys: Sequence[Hashable], share: Callable[[list[int]], Tensor], fir
 
 def _count(rows: Tensor, kept: Tensor | None) -> float | Tensor:
     """Number of rows (..., n, d) that count."""
-    return rows.shape[-2] if kept is None else kept.sum()
+    return rows.shape[-2] if kept is None else kept.sum().clamp_min(2)  # where all are skipped, 0 instead of 0 / 0
 
 
 def _scaled(

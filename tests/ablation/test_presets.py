@@ -35,7 +35,7 @@ def test_arms_of_the_convergence_study(name: str) -> None:
     cell = CELLS[name]
     arms = CONVERGENCE.arms_of(cell)
     assert arms[:2] == ("none", "mi")
-    assert {"lbe", "mi-always" if name in ALIVE else "mi-shuffled"} < set(arms)
+    assert {"target-shuffled", "deep-supervision"} < set(arms)
     for arm in arms:
         changed = ARMS[arm].model_options
         assert set(changed) <= set(models.options(cell.model))

@@ -314,19 +314,22 @@ def ten_steps(read: Callable[[mireg.MIRegularized], object], moment: int) -> lis
     model = mireg.wrap(network(), weight=1.0)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for step in range(13):
-        x, y = batch(step)
-        actions: list[Callable[[], Any]] = [
-            lambda: model(x),
-            lambda: cross_entropy(results[0], y) + model.mi_loss(y),
-            optimizer.zero_grad,
-            lambda: results[1].backward(),
-            optimizer.step,
-        ]
-        results: list[Any] = []
-        for place, action in enumerate(actions):
-            results.append(action())
-            if step == 2 and place == moment:
+
+        def look(now: int, step: int = step) -> None:
+            if (step, now) == (2, moment):
                 read(model)
+
+        x, y = batch(step)
+        output = model(x)
+        look(0)
+        loss = cross_entropy(output, y) + model.mi_loss(y)
+        look(1)
+        optimizer.zero_grad()
+        look(2)
+        loss.backward()
+        look(3)
+        optimizer.step()
+        look(4)
     return [p.detach() for p in model.parameters()]
 
 

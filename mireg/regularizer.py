@@ -175,13 +175,16 @@ class MIRegularizer:
             (seen,) = mean_over_ranks([self._seen], [self._seen])
             assert seen is not None
             task, own = seen
-            ratio = (task / own).sqrt().clamp(SMALLEST_RATIO, LARGEST_RATIO)
-            before = torch.ones_like(ratio) if self._ratio is None else self._ratio
-            rate = 1.0 if self._ratio is None else torch.where(ratio > before, RISE, FALL)
-            moved = before + rate * (ratio - before)
-            self._ratio = torch.where(moved.isfinite(), moved, before)
+            ratio = (task / own).sqrt()
+            # Overflow under a loss scale says nothing; neither does 0, as of a head that starts at 0, or where the
+            # task reads the layer by another way, as it does the states of a recurrent one.
+            known = (task > 0) & task.isfinite() & own.isfinite()
+            ratio = ratio.clamp(SMALLEST_RATIO, LARGEST_RATIO)
+            before = torch.full_like(ratio, torch.nan) if self._ratio is None else self._ratio
+            moved = before + torch.where(ratio > before, RISE, FALL) * (ratio - before)
+            self._ratio = torch.where(known, torch.where(before.isnan(), ratio, moved), before)
             self._seen = None
-        return torch.ones((), device=like.device) if self._ratio is None else self._ratio
+        return torch.ones((), device=like.device) if self._ratio is None else self._ratio.nan_to_num(1.0)
 
     def see(self, task: Tensor, own: Tensor) -> None:
         """Take note of squared lengths (0-dim) of the task's and of the estimate's gradient at the last layer."""

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu, silu
 
-ROWS = 6
+ROWS = 8
 
 
 @dataclass

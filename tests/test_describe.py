@@ -10,19 +10,34 @@ import mireg
 from tests.networks import NETWORKS
 
 
-def test_prints_pairs_shapes_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_layers_verdict_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
     found = mireg.describe(
         nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)),
         torch.randn(40, 3, 8, 8),
     )
-    assert found.pairs == ["input→1", "1→4"]
     assert found.shapes == {"input": (40, 3, 8, 8), "1": (40, 8, 6, 6), "4": (40, 256)}
-    assert found.units == {"input": 75, "1": 72, "4": 256}
-    assert found.samples == 32
-    assert found.term_ms > 0
+    assert list(found.information) == ["input→target", "1→target", "4→target"]
+    assert found.verdict.startswith("active: rewards information about the target in 3 layers from 'input' to '4'")
+    assert found.step_ms > 0
     printed = capsys.readouterr().out
-    assert "input→1  3×8×8 → 8×6×6  75, 72" in printed
-    assert "kde on 32 samples:" in printed
+    assert "1      8×6×6" in printed
+    assert found.verdict in printed
+    assert "a step that uses the term takes" in printed
+
+
+def test_a_target_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    x = torch.randn(64, 6)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    found = mireg.describe(net, x, x[:, :2])
+    assert found.information["input→target"] > mireg.describe(net, x).information["input→target"] + 0.3
+    assert capsys.readouterr().out.count("active:") == 2
+
+
+def test_a_network_without_a_chain_is_said_to_have_none(capsys: pytest.CaptureFixture[str]) -> None:
+    found = mireg.describe(nn.Linear(4, 2), torch.randn(16, 4))
+    assert found.verdict.startswith("inactive: ")
+    assert (found.shapes, found.information, found.term_ms) == ({}, {}, 0.0)
+    assert capsys.readouterr().out == found.verdict + "\n"
 
 
 def test_leaves_no_trace() -> None:
@@ -39,7 +54,8 @@ def test_leaves_no_trace() -> None:
 
 def test_keywords_and_a_wrapped_network() -> None:
     case = NETWORKS["gpt2"]
-    model = mireg.wrap(case.make(), layers="transformer.h.*.mlp", estimator="cka", weight=0)
-    found = mireg.describe(model, case.kwargs())
+    model = mireg.wrap(case.make(), layers="transformer.h.*.mlp", estimator="cka", weight=1.0)
+    batch = case.kwargs()
+    found = mireg.describe(model, batch, batch["input_ids"])
     assert found.estimator == "cka"
-    assert found.pairs == ["transformer.h.0.mlp→transformer.h.1.mlp", "transformer.h.1.mlp→transformer.h.2.mlp"]
+    assert list(found.information) == [f"transformer.h.{index}.mlp→target" for index in range(3)]

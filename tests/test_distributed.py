@@ -37,12 +37,14 @@ def joined(step: int) -> tuple[Tensor, Tensor]:
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
 
-def train(model: nn.Module, wrapped: mireg.MIRegularized, batches: Callable[[int], Any]) -> list[Tensor]:
+def train(
+    model: nn.Module, wrapped: mireg.MIRegularized, batches: Callable[[int], Any], target: bool = True
+) -> list[Tensor]:
     """Gradients of every step, all of plain SGD."""
     gradients = []
     for step in range(STEPS):
         x, y = batches(step)
-        loss = cross_entropy(model(x), y) + wrapped.mi_loss()
+        loss = cross_entropy(model(x), y) + wrapped.mi_loss(y if target else None)
         wrapped.zero_grad()
         loss.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in wrapped.parameters()]))
@@ -64,29 +66,25 @@ def parallel(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
     found = {}
-    for balanced in (True, False):
+    for target in (True, False):
         for gather in (True, False):
-            model = wrap(balanced=balanced, gather=gather)
-            found[balanced, gather] = train(DistributedDataParallel(model), model, functools.partial(batch, rank))
+            model = wrap(gather=gather)
+            mine = functools.partial(batch, rank)
+            found[target, gather] = train(DistributedDataParallel(model), model, mine, target)
+            found["m", target, gather] = model.regularizer.state_dict()["ratio"]
 
     for gather in (True, False):
         model = wrap(estimator="infonce", gather=gather)
         train(DistributedDataParallel(model), model, functools.partial(batch, rank))
         found["critic", gather] = critic(model)
 
-    model = wrap(balanced=False)
-    for layer in [*model.module, model]:
-        fully_shard(layer)
-    loss = cross_entropy(model(batch(rank, 0)[0]), batch(rank, 0)[1]) + model.mi_loss()
-    loss.backward()
-    found["sharded"] = torch.cat([p.grad.full_tensor().flatten() for p in model.parameters()])
-
     model = wrap()
     for layer in [*model.module, model]:
         fully_shard(layer)
-    model(batch(rank, 0)[0])
-    with pytest.raises(ValueError, match="balanced=False"):
-        model.mi_loss()
+    x, y = batch(rank, 0)
+    loss = cross_entropy(model(x), y) + model.mi_loss(y)
+    loss.backward()
+    found["sharded"] = torch.cat([p.grad.full_tensor().flatten() for p in model.parameters()])
     torch.save(found, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -101,22 +99,26 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
-@pytest.mark.parametrize("balanced", [True, False])
-def test_gathered_is_one_process_on_the_joined_batch(found: list[dict[Any, Any]], balanced: bool) -> None:
-    model = wrap(balanced=balanced)
-    for step, expected in enumerate(train(model, model, joined)):
+@pytest.mark.parametrize("target", [True, False])
+def test_gathered_is_one_process_on_the_joined_batch(found: list[dict[Any, Any]], target: bool) -> None:
+    model = wrap()
+    for step, expected in enumerate(train(model, model, joined, target)):
         for rank in range(RANKS):
-            torch.testing.assert_close(found[rank][balanced, True][step], expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(found[rank][target, True][step], expected, rtol=0, atol=1e-6)
+    ratio = model.regularizer.state_dict()["ratio"]
+    assert ratio != 1
+    for rank in range(RANKS):
+        torch.testing.assert_close(found[rank]["m", target, True], ratio, rtol=1e-4, atol=0)
 
 
 def test_ungathered_is_the_mean_over_ranks(found: list[dict[Any, Any]]) -> None:
     gradients = []
     for rank in range(RANKS):
-        model = wrap(balanced=False)
+        model = wrap()
         gradients.append(train(model, model, functools.partial(batch, rank))[0])
     assert not torch.allclose(*gradients)
     for rank in range(RANKS):
-        torch.testing.assert_close(found[rank][False, False][0], sum(gradients) / RANKS, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[rank][True, False][0], sum(gradients) / RANKS, rtol=0, atol=1e-6)
 
 
 def test_balance_is_the_same_on_every_rank(found: list[dict[Any, Any]]) -> None:
@@ -128,7 +130,7 @@ def test_balance_is_the_same_on_every_rank(found: list[dict[Any, Any]]) -> None:
 
 def test_fully_sharded_is_data_parallel(found: list[dict[Any, Any]]) -> None:
     for rank in range(RANKS):
-        torch.testing.assert_close(found[rank]["sharded"], found[rank][False, False][0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[rank]["sharded"], found[rank][True, False][0], rtol=0, atol=1e-6)
 
 
 def test_critics_stay_equal_on_every_rank(found: list[dict[Any, Any]]) -> None:

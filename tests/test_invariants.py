@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 import mireg
 from mireg import estimators
+from mireg.regularizer import FEWEST_ROWS
 from models import build
 
 
@@ -70,7 +71,7 @@ class TestWrappingChangesNothing:
             assert torch.equal(model(batch[0]), expected)
             assert torch.equal(torch.get_rng_state(), before)
 
-    def test_weight_0_to_the_bit(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    def test_weight_0_is_bit_identical(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
         bare_output, bare = gradients(copy.deepcopy(network), batch, None)
         output, wrapped = gradients(network, batch, 0)
         assert torch.equal(bare_output, output)
@@ -122,13 +123,12 @@ class TestNothingIsKept:
         model = mireg.wrap(network, weight=0.5)
         for step in range(5):
             output = model(batch[0])
-            assert bool(model._caught) == (step % 2 == 0)  # directions are held for one more step
             caught = [weakref.ref(tensor) for name, tensor in (model._caught or {}).items() if name != "input"]
-            loss = cross_entropy(output, batch[1]) + model.mi_loss()
+            loss = cross_entropy(output, batch[1]) + (model.mi_loss(batch[1]) if step % 2 else model.mi_loss())
             loss.backward()
             del loss, output
             gc.collect()
-            assert len(caught) >= 3 or step % 2
+            assert len(caught) >= 3
             assert all(ref() is None for ref in caught)
 
     def test_each_share_is_computed_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +159,7 @@ class TestEstimates:
     @settings(max_examples=20, deadline=None)
     @given(seed=st.integers(0, 10_000), n=st.integers(3, 40))
     def test_order_of_samples(self, name: str, seed: int, n: int) -> None:
+        n = max(n, FEWEST_ROWS) if name == "usable" else n  # on fewer, its inverse is lost in rounding
         generator = torch.Generator().manual_seed(seed)
         x, y = (torch.randn(n, d, generator=generator) for d in (3, 5))
         order = torch.randperm(n, generator=generator)
@@ -172,7 +173,7 @@ class TestEstimates:
         x = torch.randn(30, 4, generator=generator)
         y = x @ torch.randn(4, 6, generator=generator)
         estimator = estimators.get(name)
-        assert estimator(scale * x, y).item() == pytest.approx(estimator(x, y).item(), abs=1e-4)
+        assert estimator(scale * x, y).item() == pytest.approx(estimator(x, y).item(), abs=1e-4, rel=1e-4)
 
     def test_collapsed_layer(self, name: str) -> None:
         """Rows equal up to float32 rounding: an estimate near 0, a gradient bounded by the noise floor's root."""

@@ -50,9 +50,8 @@ def assert_equal(a: list[Tensor], b: list[Tensor]) -> None:
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("balanced", [True, False])
-def test_critic_follows_a_network_that_stands_still(balanced: bool) -> None:
-    model = mireg.wrap(network(), estimator="infonce", weight=0.5, balanced=balanced)
+def test_critic_follows_a_network_that_stands_still() -> None:
+    model = mireg.wrap(network(), estimator="infonce", weight=0.5)
     before = [p.clone() for p in model.parameters()]
     read = []
     for step in range(300):
@@ -65,18 +64,15 @@ def test_critic_follows_a_network_that_stands_still(balanced: bool) -> None:
     assert (last > first + 1).all()
 
 
-def test_critic_trains_where_no_layer_does() -> None:
+def test_critic_rests_where_no_layer_trains() -> None:
     net = network()
     for parameter in net[:4].parameters():
         parameter.requires_grad_(False)
     model = mireg.wrap(net, estimator="infonce", weight=0.5)
     model(batch(0)[0])
-    with pytest.warns(UserWarning, match="no gradient"):
+    with pytest.warns(UserWarning, match="no layer that it sees depends on a trained parameter"):
         assert not model.mi_loss().requires_grad
-    critic = [p.detach().clone() for p in model.regularizer.estimator.parameters()]
-    model(batch(1)[0])
-    model.mi_loss()
-    assert not torch.equal(critic[0], next(model.regularizer.estimator.parameters()))
+    assert model.mi_terms() == {}
 
 
 def test_critic_is_no_part_of_the_network() -> None:
@@ -86,9 +82,8 @@ def test_critic_is_no_part_of_the_network() -> None:
     assert len(list(model.parameters())) == len(list(network().parameters()))
 
 
-@pytest.mark.parametrize("balanced", [True, False])
-def test_term_reaches_the_layers(balanced: bool) -> None:
-    model = mireg.wrap(network(), estimator="infonce", weight=0.5, balanced=balanced)
+def test_term_reaches_the_layers() -> None:
+    model = mireg.wrap(network(), estimator="infonce", weight=0.5)
     train(model, adam(model), range(4))
     model(batch(4)[0])
     model.zero_grad()
@@ -97,7 +92,7 @@ def test_term_reaches_the_layers(balanced: bool) -> None:
         assert 0 < parameter.grad.norm() < torch.inf
 
 
-def test_weight_0_to_the_bit() -> None:
+def test_weight_0_is_bit_identical() -> None:
     bare, model = network(), mireg.wrap(network(), estimator="infonce", weight=0)
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -115,11 +110,10 @@ def test_random_numbers_are_the_users() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("balanced", [True, False])
 @pytest.mark.parametrize("stop", [0, 3, 4])
-def test_resumed_is_uninterrupted(balanced: bool, stop: int) -> None:
+def test_resumed_is_uninterrupted(stop: int) -> None:
     def fresh() -> tuple[mireg.MIRegularized, torch.optim.Optimizer]:
-        model = mireg.wrap(network(), estimator="infonce", weight=0.5, balanced=balanced)
+        model = mireg.wrap(network(), estimator="infonce", weight=0.5)
         return model, adam(model)
 
     whole, optimizer = fresh()

@@ -182,7 +182,7 @@ class TestRefusals:
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--list"]) == 0
     listed = capsys.readouterr().out
-    for name in ("fashion-sigmoid10", "cifar10", "cnn", "mi-shuffled", "binning", "convergence", "variance-only"):
+    for name in ("fashion-sigmoid10", "cifar10", "cnn", "target-shuffled", "binning", "convergence", "last-layer"):
         assert name in listed
     assert "no term: BatchNorm in every layer" in listed
 
@@ -334,7 +334,7 @@ def test_own_network_and_data_from_the_current_folder(tmp_path: Path) -> None:
         "lab:Net",
         "--arms",
         "none",
-        "mi-always",
+        "mi",
     ]
     small = ["--model-options", "depth=3", "--seeds", "2", "--steps", "20", "--eval-every", "10", "--workers", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -350,7 +350,7 @@ def test_own_network_and_data_from_the_current_folder(tmp_path: Path) -> None:
         low, high = arm["final_metric"]["ci95"]
         assert low <= arm["final_metric"]["mean"] <= high
         assert arm["steps_to_target"] == {"median": None, "values": [None, None]}
-    assert "mi-always ended at" in done.stdout.replace("\n", " ")
+    assert "mi ended at" in done.stdout.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

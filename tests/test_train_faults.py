@@ -51,7 +51,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def study(out: Path, *words: str) -> int:
-    return train.main([*TINY, "--out", str(out), "--arms", "none", "mi-always", *words])
+    return train.main([*TINY, "--out", str(out), "--arms", "none", "mi", *words])
 
 
 def files(out: Path) -> dict[Path, bytes]:
@@ -75,7 +75,7 @@ class TestFolder:
         assert len(after) == 8
         assert before.items() <= after.items()
         record = json.loads((out / "study.json").read_text())
-        assert (record["arms"], record["seeds"]) == (["none", "mi-always", "mi-kde"], [0, 1])
+        assert (record["arms"], record["seeds"]) == (["none", "mi", "mi-kde"], [0, 1])
         assert record["configuration"]["digits-sigmoid"]["mi-kde"]["cell"]["steps"] == 20
         assert len(record["invocations"]) == 3
         assert set(record["invocations"][0]) == {
@@ -128,7 +128,7 @@ class TestFolder:
     def test_damaged_result(self, out: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str) -> None:
         assert study(out) == 0
         before = files(out)
-        path = out / "runs/digits-sigmoid/mi-always/seed-0" / name
+        path = out / "runs/digits-sigmoid/mi/seed-0" / name
         whole = path.read_bytes()
         middle = len(whole) // 2
         path.write_bytes(
@@ -136,7 +136,7 @@ class TestFolder:
         )
         capsys.readouterr()
         assert study(out) == 0
-        assert f"{path} is damaged: digits-sigmoid/mi-always/seed-0 is run again" in capsys.readouterr().err
+        assert f"{path} is damaged: digits-sigmoid/mi/seed-0 is run again" in capsys.readouterr().err
         weights = {path: content for path, content in before.items() if path.name == "weights.pt"}
         assert weights.items() <= files(out).items()
 
@@ -297,7 +297,7 @@ class TestRuns:
         failure = "step 15, arm none: the task loss is nan; a lower learning rate may help"
         assert lines.err.splitlines()[-1] == f"train.py: failed: digits-sigmoid/none/seed-0: {failure}"
         results = {path.parts[-3]: json.loads(path.read_text()) for path in out.rglob("result.json")}
-        assert (results["none"]["failure"], results["mi-always"]["failure"]) == (failure, None)
+        assert (results["none"]["failure"], results["mi"]["failure"]) == (failure, None)
 
     def test_an_error_in_a_run_leaves_the_others(
         self, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -314,7 +314,7 @@ class TestRuns:
         captured = capsys.readouterr()
         assert "digits-sigmoid/none/seed-0: RuntimeError: out of memory (1/2)" in captured.err
         assert captured.err.splitlines()[-1].endswith("failed: digits-sigmoid/none/seed-0: RuntimeError: out of memory")
-        assert [path.parts[-3] for path in out.rglob("result.json")] == ["mi-always"]
+        assert [path.parts[-3] for path in out.rglob("result.json")] == ["mi"]
         monkeypatch.undo()
         assert study(out) == 0
 
@@ -326,7 +326,7 @@ class TestProgress:
         assert captured.err.splitlines() == [
             "0/2 runs finished",
             "digits-sigmoid/none/seed-0: finished (1/2)",
-            "digits-sigmoid/mi-always/seed-0: finished (2/2)",
+            "digits-sigmoid/mi/seed-0: finished (2/2)",
         ]
         assert "report: " in captured.out
 

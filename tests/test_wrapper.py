@@ -17,6 +17,7 @@ def network() -> nn.Sequential:
 
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(12) % 2
 
 
 def test_attributes_and_items_fall_through() -> None:
@@ -104,7 +105,7 @@ class TestWrites:
         ({"estimator": "nope"}, ValueError, "unknown estimator 'nope'"),
         ({"weight": -1.0}, ValueError, "weight=-1.0: must be finite"),
         ({"weight": "much"}, TypeError, "weight='much'"),
-        ({"samples": 1}, ValueError, "samples=1: an estimate needs at least 2"),
+        ({"samples": 7}, ValueError, "samples=7: an estimate needs at least 8"),
         ({"every": 0}, ValueError, "every=0: the term is used"),
         ({"layers": "nope"}, ValueError, "matches no module"),
     ],
@@ -129,17 +130,19 @@ def test_one_term_a_forward() -> None:
         model.mi_loss()
 
 
-def test_at_a_single_sample_the_term_rests() -> None:
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_batch_too_small_to_say_anything(rows: int) -> None:
     model = mireg.wrap(network())
-    model(X[:1])
-    with pytest.warns(UserWarning, match="a single sample says nothing of MI"):
-        assert not model.mi_loss().requires_grad
-    assert (model.regularizer.steps, model.regularizer.needed) == (1, None)
-    model(X[:1])
+    model(X[:rows])
+    with pytest.warns(UserWarning, match=f"a batch of {rows} samples is too small to say anything of information"):
+        assert model.mi_loss(torch.zeros(rows, dtype=torch.long)).item() == 0
+    assert "too small" in model.verdict
+    assert model.regularizer.steps == 1
+    model(X[:rows])
     model.mi_loss()  # says it once
     model(X)
-    assert torch.isfinite(model.mi_loss())
-    assert model.regularizer.needed is not None
+    assert model.mi_loss(Y).requires_grad
+    assert model.verdict.startswith("active")
 
 
 def test_a_network_in_evaluation_mode_stays_in_it() -> None:
@@ -148,8 +151,9 @@ def test_a_network_in_evaluation_mode_stays_in_it() -> None:
     model.train()
     model.module.eval()
     model(X)
-    with pytest.raises(RuntimeError, match="nothing to work on"):
-        model.mi_loss()
+    assert model._caught is None
+    assert model.mi_loss(Y).item() == 0
+    assert model.regularizer.steps == 0
 
 
 def test_nothing_is_left_on_the_parameters() -> None:
@@ -164,16 +168,16 @@ def test_nothing_is_left_on_the_parameters() -> None:
     assert not any(p._backward_hooks for p in net.parameters())
 
 
-def test_a_term_without_gradient_warns_once() -> None:
+def test_frozen_layers_warn_once() -> None:
     net = network()
     for parameter in net[:4].parameters():
         parameter.requires_grad_(False)
     model = mireg.wrap(net, weight=0.5)
     model(X)
-    with pytest.warns(UserWarning, match="the MI term has no gradient"):
-        model.mi_loss()
+    with pytest.warns(UserWarning, match="no term is added: no layer that it sees depends on a trained parameter"):
+        assert model.mi_loss(Y).item() == 0
     model(X)
-    model.mi_loss()
+    model.mi_loss(Y)
 
 
 def test_a_term_that_is_not_finite_is_named_by_pair() -> None:
@@ -188,10 +192,15 @@ def test_a_term_that_is_not_finite_is_named_by_pair() -> None:
 
 
 def test_samples_are_the_first_rows() -> None:
-    model = mireg.wrap(network(), ["input", "1", "3"], samples=5)
+    model = mireg.wrap(network(), ["input", "1", "3"], samples=9)
+    net = model.module
+    layers = [X[:9], net[:2](X[:9]), net[:4](X[:9])]
     model(X)
     model.mi_loss()
-    net = model.unwrap()
-    layers = [X[:5], net[:2](X[:5]), net[:4](X[:5])]
     expected = model.regularizer.estimator.successive(layers)
     torch.testing.assert_close(torch.stack(list(model.mi_terms().values())), expected.detach())
+    model(X)
+    model.mi_loss(Y)
+    expected = model.regularizer.estimator.about(layers, Y[:9])
+    torch.testing.assert_close(torch.stack(list(model.mi_terms().values())), expected.detach())
+    assert list(model.mi_terms()) == ["input→target", "1→target", "3→target"]

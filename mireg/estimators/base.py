@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mireg.estimators.target import check_target, codes
+from mireg.estimators.target import IGNORED, check_target, codes
 
 
 class Estimator(ABC):
@@ -94,10 +94,10 @@ class Estimator(ABC):
 
     def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
         """:meth:`about` on checked (n, d_l) matrices and a checked target, with no check of the values."""
-        code, kept = codes(target, layers[0])
-        if kept is not None:
-            rows = kept.bool()
-            layers, code = [layer[rows] for layer in layers], code[rows]
+        if not target.is_floating_point():
+            rows = target.to(layers[0].device) != IGNORED
+            layers, target = [layer[rows] for layer in layers], target.to(layers[0].device)[rows]
+        code, _ = codes(target, layers[0])
         between = [side for layer in layers for side in (layer, code)]
         return self.estimate(between)[::2]
 

@@ -44,5 +44,10 @@ def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:
         classes, index = target.unique(return_inverse=True)
         code = torch.nn.functional.one_hot(index, len(classes)).to(like.dtype)
         return code, None if classes.min() > IGNORED or not (classes == IGNORED).any() else kept
-    same = (target[:, None] == target).to(like.dtype)
-    return same * same.sum(0).rsqrt(), kept
+    return class_products(target, like.dtype), kept
+
+
+def class_products(target: Tensor, dtype: torch.dtype) -> Tensor:
+    """A code (n, n) of classes (n,) with the inner products of the one-hot code, from comparisons alone."""
+    same = (target[:, None] == target).to(dtype)
+    return same * same.sum(0).rsqrt()

@@ -165,14 +165,16 @@ class _Reading(torch.autograd.Function):
             def apply(x: Tensor) -> Tensor:
                 return (x - projected @ (centred.mT @ x)) / r
         else:
-            resolvent = scale * _inverse(centred @ centred.mT, r * scale)
+            # Centred rows know nothing of the mean: there A is 1 / r, and would drown the rest. 1 / (1 + r) does as well.
+            ones = scale / count if kept is None else scale / count * torch.outer(kept, kept)
+            resolvent = scale * _inverse(centred @ centred.mT + ones, r * scale)
             diagonal = resolvent.diagonal(dim1=-2, dim2=-1)[..., None]
 
             def apply(x: Tensor) -> Tensor:
                 return resolvent @ x
 
         b = apply(target)
-        a = diagonal - 1 / (count * r)
+        a = diagonal - 1 / (count * (r if d < n else r + 1))
         residual = b / a
         error = residual.square().sum((-2, -1)) + floor
         baseline = target.square().sum((-2, -1)) / (1 - 1 / count) ** 2 + floor
@@ -224,7 +226,7 @@ def _grouped(keys: Sequence[Hashable], share: Callable[[list[int]], Tensor], fir
 
 def _count(rows: Tensor, kept: Tensor | None) -> float | Tensor:
     """Number of rows (..., n, d) that count."""
-    return rows.shape[-2] if kept is None else kept.sum()
+    return rows.shape[-2] if kept is None else kept.sum().clamp_min(2)  # where all are skipped, 0 instead of 0 / 0
 
 
 def _scaled(
@@ -253,7 +255,7 @@ def _inverse(matrices: Tensor, ridge: float | Tensor) -> Tensor:
 def _best_ridge(layers: Tensor, target: Tensor, noise_floor: float, noise: Tensor, kept: Tensor | None) -> Tensor:
     """Of :data:`RIDGES`, for each layer (g,), the one with the smallest leave-one-out error."""
     centred, _, scale, count = _scaled(layers, noise_floor, noise, kept)
-    z = (centred * scale.rsqrt()).double()
+    z = (centred * scale.rsqrt()).double().nan_to_num(0, 0, 0)  # eigh would raise; the estimate itself will be NaN
     y = target.double()
     n, d = z.shape[-2:]
     if d < n:

@@ -98,9 +98,9 @@ def test_again_runs_nothing_and_more_seeds_and_arms_are_added(compared: tuple[Pa
     compare(train, seeds=2, target=0.9, out=out)
     assert len(SEEN) == before
     (out / "runs/train/mi/seed-1/result.json").write_text("{")
-    summary = compare(train, arms=("none", "mi", "mi-shuffled"), seeds=2, target=0.9, out=out)
-    assert [run[:2] for run in SEEN[before:]] == [("mi-shuffled", 0), ("mi", 1), ("mi-shuffled", 1)]
-    assert summary["cells"][0]["arms"]["mi-shuffled"]["n_seeds"] == 2
+    summary = compare(train, arms=("none", "mi", "target-shuffled"), seeds=2, target=0.9, out=out)
+    assert [run[:2] for run in SEEN[before:]] == [("target-shuffled", 0), ("mi", 1), ("target-shuffled", 1)]
+    assert summary["cells"][0]["arms"]["target-shuffled"]["n_seeds"] == 2
 
 
 def test_other_settings_are_refused(compared: tuple[Path, dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ def cell(**changes):
     return Cell("cell", "digits", "mlp", 0.8, 20, model_options=options, batch_size=32, eval_every=10, **changes)
 
 
-@pytest.mark.parametrize("arm", ["none", "mi-always", "mi-shuffled", "lbe"])
+@pytest.mark.parametrize("arm", ["none", "mi", "target-shuffled", "lbe"])
 def test_a_run_is_the_same_with_and_without(tmp_path, arm):
     plain, diagnosed = run(tmp_path / "plain", cell(), arm), run(tmp_path / "diagnosed", cell(diagnostics=True), arm)
     for a, b in zip(plain["curve"], diagnosed["curve"], strict=True):

@@ -23,7 +23,7 @@ from mireg.ablation.storage import read_json
 ROOT = Path(__file__).parents[2]
 STUDY = ["--seeds", "2", "--steps", "300", "--eval-every", "100", "--model-options", "depth=2", "width=8"]
 WORDS = [*STUDY, "--checkpoint-seconds", "0.02"]
-ARMS = ["--arms", "none", "mi-always"]
+ARMS = ["--arms", "none", "mi"]
 
 
 def outcome(out: Path) -> dict[str, Any]:

@@ -148,7 +148,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("arm", ["none", "mi-always"])
+@pytest.mark.parametrize("arm", ["none", "mi"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path: Path, recipe: str, arm: str) -> None:
     chosen = cell(steps=12, eval_every=5, batch_size=100, lr=1e-2, **RECIPES[recipe])
@@ -171,7 +171,7 @@ def test_each_recipe_learns_and_differs_from_the_default(tmp_path: Path, recipe:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled(tmp_path: Path) -> None:
     chosen = {"steps": 4, "eval_every": 2, "lr": 1e-2}
-    for arm in ("none", "mi-always"):
+    for arm in ("none", "mi"):
         torch.compiler.reset()
         compiled, plain = (run(tmp_path / arm / str(c), cell(compile=c, **chosen), arm)[1] for c in (True, False))
         for a, b in zip(compiled[1:], plain[1:], strict=True):

@@ -53,7 +53,7 @@ def build(cell: Cell, dataset: Dataset) -> nn.Module:
     )
 
 
-def spec(arm: str = "mi-always", **options: Any) -> RunSpec:
+def spec(arm: str = "mi", **options: Any) -> RunSpec:
     cell = {"name": "tiny", "dataset": "digits", "model": "own", "target": 0.8, "steps": STEPS, "eval_every": EVERY}
     return RunSpec(Cell(**{**cell, "batch_size": 500, **options}), arm, 3, Term(decay_steps=10))
 
@@ -92,7 +92,7 @@ def outcome(folder: Path) -> tuple[bytes, dict[str, Any]]:
     return (folder / "weights.pt").read_bytes(), result
 
 
-ARMS = ["none", "mi-always", "mi-shuffled", "mi-binning", "lbe"]
+ARMS = ["none", "mi", "target-shuffled", "mi-binning", "lbe"]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ class TestResume:
         assert all("is damaged: going back to an earlier state" in note for note in notes)
         start = next(event for event in events if event["event"] == "start")
         assert start["step"] == (0 if damage == "both" else max(0, stop_after - 1))
-        assert outcome(folder) == undisturbed["mi-always"]
+        assert outcome(folder) == undisturbed["mi"]
 
     def test_curves_have_each_point_once(self, tmp_path: Path, digits: Dataset) -> None:
         with pytest.raises(Stopped):  # at an evaluation, its point already in the checkpoint
@@ -220,7 +220,7 @@ class Breaks(nn.Module):
         return x * float("inf") if self.what == "loss" else Break.apply(x)
 
 
-@pytest.mark.parametrize("arm", ["none", "mi-always"])
+@pytest.mark.parametrize("arm", ["none", "mi"])
 class TestNotFinite:
     def broken(self, folder: Path, digits: Dataset, arm: str, what: str) -> dict[str, Any]:
         def breaking(cell: Cell, dataset: Dataset) -> nn.Module:
@@ -260,9 +260,9 @@ def test_a_broken_term_is_named(tmp_path: Path, digits: Dataset, monkeypatch: py
     run(tmp_path, digits)
     failure = json.loads((tmp_path / "result.json").read_text())["failure"]
     if where == "value":
-        assert failure == "step 0, arm mi-always: the MI term is not finite, in its weight"
+        assert failure == "step 0, arm mi: the MI term is not finite, in its weight"
     else:
-        assert failure.startswith("step 0, arm mi-always: the gradient of the MI term is not finite, in 1.0.weight")
+        assert failure.startswith("step 0, arm mi: the gradient of the MI term is not finite, in 1.0.weight")
 
 
 def test_a_clock_that_goes_backwards(
@@ -277,4 +277,4 @@ def test_a_clock_that_goes_backwards(
     monkeypatch.undo()
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["seconds"] == 0.0
-    assert outcome(tmp_path) == undisturbed["mi-always"]
+    assert outcome(tmp_path) == undisturbed["mi"]

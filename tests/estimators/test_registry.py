@@ -19,6 +19,7 @@ INFORMATION = [name for name in NAMES if estimators.REGISTRY[name].measures == "
 UNLEARNED = [name for name in NAMES if name != "infonce"]
 VARIANTS = [
     *((name, {}) for name in NAMES),
+    ("usable", {"ridge": 0.1}),
     ("kde", {"bandwidth": "auto"}),
     ("renyi", {"alpha": 1.01}),
     ("renyi", {"alpha": 0.5}),
@@ -101,8 +102,8 @@ class TestVariant:
         check()
 
     def test_layers_may_trade_places(self, variant):
-        if variant[0] == "infonce":
-            pytest.skip("its critic has a side for each layer")
+        if variant[0] in ("infonce", "usable"):
+            pytest.skip("one layer is read from the other")
         x, y = related(40, 3, 2)
         torch.testing.assert_close(made(variant)(x, y), made(variant)(y, x), atol=ROUNDING, rtol=ROUNDING)
 
@@ -165,6 +166,73 @@ class TestVariant:
         assert repr(made(variant)).startswith(type(made(variant)).__name__ + "(")
 
 
+CLASSES = torch.tensor([0, 7, 3] * 8)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+class TestAboutATarget:
+    LAYERS = (samples(24, 3), samples(24, 1, 1), samples(24, 7, 2), samples(24, 3, 3))
+
+    @pytest.mark.parametrize("target", [CLASSES, samples(24, 1, 4)[:, 0], samples(24, 2, 4)], ids=["(n,)", "n", "n,k"])
+    def test_one_number_a_layer(self, variant, target):
+        nats = made(variant).about(self.LAYERS, target)
+        assert nats.shape == (4,)
+        assert torch.isfinite(nats).all()
+        assert made(variant).about(self.LAYERS[:1], target).shape == (1,)
+
+    def test_each_layer_as_if_alone(self, variant):
+        if variant[0] == "infonce":
+            pytest.skip("a critic for each pair")
+        for target in (CLASSES, samples(24, 2, 4)):
+            alone = torch.cat([made(variant).about([layer], target) for layer in self.LAYERS])
+            torch.testing.assert_close(made(variant).about(self.LAYERS, target), alone, atol=ROUNDING, rtol=ROUNDING)
+
+    def test_names_of_the_classes_do_not_matter(self, variant):
+        if variant[0] in ("binning", "infonce"):
+            pytest.skip("it sees random projections of the code")
+        renamed = torch.tensor([5, 0, 1])[torch.tensor([0, 1, 2] * 8)]
+        torch.testing.assert_close(made(variant).about(self.LAYERS, CLASSES), made(variant).about(self.LAYERS, renamed))
+
+    def test_ignored_rows_are_as_if_absent(self, variant):
+        target = CLASSES.clone()
+        target[[0, 5, 23]] = -100
+        kept = target != -100
+        if variant[0] == "infonce":
+            assert torch.isfinite(made(variant).about(self.LAYERS, target)).all()
+            return
+        without = made(variant).about([layer[kept] for layer in self.LAYERS], target[kept])
+        torch.testing.assert_close(made(variant).about(self.LAYERS, target), without, atol=ROUNDING, rtol=ROUNDING)
+
+    def test_gradient_reaches_the_layers_alone(self, variant):
+        if variant[0] not in DIFFERENTIABLE:
+            pytest.skip("no gradient")
+        layers = [layer.clone().requires_grad_() for layer in self.LAYERS]
+        target = samples(24, 2, 4).requires_grad_()
+        made(variant).about(layers, target).sum().backward()
+        assert all(torch.isfinite(layer.grad).all() for layer in layers)
+        assert target.grad is None
+
+    def test_a_target_that_does_not_fit(self, variant):
+        with pytest.raises(ValueError, match=r"target has shape \(5,\) and the layers have 24 rows"):
+            made(variant).about(self.LAYERS, torch.zeros(5, dtype=torch.long))
+        with pytest.raises(ValueError, match=r"target has shape \(24, 2\)"):
+            made(variant).about(self.LAYERS, torch.zeros(24, 2, dtype=torch.long))
+        with pytest.raises(TypeError, match="complex64"):
+            made(variant).about(self.LAYERS, torch.zeros(24, dtype=torch.complex64))
+        with pytest.raises(TypeError, match="ndarray"):
+            made(variant).about(self.LAYERS, CLASSES.numpy())
+        with pytest.raises(ValueError, match="NaN"):
+            made(variant).about(self.LAYERS, torch.full((24,), torch.nan))
+
+
+@pytest.mark.parametrize("name", UNLEARNED)
+def test_what_is_known_of_the_class_is_read(name):
+    target = torch.arange(120) % 2
+    knowing, blind = target[:, None] + 0.1 * samples(120, 1), samples(120, 1, 1)
+    told, nothing = estimators.get(name).about([knowing, blind], target)
+    assert told > 3 * nothing.clamp_min(0.01)
+
+
 @pytest.mark.parametrize("name", NAMES)
 class TestBadSamples:
     def test_what_is_no_tensor(self, name):
@@ -223,11 +291,13 @@ def test_wide_layers(name):
 
 
 def test_information_is_told_from_dependence():
-    assert {name for name in NAMES if name not in INFORMATION} == {"hsic", "cka"}
+    assert {name for name in NAMES if name not in INFORMATION} == {"hsic", "cka", "usable"}
+    assert estimators.REGISTRY["usable"].measures == "usable information"
 
 
 def test_contract_names_are_registered():
     assert set(NAMES) == {
+        "usable",
         "kde",
         "renyi",
         "hsic",
@@ -241,7 +311,7 @@ def test_contract_names_are_registered():
 
 
 def test_unknown_estimator_and_option():
-    with pytest.raises(ValueError, match=r"choose from kde, renyi"):
+    with pytest.raises(ValueError, match=r"choose from usable, kde, renyi"):
         estimators.get("mine")
     with pytest.raises(ValueError, match=r"estimator 'kde'.*sigma"):
         estimators.get("kde", sigma=1.0)
@@ -250,6 +320,10 @@ def test_unknown_estimator_and_option():
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("usable", {"ridge": 0.0}),
+        ("usable", {"ridge": "best"}),
+        ("usable", {"shared_noise": -1.0}),
+        ("usable", {"shared_noise": ()}),
         ("kde", {"bandwidth": 0.0}),
         ("kde", {"bandwidth": ()}),
         ("kde", {"bandwidth": "silverman"}),

@@ -51,7 +51,7 @@ def test_the_first_point_is_the_same_with_and_without_but_for_the_step(found):
 def test_table_and_figure_hold_every_network(found, tmp_path):
     text = diagnostics.table(found)
     assert all(f"| {name} |" in text for name in diagnostics.NETWORKS)
-    assert "| plain, mi-always |" in text
+    assert "| plain, mi |" in text
     diagnostics.draw(found).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 

@@ -60,7 +60,6 @@ def result(
         "seed": seed,
         "lr": 1e-3,
         "failure": None,
-        "stood_aside": False,
         "seconds": curve[-1]["seconds"],
         f"test_{metric}": after if values else final,
         "curve": curve,

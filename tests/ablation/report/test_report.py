@@ -14,7 +14,7 @@ from mireg.ablation.report.verdicts import headline, speed_verdict
 from tests.ablation.report.synthetic import result, write_study
 from tests.browser import browser_page, keep_screenshot
 
-ARMS = {"none": None, "mi": 100, "mi-shuffled": None, "variance-only": 900}
+ARMS = {"none": None, "mi": 100, "target-shuffled": None, "last-layer": 900}
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +107,10 @@ def test_a_loss_has_a_target_too():
 
 def test_an_interval_that_the_test_does_not_confirm_shows_nothing():
     versus = {"n_pairs": 8, "steps_ratio": 1.5, "ci95": [1.1, 1.9], "p_value": 0.2}
-    arm = {"n_seeds": 8, "n_stood_aside": 0, "vs_none": versus}
+    arm = {"n_seeds": 8, "vs_none": versus}
     assert speed_verdict(arm) == "no difference shown"
     versus["p_value"] = 0.01
     assert speed_verdict(arm) == "faster"
-
-
-def test_a_term_that_stood_aside_is_not_called_a_tie():
-    runs = [result(arm, seed, 100) for arm in ("none", "mi", "mi-kde") for seed in range(2)]
-    aside = [run | {"stood_aside": run["arm"].startswith("mi")} for run in runs]
-    (cell,) = summarise("study", aside, ["none", "mi", "mi-kde"])["cells"]
-    assert headline(cell) == (
-        "mi stood aside: the network passes information on already, and was left as it is. Stood aside: mi-kde."
-    )
 
 
 @pytest.mark.parametrize(
@@ -162,15 +153,17 @@ def test_every_column_is_in_the_markdown():
 
 
 def test_table_fits_80_columns(capsys):
-    report.print_table(summary_of(**{"none": None, "mi-shuffled": 100, "layerwise-lr": 475}), Console(width=80))
+    report.print_table(summary_of(**{"none": None, "target-shuffled": 100, "layerwise-lr": 475}), Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert any(re.match(r"mi-shuffled +6/6 +100 +≥10\.0x \[10\.0, 10\.0\] +0\.031 +88\.0% \[", line) for line in lines)
+    assert any(
+        re.match(r"target-shuffled +6/6 +100 +≥10\.0x \[10\.0, 10\.0\] +0\.031 +88\.0% \[", line) for line in lines
+    )
 
 
 def test_table_wraps_what_is_wider_and_cuts_nothing(capsys):
-    summary = summary_of(**{"none": None, "variance-only": 100})
-    arm = summary["cells"][0]["arms"]["variance-only"]
+    summary = summary_of(**{"none": None, "last-layer": 100})
+    arm = summary["cells"][0]["arms"]["last-layer"]
     arm["n_failed"] = 2
     arm["vs_none"] |= {"steps_ratio": 123.4, "ci95": [100.5, 234.5]}
     report.print_table(summary, Console(width=80))
@@ -196,7 +189,7 @@ def test_markdown_has_a_table_per_cell_and_one_of_the_term(study):
     assert "| R1 | mi | 14% [11, 90] | 90% [90, 90] | 90% [90, 90] |" in early
     for part in (cells, early, against):
         assert len({line.count("|") for line in part.splitlines() if line.startswith("|")}) == 1
-    assert "| R1 | mi-shuffled | ≥6.2x [4.7, 8.9] | 0.031 |" in against
+    assert "| R1 | target-shuffled | ≥6.2x [4.7, 8.9] | 0.031 |" in against
     assert "<h2>The term against the other arms</h2>" in (study / "report.html").read_text()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-RIDGE, SHARED_NOISE, FLOOR, TINY = 0.1, (0.1, 1e-3), 1e-7, 1e-20
+RIDGE, SHARED_NOISE, FLOOR, TINY = 0.1, 0.1, 1e-7, 1e-20
 
 
 def usable_information(layer: Tensor, code: Tensor, noise: float) -> Tensor:
@@ -30,8 +30,7 @@ def information(layers: list[Tensor], target: Tensor) -> list[Tensor]:
     """Of each layer, the input first. Noise that all layers share makes a faint signal worth less than a strong one."""
     code = one_hot(target.unique(return_inverse=True)[1]).float()
     unit = min(layers[0].detach().var(0, correction=0).mean().item(), 1.0)
-    levels = [SHARED_NOISE[(len(layers) - 1 - index) % len(SHARED_NOISE)] for index in range(len(layers))]
-    return [usable_information(layer, code, unit * level) for layer, level in zip(layers, levels, strict=True)]
+    return [usable_information(layer, code, unit * SHARED_NOISE) for layer in layers]
 
 
 class Reward:
@@ -46,7 +45,9 @@ class Reward:
         (by_task,) = torch.autograd.grad(task, layers[-1], retain_graph=True)
         (by_last,) = torch.autograd.grad(nats[-1] / len(nats), layers[-1], retain_graph=True)
         ratio = min(max((by_task.norm() / by_last.norm()).item() / len(nats), 1e-3), 3.0)
-        self.m = ratio if self.m is None else 0.98 * self.m + 0.02 * ratio  # from the next step on
+        if self.m is None:
+            self.m = ratio
+        self.m += (0.1 if ratio > self.m else 0.005) * (ratio - self.m)  # acts from the next step on
         return -weight * m * torch.stack(nats).mean()
 
 

@@ -42,9 +42,9 @@ class Usable(Estimator):
             takes for each layer the one of a fixed grid with the smallest leave-one-out error.
         per_dimension: leave out the factor k, so that targets of any width are rewarded alike.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
-        shared_noise: variance of noise in every unit of a layer, relative to the mean variance of the
+        shared_noise: variance of noise in every unit of every layer, relative to the mean variance of the
             first layer's units or to 1, whichever is less. Above 0, a layer that passes the signal on too faintly
-            reads less. Several values are taken in turn, the first one by the last layer.
+            reads less.
 
     Source: Xu et al., A theory of usable information under computational constraints, ICLR 2020; Allen, The
     relationship between variable selection and data augmentation and a method for prediction,
@@ -64,16 +64,16 @@ class Usable(Estimator):
         ridge: float | Literal["auto"] = "auto",
         per_dimension: bool = False,
         noise_floor: float = 1e-7,
-        shared_noise: float | Sequence[float] = 0.0,
+        shared_noise: float = 0.0,
     ) -> None:
         if ridge != "auto" and not (isinstance(ridge, int | float) and math.isfinite(ridge) and ridge > 0):
             raise ValueError(f"ridge={ridge!r}: give a positive number or 'auto'")
         self.ridge = ridge
         self.per_dimension = per_dimension
         self.noise_floor = noise_floor
-        self.shared_noise = (shared_noise,) if isinstance(shared_noise, int | float) else tuple(shared_noise)
-        if not self.shared_noise or not all(math.isfinite(level) and level >= 0 for level in self.shared_noise):
-            raise ValueError(f"shared_noise={shared_noise!r}: must be a finite number of at least 0, or several")
+        if not (math.isfinite(shared_noise) and shared_noise >= 0):
+            raise ValueError(f"shared_noise={shared_noise!r}: must be a finite number of at least 0")
+        self.shared_noise = shared_noise
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
         with in_full_precision(layers[0]):
@@ -83,8 +83,8 @@ class Usable(Estimator):
                 read = torch.stack([layers[i - 1] for i in later])
                 mean = read.mean(-2, keepdim=True)
                 # The earlier layer is seen through the noise floors, too: rounding noise is nothing to read.
-                floor = self.noise_floor * mean.square().sum((-2, -1)) + noise[[i - 1 for i in later]] * read.shape[-1]
-                nats = self._read([layers[i] for i in later], read - mean, n * floor.detach(), noise[later], None)
+                floor = self.noise_floor * mean.square().sum((-2, -1)) + noise * read.shape[-1]
+                nats = self._read([layers[i] for i in later], read - mean, n * floor.detach(), noise, None)
                 return nats * self._factor(read.shape[-1])
 
             return _grouped([(layers[i - 1].shape[1], layers[i].shape[1]) for i in range(1, len(layers))], share, 1)
@@ -99,7 +99,7 @@ class Usable(Estimator):
             factor = self._factor(code.shape[1]) if target.is_floating_point() else 0.5
 
             def share(indices: list[int]) -> Tensor:
-                return factor * self._read([layers[i] for i in indices], centred, floor, noise[indices], kept)
+                return factor * self._read([layers[i] for i in indices], centred, floor, noise, kept)
 
             return _grouped([layer.shape[1] for layer in layers], share)
 
@@ -107,15 +107,12 @@ class Usable(Estimator):
         return 0.5 if self.per_dimension else dimensions / 2
 
     def _noise(self, layers: Sequence[Tensor]) -> Tensor:
-        """Variance (L,) of the noise in each unit of a layer."""
-        count = len(self.shared_noise)
-        levels = [self.shared_noise[(len(layers) - 1 - index) % count] for index in range(len(layers))]
-        unit = layers[0].detach().var(0, correction=0).mean().clamp_max(1)
-        return unit * torch.tensor(levels, dtype=unit.dtype).to(unit.device, non_blocking=True)
+        """Variance (0-dim) of the noise in each unit of a layer."""
+        return self.shared_noise * layers[0].detach().var(0, correction=0).mean().clamp_max(1)
 
     def _read(self, layers: list[Tensor], target: Tensor, floor: Tensor, noise: Tensor, kept: Tensor | None) -> Tensor:
         """Logarithm (g,) of the baseline's error over the prediction's, of a target ([g,] n, k) that has mean 0."""
-        stack, noise = torch.stack(layers), noise[:, None, None]
+        stack = torch.stack(layers)
         ridge = _best_ridge(stack, target, self.noise_floor, noise, kept) if self.ridge == "auto" else self.ridge
         log: Tensor = _Reading.apply(stack, target, floor + TINY, self.noise_floor, noise, ridge, kept)
         return log
@@ -165,7 +162,7 @@ class _Reading(torch.autograd.Function):
             def apply(x: Tensor) -> Tensor:
                 return (x - projected @ (centred.mT @ x)) / r
         else:
-            # Centred rows know nothing of the mean: there A is 1 / r, and would drown the rest. 1 / (1 + r) does as well.
+            # Centred rows know nothing of the mean: there A is 1 / r and would drown the rest; 1 / (1 + r) does as well.
             ones = scale / count if kept is None else scale / count * torch.outer(kept, kept)
             resolvent = scale * _inverse(centred @ centred.mT + ones, r * scale)
             diagonal = resolvent.diagonal(dim1=-2, dim2=-1)[..., None]

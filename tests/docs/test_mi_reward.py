@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +32,7 @@ def oracle() -> ModuleType:
 def mlp(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
     torch.manual_seed(0)
     parts: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         parts += [nn.Linear(before, after), activation()]
     return nn.Sequential(*parts, nn.Linear(widths[-1], 4))
 

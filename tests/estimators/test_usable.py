@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -151,7 +152,7 @@ def test_layers_of_unlike_widths_keep_their_order() -> None:
     found = Usable(ridge=0.1).about(layers, target)
     alone = torch.cat([Usable(ridge=0.1).about([layer], target) for layer in layers])
     torch.testing.assert_close(found, alone)
-    pairwise = torch.stack([Usable(ridge=0.1)(a, b) for a, b in zip(layers, layers[1:], strict=False)])
+    pairwise = torch.stack([Usable(ridge=0.1)(a, b) for a, b in itertools.pairwise(layers)])
     torch.testing.assert_close(Usable(ridge=0.1).successive(layers), pairwise)
     assert _grouped([2, 1, 2, 1], lambda positions: torch.tensor(positions)).tolist() == [0, 1, 2, 3]
 
@@ -169,14 +170,14 @@ def test_gradients(d: int, options: dict[str, Any]) -> None:
 def test_shared_noise_is_a_constant_of_the_gradient() -> None:
     """Its size is read off the first layer, so nothing pulls that layer's scale up or down."""
     layers, target = [samples(12, 4, seed) for seed in range(3)], torch.arange(12) % 3
-    estimator = Usable(ridge=0.1, shared_noise=(0.1, 1e-3))
+    estimator = Usable(ridge=0.1, shared_noise=0.1)
     reference = layers[0].clone()
 
     class Fixed(Usable):
         def _noise(self, _: object) -> Tensor:
             return Usable._noise(self, [reference, *layers[1:]])
 
-    fixed = Fixed(ridge=0.1, shared_noise=(0.1, 1e-3))
+    fixed = Fixed(ridge=0.1, shared_noise=0.1)
     torch.testing.assert_close(fixed.about(layers, target), estimator.about(layers, target))
     grown = [layer.requires_grad_() for layer in layers]
     assert torch.autograd.gradcheck(lambda *x: fixed.about(x, target), grown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -31,7 +32,7 @@ def oracle() -> ModuleType:
 def mlp(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
     torch.manual_seed(0)
     parts: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         parts += [nn.Linear(before, after), activation()]
     return nn.Sequential(*parts, nn.Linear(widths[-1], 4))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from mireg.diagnostics import effective_parameters
 from mireg.estimators import Estimator
 from mireg.layers import INPUT, LayerSpec, Taps
 from mireg.regularizer import pairs
-from mireg.rows import pool as prepare
+from mireg.rows import choose_rows, pool
 from mireg.wrapper import MIRegularized
 
 if TYPE_CHECKING:
@@ -80,13 +80,33 @@ class PairRecord:
 
 
 @dataclass(frozen=True)
+class LayerRecord:
+    """A layer in the information plane: usable information, mean over the batches, in nats.
+
+    Attributes:
+        layer: its name.
+        about_target: what a linear reader gets out of it about the target.
+        about_input: and about the network's first layer, in nats per dimension.
+    """
+
+    layer: str
+    about_target: float
+    about_input: float
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """What :func:`measure` found: a sequence of :class:`PairRecord`, printable as a table."""
+    """What :func:`measure` found: a sequence of :class:`PairRecord`, printable as a table.
+
+    Attributes:
+        layers: the information plane, where a target was given.
+    """
 
     estimator: str
     samples: int
     records: tuple[PairRecord, ...]
     measures: str = "mutual information"
+    layers: tuple[LayerRecord, ...] = ()
 
     def __iter__(self) -> Iterator[PairRecord]:
         return iter(self.records)
@@ -106,9 +126,32 @@ class Measurement:
         for r in self.records:
             nats = f"{r.nats:7.3f}  {r.spread:6.3f}  {r.null_floor:7.3f}  {r.ceiling:7.3f}  {r.normalised:6.1%}"
             lines.append(f"{r.pair:<{width}}  {nats}  {r.parameters:9d}  {r.effective_parameters:9.3g}")
+        if self.layers:
+            width = max(len("layer"), *(len(record.layer) for record in self.layers))
+            lines.append(f"{'layer':<{width}}  about target  about input")
+            lines += [f"{r.layer:<{width}}  {r.about_target:12.3f}  {r.about_input:11.3f}" for r in self.layers]
         return "\n".join(lines)
 
     def figure(self) -> Figure:
+        """Where a target was given, the information plane; else the estimates along the network."""
+        return self._plane() if self.layers else self._profile()
+
+    def _plane(self) -> Figure:
+        """Layers as connected points: on x, information about the input; on y, about the target."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.0, 4.0), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([r.about_input for r in self.layers], [r.about_target for r in self.layers], marker="o")
+        for r in self.layers:
+            place = (r.about_input, r.about_target)
+            axes.annotate(r.layer, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axes.set_xlabel("information about the input (nats per dimension)")
+        axes.set_ylabel("information about the target (nats)")
+        axes.set_title(f"usable information, {self.samples} samples a batch", fontsize=10)
+        return figure
+
+    def _profile(self) -> Figure:
         """Estimates along the network, with their spread, between null floor and ceiling."""
         from matplotlib.figure import Figure
 
@@ -125,7 +168,11 @@ class Measurement:
         return figure
 
 
-UNITS = {"mutual information": "mutual information (nats)", "dependence": "dependence"}
+UNITS = {
+    "mutual information": "mutual information (nats)",
+    "usable information": "usable information (nats)",
+    "dependence": "dependence",
+}
 
 
 def measure(
@@ -136,11 +183,12 @@ def measure(
     estimator: str | Estimator = "kde",
     max_batches: int | None = None,
     permutations: int = 2,
+    target: bool | Callable[[Any], Tensor] = False,
 ) -> Measurement:
     """Estimate the MI between successive layers over the batches of a loader.
 
     The network runs in evaluation mode, without gradients, and is left in the mode it was in.
-    Batches of another size than the first are passed over, since estimates of unlike size do not average.
+    Batches of another size than the first are skipped, since estimates of unlike size do not average.
 
     Args:
         module: a network, wrapped or not; of a wrapped one, its own layers are measured.
@@ -150,10 +198,25 @@ def measure(
             :func:`recommend` says of the widest layer.
         max_batches: stop after this many.
         permutations: shuffles per batch for the null floor; 0 leaves it out.
+        target: True to measure, too, what each layer tells about the target, the second item of a batch, and about
+            the first layer, the input (:class:`LayerRecord`, usable information); or a function that finds the
+            target in a batch, as :meth:`mireg.MIRegularized.mi_loss` takes it.
 
     Raises:
-        ValueError: if the loader is empty, or the estimator learns and has not been fitted.
+        ValueError: if the loader is empty, the estimator learns and has not been fitted, or there is no target where
+            one is asked for.
+
+    >>> _ = torch.manual_seed(0)
+    >>> network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    >>> x = torch.randn(256, 4)
+    >>> found = measure(network, [(x, (x[:, 0] > 0).long())], target=True)
+    >>> for record in found.layers:
+    ...     print(f"{record.layer}: {record.about_target:.2f} of the target, {record.about_input:.2f} of the input")
+    input: 0.51 of the target, 11.04 of the input
+    1: 0.52 of the target, 1.86 of the input
+    3: 0.54 of the target, 1.59 of the input
     """
+    target_of = _second if target is True else target or None
     if isinstance(module, MIRegularized):
         module = module.module
     taps = Taps(module, layers)
@@ -162,6 +225,7 @@ def measure(
     names: list[str] = []
     found: list[Tensor] = []
     floors: list[Tensor] = []
+    planes: list[Tensor] = []  # (2, L) each: about the target, about the input
     samples = 0
     try:
         with torch.no_grad():
@@ -170,7 +234,7 @@ def measure(
                     break
                 inputs = batch[0] if isinstance(batch, tuple | list) else batch
                 caught = taps.run(inputs)[1]
-                rows = [prepare(layer, len(layer)) for layer in caught.values()]
+                rows = [pool(layer, len(layer)) for layer in caught.values()]
                 names, samples = names or list(caught), samples or len(rows[0])
                 if len(rows[0]) != samples:
                     continue
@@ -182,6 +246,8 @@ def measure(
                         "samples of the layers, or take another one"
                     )
                 found.append(estimator.successive(rows).double().cpu())
+                if target_of is not None:
+                    planes.append(_plane(list(caught.values()), target_of(batch)).double().cpu())
                 if permutations:
                     floors.append(estimator.null_floor(*rows, permutations=permutations).double().cpu())
     finally:
@@ -198,7 +264,26 @@ def measure(
     )
     ceiling = estimator.ceiling(samples)
     records = (PairRecord(pair, mean, ceiling, std, null, size) for pair, mean, std, null, size in columns)
-    return Measurement(estimator.name, samples, tuple(records), estimator.measures)
+    plane = torch.stack(planes).mean(0).tolist() if planes else ([], [])
+    layer_records = (LayerRecord(*columns) for columns in zip(names if planes else [], *plane, strict=True))
+    return Measurement(estimator.name, samples, tuple(records), estimator.measures, tuple(layer_records))
+
+
+def _second(batch: Any) -> Tensor:
+    if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+        raise ValueError(
+            f"target=True takes the second item of a batch, and this batch is a {type(batch).__name__} without one: "
+            "give a function of the batch that finds the target"
+        )
+    return batch[1]
+
+
+def _plane(layers: list[Tensor], target: Tensor) -> Tensor:
+    """Usable information (2, L) of each layer about the target and about the first layer."""
+    rows, code = choose_rows(layers, target, len(layers[0]), 0)
+    assert code is not None
+    about_target = estimators.get("usable").about(rows, code)
+    return torch.stack([about_target, estimators.get("usable", per_dimension=True).about(rows, rows[0])])
 
 
 def _parameters(module: nn.Module, layers: list[str]) -> list[int]:

@@ -98,3 +98,37 @@ def test_narrow_layers_are_recommended_nearest_neighbours():
 def test_no_batch():
     with pytest.raises(ValueError, match="no batch"):
         mireg.measure(network(), [], layers=["1", "3"])
+
+
+def with_target():
+    return [(x, (x[:, 0] > 0).long()) for x, _ in loader((64, 64))]
+
+
+def test_information_plane():
+    found = mireg.measure(network(), with_target(), layers=["input", "1", "3"], target=True)
+    assert [record.layer for record in found.layers] == ["input", "1", "3"]
+    about_input = [record.about_input for record in found.layers]
+    assert about_input == sorted(about_input, reverse=True)  # there is no getting back what a layer lost
+    assert all(record.about_target > 0.1 for record in found.layers)
+    assert "about target  about input" in str(found)
+    axes = found.figure().axes[0]
+    (line,) = axes.lines
+    assert list(line.get_xdata()) == about_input
+    assert list(line.get_ydata()) == [record.about_target for record in found.layers]
+    assert [text.get_text() for text in axes.texts] == ["input", "1", "3"]
+    pairs = mireg.measure(network(), with_target(), layers=["input", "1", "3"])
+    assert pairs.layers == ()
+    assert pairs.records == found.records
+
+
+def test_a_function_finds_the_target():
+    plain = mireg.measure(network(), with_target(), layers=["input", "1"], target=True)
+    other = mireg.measure(network(), with_target(), layers=["input", "1"], target=lambda batch: batch[1])
+    assert other == plain
+    values = mireg.measure(network(), loader((64,)), layers=["input", "1"], target=lambda batch: batch[0][:, :2])
+    assert values.layers[0].about_target > 1
+
+
+def test_a_batch_without_a_target_says_so():
+    with pytest.raises(ValueError, match="target=True takes the second item of a batch, and this batch is a Tensor"):
+        mireg.measure(network(), [torch.randn(64, 4)], layers=["1", "3"], target=True)

@@ -162,7 +162,7 @@ class _Reading(torch.autograd.Function):
             def apply(x: Tensor) -> Tensor:
                 return (x - projected @ (centred.mT @ x)) / r
         else:
-            # Centred rows know nothing of the mean: there A is 1 / r, which drowns the rest; 1 / (1 + r) does as well.
+            # Of the mean centred rows know nothing: there A is 1 / r, and drowns the rest. 1 / (1 + r) does as well.
             ones = scale / count if kept is None else scale / count * torch.outer(kept, kept)
             resolvent = scale * _inverse(centred @ centred.mT + ones, r * scale)
             diagonal = resolvent.diagonal(dim1=-2, dim2=-1)[..., None]

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from mireg.wrapper import MIRegularized, wrap
+
+NAMES = ("labels", "target", "y")
+"""Of the target in a batch that is a mapping."""
+
+
+def target_of(batch: Any) -> Tensor | None:
+    """The target of a batch: the second of two items, or what a mapping has under one of :data:`NAMES`.
+
+    Returns:
+        None if there is none, or if it is no tensor.
+
+    >>> import torch
+    >>> target_of((torch.zeros(3, 5), torch.tensor([0, 2, 1])))
+    tensor([0, 2, 1])
+    >>> target_of(torch.zeros(3, 5)) is None
+    True
+    """
+    found: object = None
+    if isinstance(batch, Mapping):
+        found = next((batch[name] for name in NAMES if name in batch), None)
+    elif isinstance(batch, tuple | list) and len(batch) == 2:
+        found = batch[1]
+    return found if isinstance(found, Tensor) else None
 
 
 class MIRegularization(Callback):
@@ -21,14 +44,16 @@ class MIRegularization(Callback):
     Args:
         network: attribute of the LightningModule that holds the network, called once by each
             ``training_step``.
+        target: finds the target in a batch; by default :func:`target_of`. Where it gives None, the term is label-free.
         options: of :func:`mireg.wrap`.
 
     Example:
         ``Trainer(callbacks=[MIRegularization("network")])``
     """
 
-    def __init__(self, network: str, **options: Any) -> None:
+    def __init__(self, network: str, *, target: Callable[[Any], Tensor | None] | None = None, **options: Any) -> None:
         self.network = network
+        self.target = target_of if target is None else target
         self.options = options
         self._model: MIRegularized | None = None
         self._state: dict[str, Any] | None = None
@@ -46,7 +71,7 @@ class MIRegularization(Callback):
             raise ValueError(f"network={self.network!r}: {type(pl_module).__name__} has no such submodule")
         self._model = wrap(network, **self.options)
         setattr(pl_module, self.network, self._model)
-        step = functools.partial(_add_term, self._model, pl_module, pl_module.training_step)
+        step = functools.partial(_add_term, self._model, self.target, pl_module, pl_module.training_step)
         pl_module.training_step = step  # type: ignore[method-assign]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,12 +93,17 @@ class MIRegularization(Callback):
 
 
 def _add_term(
-    model: MIRegularized, pl_module: LightningModule, training_step: Callable[..., Any], *args: Any, **kwargs: Any
+    model: MIRegularized,
+    target: Callable[[Any], Tensor | None],
+    pl_module: LightningModule,
+    training_step: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     result = training_step(*args, **kwargs)
-    if result is None:  # Lightning's way to pass over a batch
+    if result is None:  # Lightning's way to skip a batch
         return None
-    term = model.mi_loss()
+    term = model.mi_loss(target(kwargs["batch"] if "batch" in kwargs else args[0]))
     pl_module.log("mi_loss", term.detach())
     if isinstance(result, dict):
         return {**result, "loss": result["loss"] + term}

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import Trainer
 
+from mireg.estimators.target import IGNORED
 from mireg.wrapper import MIRegularized, wrap
+
+
+def target_of(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
+    """The labels among a model's inputs.
+
+    Of a causal language model they are moved by one: what a position is rewarded for knowing is the next token.
+    -100, which is skipped, stands at the last position.
+
+    Returns:
+        (n,) or (n, positions) labels, or None if there are none.
+    """
+    labels = inputs.get("labels")
+    if not isinstance(labels, Tensor):
+        return None
+    if labels.ndim == 2 and type(model).__name__.endswith(CAUSAL):
+        return pad(labels[:, 1:], (0, 1), value=IGNORED)
+    return labels
+
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How the names of models end that shift the labels themselves."""
 
 
 class MITrainer(Trainer):
@@ -22,13 +46,22 @@ class MITrainer(Trainer):
     Args:
         args, kwargs: of the Trainer.
         mi: options of :func:`mireg.wrap`.
+        mi_target: finds the target in the inputs of a model, as ``(model, inputs)``; by default :func:`target_of`.
+            Where it gives None, the term is label-free.
 
     Example:
         ``MITrainer(model=model, args=arguments, train_dataset=dataset, mi={"estimator": "kde"}).train()``
     """
 
-    def __init__(self, *args: Any, mi: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        mi: dict[str, Any] | None = None,
+        mi_target: Callable[[nn.Module, Mapping[str, Any]], Tensor | None] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._target = target_of if mi_target is None else mi_target
         self._options = mi or {}
         self._wrapped: MIRegularized | None = None
         self._term: Any = None
@@ -45,8 +78,9 @@ class MITrainer(Trainer):
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         wrapped = self._wrap(model)
+        target = self._target(self.accelerator.unwrap_model(model), inputs)  # before the inputs are taken apart
         loss, outputs = super().compute_loss(wrapped, inputs, True, num_items_in_batch)
-        term = wrapped.mi_loss()
+        term = wrapped.mi_loss(target)
         if num_items_in_batch is not None and self.model_accepts_loss_kwargs:
             # The model has already divided its loss by the tokens of all accumulated batches.
             term = term / self.current_gradient_accumulation_steps

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +32,7 @@ def oracle() -> ModuleType:
 def mlp(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
     torch.manual_seed(0)
     parts: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
+    for before, after in pairwise(widths):
         parts += [nn.Linear(before, after), activation()]
     return nn.Sequential(*parts, nn.Linear(widths[-1], 4))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -152,8 +152,8 @@ def test_layers_of_unlike_widths_keep_their_order() -> None:
     found = Usable(ridge=0.1).about(layers, target)
     alone = torch.cat([Usable(ridge=0.1).about([layer], target) for layer in layers])
     torch.testing.assert_close(found, alone)
-    pairwise = torch.stack([Usable(ridge=0.1)(a, b) for a, b in itertools.pairwise(layers)])
-    torch.testing.assert_close(Usable(ridge=0.1).successive(layers), pairwise)
+    in_pairs = torch.stack([Usable(ridge=0.1)(a, b) for a, b in pairwise(layers)])
+    torch.testing.assert_close(Usable(ridge=0.1).successive(layers), in_pairs)
     assert _grouped([2, 1, 2, 1], lambda positions: torch.tensor(positions)).tolist() == [0, 1, 2, 3]
 
 

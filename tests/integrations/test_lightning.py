@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import mireg
-from mireg.integrations.lightning import MIRegularization
+from mireg.integrations.lightning import MIRegularization, target_of
 from models import build
 
 pytestmark = [
@@ -65,12 +65,12 @@ def fit(module: LightningModule, folder: Path, callback: MIRegularization, **opt
 
 def by_hand(steps: int) -> nn.Module:
     module = Classifier()
-    model = mireg.wrap(module.network, weight=0.5, balanced=False)
+    model = mireg.wrap(module.network, weight=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batches = list(loader())
     for step in range(steps):
         images, labels = batches[step % len(batches)]
-        loss = cross_entropy(model(images), labels) + model.mi_loss()
+        loss = cross_entropy(model(images), labels) + model.mi_loss(labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -81,12 +81,37 @@ def by_hand(steps: int) -> nn.Module:
 def test_trains_as_the_plain_loop_does(tmp_path: Path, returns: str) -> None:
     module = Classifier(returns)
     network = module.network
-    fit(module, tmp_path, MIRegularization("network", weight=0.5, balanced=False))
+    fit(module, tmp_path, MIRegularization("network", weight=0.5))
     assert module.seen == [True] * 4
     assert module.network is network
     assert not any(m._forward_hooks for m in network.modules())
     for ours, theirs in zip(network.parameters(), by_hand(4).parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_the_target_of_a_batch() -> None:
+    x, y = torch.zeros(4, 2), torch.arange(4)
+    assert target_of((x, y)) is y
+    assert target_of([x, y]) is y
+    for name in ("labels", "target", "y"):
+        assert target_of({"x": x, name: y}) is y
+    for batch in (x, (x, y, y), (x, "label"), {"x": x}, (x,)):
+        assert target_of(batch) is None
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_target_of_ones_own(tmp_path: Path, found: bool) -> None:
+    module, terms = Classifier(), []
+    callback = MIRegularization("network", target=lambda batch: batch[1] % 2 if found else None, weight=0.5)
+    step = module.training_step
+
+    def watched(batch: tuple[Tensor, Tensor], index: int) -> Tensor | dict[str, Tensor]:
+        terms.append(list(module.network.mi_terms()))
+        return step(batch, index)
+
+    module.training_step = watched
+    fit(module, tmp_path, callback)
+    assert all(name.endswith("→target") == found for name in terms[-1])
 
 
 def test_a_resumed_training_takes_up_the_schedule(tmp_path: Path) -> None:

@@ -67,9 +67,10 @@ class MIRegularized(nn.Module):
 
         Args:
             target: what the layers are rewarded for knowing, on any device: integer classes (n,); values (n,) or
-                (n, k), or of any shape that starts with n; or one class per position (n, positions ...), as for
-                tokens and pixels, where -100 is skipped. Without it the layers are rewarded for what each keeps of
-                the one before, with a quarter of the weight.
+                (n, k), or of any shape that starts with n, read position by position where every layer has these
+                positions; or one class per position (n, positions ...), as for tokens and pixels, where -100 is
+                skipped. Without it the layers are rewarded for what each keeps of the one before, with a quarter of
+                the weight.
 
         Returns:
             0-dim tensor, already weighted and signed. A zero without a gradient where there is nothing to add: in

@@ -81,9 +81,9 @@ class Outcome:
         if layers:
             assert self.layers == list(layers), self.layers
 
-    def is_no_worse(self, solved: float = 0.0) -> None:
+    def is_no_worse(self, solved: float = 0.0, tolerance: float = TOLERANCE) -> None:
         """Assert that the loss is not above the bare one; losses below ``solved`` are all alike."""
-        allowed = max(TOLERANCE * median(self.bare), solved)
+        allowed = max(tolerance * median(self.bare), solved)
         assert median(self.mi) <= allowed, f"{median(self.mi):.4g} against {median(self.bare):.4g} bare"
 
 
@@ -99,7 +99,7 @@ def compare(loop: Loop, seeds: int = 3) -> Outcome:
                 assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert all(math.isfinite(loss) for values in losses.values() for loss in values), losses
     bare, mi = losses[False], losses[True]
-    print(f"\nZOO {loop.__qualname__}: {median(bare):.4g} -> {median(mi):.4g} | {_shown(bare)} | {_shown(mi)}")
+    print(f"\n{loop.__qualname__}: {median(bare):.4g} -> {median(mi):.4g} | {_shown(bare)} | {_shown(mi)}")
     print(f"    {run.verdicts}")
     return Outcome(bare, mi, run)
 

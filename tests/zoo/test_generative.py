@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
@@ -193,7 +194,8 @@ def diffusion(run: Run) -> float:
         return loss_of(4096, train=False).item()
 
 
+@pytest.mark.slow
 def test_diffusion() -> None:
-    outcome = compare(diffusion, seeds=1)
+    outcome = compare(diffusion)
     outcome.is_active()
-    outcome.is_no_worse()
+    outcome.is_no_worse(tolerance=1.1)  # so soon after the weight has fallen to 0

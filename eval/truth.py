@@ -39,7 +39,7 @@ from mireg.ablation.record import processor
 from mireg.estimators import Estimator
 from mireg.estimators.infonce import InfoNCE
 from mireg.measure import recommend
-from mireg.regularizer import TRAINING
+from mireg.regularizer import FOR_TRAINING
 from mireg.version import __version__
 
 SAMPLES = 5000
@@ -312,16 +312,17 @@ class Contender:
 
 CONTENDERS = [
     Contender("kde", "kde", {"bandwidth": "auto"}, (SAMPLES, BATCH)),
-    Contender("kde, as in training", "kde", {**TRAINING["kde"], "shared_noise": 0.0}, (BATCH,)),
+    Contender("kde, as in training", "kde", {**FOR_TRAINING["kde"], "shared_noise": 0.0}, (BATCH,)),
     Contender("renyi", "renyi", {}, (SAMPLES, BATCH)),
     Contender("renyi, α = 1.01", "renyi", {"alpha": 1.01}, (BATCH,)),
+    Contender("usable", "usable", {}, (SAMPLES, BATCH)),
     Contender("hsic", "hsic", {}, (SAMPLES, BATCH)),
     Contender("hsic, unbiased", "hsic", {"unbiased": True}, (BATCH,)),
     Contender("cka", "cka", {}, (SAMPLES, BATCH)),
     Contender("cka, unbiased", "cka", {"unbiased": True}, (BATCH,)),
     Contender("gaussian", "gaussian", {}, (SAMPLES, BATCH)),
     Contender("binning", "binning", {"slices": 8}, (SAMPLES, BATCH)),
-    Contender("binning, as in training", "binning", {**TRAINING["binning"], "shared_noise": 0.0}, (BATCH,)),
+    Contender("binning, as in training", "binning", {**FOR_TRAINING["binning"], "shared_noise": 0.0}, (BATCH,)),
     Contender("infonce", "infonce", {}, (SAMPLES,)),
     Contender("ksg", "ksg", {}, (SAMPLES, BATCH)),
     Contender("hard_binning", "hard_binning", {}, (SAMPLES, BATCH)),

@@ -11,14 +11,17 @@ from mkdocs.structure.files import File, Files
 
 ORDER = (
     "index",
+    "install",
     "quickstart",
+    "loops",
     "own_network",
     "method",
+    "notebook",
     "convergence",
     "study",
-    "diagnostics",
     "cost",
     "estimators",
+    "diagnostics",
     "api",
 )
 """Pages and folders as the menu lists them, those there are; others follow."""

@@ -322,6 +322,7 @@ CONTENDERS = [
     Contender("kde, as in training", "kde", {**FOR_TRAINING["kde"], "shared_noise": 0.0}, (BATCH,)),
     Contender("renyi", "renyi", {}, (SAMPLES, BATCH)),
     Contender("renyi, α = 1.01", "renyi", {"alpha": 1.01}, (BATCH,)),
+    Contender("usable", "usable", {}, (SAMPLES, BATCH)),
     Contender("hsic", "hsic", {}, (SAMPLES, BATCH)),
     Contender("hsic, unbiased", "hsic", {"unbiased": True}, (BATCH,)),
     Contender("cka", "cka", {}, (SAMPLES, BATCH)),
@@ -497,7 +498,7 @@ def print_tables(rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]
     for column in ("true", "mean", "bias", "std", "seconds"):
         table.add_column(column, justify="right")
     for row in rows:
-        bias = "dependence" if row["bias"] is None else f"{row['bias']:+.3f}"
+        bias = row["measures"] if row["bias"] is None else f"{row['bias']:+.3f}"
         star = "*" if row["recommended"] else ""
         numbers = (f"{row['true']:.3f}", f"{row['mean']:.3f}", bias, f"{row['std']:.3f}", f"{row['seconds']:.3f}")
         table.add_row(row["task"], str(row["n"]), row["estimator"] + star, *numbers)
@@ -556,7 +557,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_tables(record["rows"], record["claims"], console)
     if options.json:
         _write(options.json, record)
-        draw_figure(record["rows"]).savefig(options.json.with_suffix(".png"), dpi=150)
+        if any(row["n"] == SAMPLES and row["bias"] is not None for row in record["rows"]):
+            draw_figure(record["rows"]).savefig(options.json.with_suffix(".png"), dpi=150)
     return 0
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-ROWS = json.loads((DOCS / "results/truth/truth.json").read_text())["rows"]
+TABLES = ("truth", "usable")
+ROWS = [row for name in TABLES for row in json.loads((DOCS / f"results/truth/{name}.json").read_text())["rows"]]
 CARDS = sorted(path for path in (DOCS / "estimators").glob("*.md") if path.stem != "index")
 
 

@@ -38,7 +38,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 """ReLU networks of equal depth and width: He initialisation, or PyTorch's own where none is named."""
 
 TRAINED = ("plain", "plain-default", "residual", "batchnorm")
-ARMS = ("none", "mi-always")
+ARMS = ("none", "mi")
 POINTS = 256
 LINES = 3
 CPU = torch.device("cpu")

@@ -117,7 +117,7 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
         estimator=twin.regularizer.estimator.name,
         verdict=twin.verdict,
         step_ms=step,
-        term_ms=step * (median(used / bare for bare, used in times) - 1) if times else 0.0,
+        term_ms=max(0.0, step * (median(used / bare for bare, used in times) - 1)) if times else 0.0,
     )
     print(description)
     return description

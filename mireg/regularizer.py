@@ -23,6 +23,9 @@ from mireg.schedules import Schedule
 TARGET = "target"
 """What the target is called in the names of estimates, ``"layer→target"``."""
 
+LABEL_FREE = 0.25
+"""Share of the weight with which the term acts where it is given no target."""
+
 FEWEST_ROWS = 8
 """Below which an estimate says nothing, and no term is added."""
 
@@ -109,7 +112,8 @@ class MIRegularizer:
 
         Args:
             layers: outputs of successive layers in order, (n, channels, positions ...) each.
-            target: see :func:`mireg.rows.choose_rows`; None rewards what the layers know of each other.
+            target: see :func:`mireg.rows.choose_rows`; None rewards what the layers know of each other, with a quarter of the
+                weight.
             layouts: where the network itself has samples and channels; left out, first and second.
 
         Returns:
@@ -143,7 +147,7 @@ class MIRegularizer:
             self.estimator.learn(information)
         reward = (information if all(rewarded) else information[rewarded]).mean()
 
-        strength = weight * self._balance(information)
+        strength = weight * self._balance(information) * (LABEL_FREE if code is None else 1.0)
         term = -strength * reward
         if reward.requires_grad and torch.is_grad_enabled():
             layout = (layouts or {}).get(names[last], Layout())

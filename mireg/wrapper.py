@@ -25,9 +25,6 @@ OWN = ("module", "taps", "regularizer", "training")
 DEFAULT_WEIGHT = schedules.Linear(start=4.0, steps=400)
 """Four times the task's gradient at the last layer, shared by all layers, falling to nothing over 400 steps."""
 
-LABEL_FREE = 0.25
-"""Share of the weight with which the term acts where it is given no target."""
-
 
 class MIRegularized(nn.Module):
     """A network whose loss gains a term that rewards the MI between its successive layers.
@@ -98,9 +95,7 @@ class MIRegularized(nn.Module):
             return self._zero()
         term = self.regularizer.step(caught, target, self.taps.known_layouts)
         self._announce()
-        if term is None:
-            return self._zero()
-        return term if target is not None else LABEL_FREE * term
+        return self._zero() if term is None else term
 
     @property
     def verdict(self) -> str:

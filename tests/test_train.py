@@ -56,7 +56,7 @@ class TestDemo:
         (cell,) = summary["cells"]
         assert cell["cell"] == "digits-sigmoid"
         assert (cell["target"], cell["budget_steps"]) == (0.8, 60)
-        assert list(cell["arms"]) == ["none", "mi-kde", "mi-binning"]
+        assert list(cell["arms"]) == ["none", "mi", "target-shuffled"]
         for name, arm in cell["arms"].items():
             assert arm["n_seeds"] == 2
             assert 0 <= arm["n_reached"] <= 2
@@ -92,11 +92,11 @@ class TestDemo:
             links = pairwise(["input", *(f"layers.{i}" for i in range(8))])
             assert pairs == [f"mi_nats/{i:03}_{a}→{b}" for i, (a, b) in enumerate(links)]
             assert all(0 <= e.value <= math.log(128) for pair in pairs for e in events.Scalars(pair))
-        assert tags["mi-kde"] == tags["mi-binning"] == tags["none"] | {"term/share_of_loss"}
+        assert tags["mi"] == tags["target-shuffled"] == tags["none"] | {"term/share_of_loss"}
 
     def test_report(self, demo: Path) -> None:
         page = (demo / "report.html").read_text()
-        assert "mi-kde reached 80% on" in page
+        assert "mi reached 80% on" in page
         for nothing_from_elsewhere in ('src="http', 'href="http', "url(http", "@import"):
             assert nothing_from_elsewhere not in page
         assert (demo / "curves.png").stat().st_size > 10_000

@@ -25,9 +25,10 @@ class Usable(Estimator):
     the mean of the others: ``I = k/2 log(baseline error / prediction error)``, errors summed over k
     dimensions. That is predictive V-information, with V the Gaussian readers whose mean is affine
     in the layer and whose noise is the same in every dimension. For a Gaussian target of one dimension
-    it converges to Shannon's MI; in general it is a lower bound of it, and unlike it, it tells the layers
-    of a deterministic network apart. Because no sample has a part in its own prediction, a layer wider than the batch,
-    or a layer of noise, reads about 0. It can be slightly negative.
+    it converges to Shannon's MI. Of several dimensions it can read too much where they depend on each other, which the
+    readers do not know. Unlike Shannon's MI, it tells the layers of a deterministic network apart. Because no sample
+    has a part in its own prediction, a layer wider than the batch, or a layer of noise, reads about 0 with
+    ``ridge="auto"``, and below 0 with a fixed ridge that is too small for it.
 
     Of classes, the target is the one-hot code and the factor 1/2 instead of k/2: nats per dimension of the code, since
     the dimensions of a code are no independent channels. Between two layers it says how well the

@@ -112,8 +112,8 @@ class MIRegularizer:
 
         Args:
             layers: outputs of successive layers in order, (n, channels, positions ...) each.
-            target: see :func:`mireg.rows.choose_rows`; None rewards what the layers know of each other, with a quarter of the
-                weight.
+            target: see :func:`mireg.rows.choose_rows`; None rewards what the layers know of each other, with a quarter
+                of the weight.
             layouts: where the network itself has samples and channels; left out, first and second.
 
         Returns:

@@ -180,9 +180,9 @@ class MIRegularizer:
             assert seen is not None
             task, own = seen
             ratio = (task / own).sqrt()
-            # Overflow under a loss scale says nothing; neither does 0, as of a head that starts at 0, or where the
-            # task reads the layer by another way, as it does the states of a recurrent one.
-            known = (task > 0) & task.isfinite() & own.isfinite()
+            # Overflow under a loss scale says nothing. Without a gradient of the task, as where it reads the outputs
+            # over time of a recurrent layer and the term its last state, the term is next to nothing.
+            known = task.isfinite() & own.isfinite() & (own > 0)
             ratio = ratio.clamp(SMALLEST_RATIO, LARGEST_RATIO)
             before = torch.full_like(ratio, torch.nan) if self._ratio is None else self._ratio
             moved = before + torch.where(ratio > before, RISE, FALL) * (ratio - before)

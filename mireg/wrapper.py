@@ -102,7 +102,7 @@ class MIRegularized(nn.Module):
         """Whether the term acts, on what, and why, in a sentence."""
         regularizer = self.regularizer
         if regularizer.weight(regularizer.steps) == 0:
-            if regularizer.steps and regularizer.terms:
+            if regularizer.weight(0) != 0:
                 return f"inactive: its weight has fallen to 0 by step {regularizer.steps}"
             return "inactive: its weight is 0"
         if self.taps.reason:

@@ -98,7 +98,7 @@ class TestFolder:
         assert study(out, "--steps", "30", "--weight", "0.5") == 2
         line = last_line(capsys)
         assert "digits-sigmoid/none in" in line
-        assert "other settings (cell.steps: 20 → 30; term.weight: 1.0 → 0.5)" in line
+        assert "other settings (cell.steps: 20 → 30; term.weight: 4.0 → 0.5)" in line
         assert study(out, "--dataset", "digits") == 2
         assert "holds the study 'demo', not 'digits-mlp'" in last_line(capsys)
         assert files(out) == before

@@ -252,8 +252,8 @@ def test_a_broken_term_is_named(tmp_path: Path, digits: Dataset, monkeypatch: py
 
     whole = MIRegularized.mi_loss
 
-    def broken(self: MIRegularized) -> Tensor:
-        term = whole(self)
+    def broken(self: MIRegularized, target: Tensor) -> Tensor:
+        term = whole(self, target)
         return term * float("nan") if where == "value" else Break.apply(term)
 
     monkeypatch.setattr(MIRegularized, "mi_loss", broken)

@@ -323,7 +323,6 @@ def test_unknown_estimator_and_option():
         ("usable", {"ridge": 0.0}),
         ("usable", {"ridge": "best"}),
         ("usable", {"shared_noise": -1.0}),
-        ("usable", {"shared_noise": ()}),
         ("kde", {"bandwidth": 0.0}),
         ("kde", {"bandwidth": ()}),
         ("kde", {"bandwidth": "silverman"}),

@@ -212,7 +212,7 @@ def measure(
     >>> found = measure(network, [(x, (x[:, 0] > 0).long())], target=True)
     >>> for record in found.layers:
     ...     print(f"{record.layer}: {record.about_target:.2f} of the target, {record.about_input:.2f} of the input")
-    input: 0.51 of the target, 11.04 of the input
+    input: 0.51 of the target, 11.03 of the input
     1: 0.52 of the target, 1.86 of the input
     3: 0.54 of the target, 1.59 of the input
     """

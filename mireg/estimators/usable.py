@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mireg.estimators.base import Estimator, in_full_precision
-from mireg.estimators.gram import TINY
-from mireg.estimators.target import IGNORED, codes
+from mireg.estimators.gram import TINY, by_width, grouped
+from mireg.estimators.target import codes
 
 RIDGES = tuple(10.0**power for power in (-3, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 6))
 """Of which ``ridge="auto"`` takes the best for each layer; with the last one nothing but the mean is predicted."""
@@ -80,15 +80,17 @@ class Usable(Estimator):
         with in_full_precision(layers[0]):
             n, noise = len(layers[0]), self._noise(layers)
 
-            def share(later: list[int]) -> Tensor:
-                read = torch.stack([layers[i - 1] for i in later])
+            def share(pairs: list[int]) -> Tensor:
+                read = torch.stack([layers[i] for i in pairs])
                 mean = read.mean(-2, keepdim=True)
                 # The earlier layer is seen through the noise floors, too: rounding noise is nothing to read.
                 floor = self.noise_floor * mean.square().sum((-2, -1)) + noise * read.shape[-1]
-                nats = self._read([layers[i] for i in later], read - mean, n * floor.detach(), noise, None)
+                nats = self._read(
+                    torch.stack([layers[i + 1] for i in pairs]), read - mean, n * floor.detach(), noise, None
+                )
                 return nats * self._factor(read.shape[-1])
 
-            return _grouped([(layers[i - 1].shape[1], layers[i].shape[1]) for i in range(1, len(layers))], share, 1)
+            return grouped([(a.shape[1], b.shape[1]) for a, b in pairwise(layers)], share)
 
     def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
         with in_full_precision(layers[0]):
@@ -99,10 +101,7 @@ class Usable(Estimator):
             noise, floor = self._noise(layers), torch.zeros_like(code[0, :1])
             factor = self._factor(code.shape[1]) if target.is_floating_point() else 0.5
 
-            def share(indices: list[int]) -> Tensor:
-                return factor * self._read([layers[i] for i in indices], centred, floor, noise, kept)
-
-            return _grouped([layer.shape[1] for layer in layers], share)
+            return factor * by_width(layers, lambda stack: self._read(stack, centred, floor, noise, kept))
 
     def _factor(self, dimensions: int) -> float:
         return 0.5 if self.per_dimension else dimensions / 2
@@ -111,11 +110,10 @@ class Usable(Estimator):
         """Variance (0-dim) of the noise in each unit of a layer."""
         return self.shared_noise * layers[0].detach().var(0, correction=0).mean().clamp_max(1)
 
-    def _read(self, layers: list[Tensor], target: Tensor, floor: Tensor, noise: Tensor, kept: Tensor | None) -> Tensor:
-        """Logarithm (g,) of the baseline's error over the prediction's, of a target ([g,] n, k) that has mean 0."""
-        stack = torch.stack(layers)
-        ridge = _best_ridge(stack, target, self.noise_floor, noise, kept) if self.ridge == "auto" else self.ridge
-        log: Tensor = _Reading.apply(stack, target, floor + TINY, self.noise_floor, noise, ridge, kept)
+    def _read(self, layers: Tensor, target: Tensor, floor: Tensor, noise: Tensor, kept: Tensor | None) -> Tensor:
+        """Log (g,) of baseline over prediction error: layers (g, n, d), target ([g,] n, k) with mean 0."""
+        ridge = _best_ridge(layers, target, self.noise_floor, noise, kept) if self.ridge == "auto" else self.ridge
+        log: Tensor = _Reading.apply(layers, target, floor + TINY, self.noise_floor, noise, ridge, kept)
         return log
 
     def ceiling(self, n: int) -> float:
@@ -156,8 +154,8 @@ class _Reading(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         if d < n:  # A = (I - P Z') / r with P = Z (Z'Z + r I)^-1; scales are kept out of the large matrices
             features = centred.mT @ centred
-            inverse = _inverse(features, r * scale)
-            projected = centred @ inverse
+            # In double precision: I - P Z' takes nearly equal numbers from each other.
+            projected = centred @ _inverse(features.double(), r * scale).to(centred.dtype)
             diagonal = (1 - (projected * centred).sum(-1, keepdim=True)) / r
 
             def apply(x: Tensor) -> Tensor:
@@ -210,18 +208,6 @@ class _Reading(torch.autograd.Function):
         return by_layer, by_target, None, None, None, None, None
 
 
-def _grouped(keys: Sequence[Hashable], share: Callable[[list[int]], Tensor], first: int = 0) -> Tensor:
-    """Apply ``share`` once to the positions of each key, counted from ``first``, and join what it gives in order."""
-    groups: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for position, key in enumerate(keys, first):
-        groups[key].append(position)
-    order = [position - first for positions in groups.values() for position in positions]
-    joined = torch.cat([share(positions) for positions in groups.values()])
-    if order == sorted(order):
-        return joined
-    return torch.stack([joined[order.index(position)] for position in range(len(keys))])
-
-
 def _count(rows: Tensor, kept: Tensor | None) -> float | Tensor:
     """Number of rows (..., n, d) that count."""
     return rows.shape[-2] if kept is None else kept.sum().clamp_min(2)  # where all are skipped, 0 instead of 0 / 0
@@ -271,6 +257,3 @@ def _best_ridge(layers: Tensor, target: Tensor, noise_floor: float, noise: Tenso
         errors.append((residual / (1 - leverage - 1 / count)).square().sum((-2, -1)))
     best = torch.stack(errors).argmin(0)
     return torch.tensor(RIDGES, dtype=layers.dtype, device=layers.device)[best]
-
-
-__all__ = ["IGNORED", "RIDGES", "Usable"]

@@ -65,50 +65,55 @@ class LayerwiseBatchEntropy(LossTerm):
         alpha_min: float = 0.2,
     ) -> None:
         self.network = network
-        self.model = self._watched = _Watched(network, Taps(network, settings.layer_spec), example, alpha)
+        self.model = self._watched = _Watched(network, Taps(network, settings.layer_spec))
+        _, layers = self._watched.look(example)
+        # A part of what is trained, so that processes that share a batch agree on it.
+        self._watched.alphas = self._alphas = nn.Parameter(torch.full((len(layers),), alpha, device=example.device))
         self._beta, self._alpha_min = beta, alpha_min
         self._entropies: dict[str, Tensor] = {}
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
         entropies = {name: batch_entropy(layer) for name, layer in self._watched.take().items()}
         self._entropies = {name: entropy.detach() for name, entropy in entropies.items()}
-        wanted = self._watched.alphas.abs().clamp_min(self._alpha_min)
+        wanted = self._alphas.abs().clamp_min(self._alpha_min)
         return task * self._beta * (torch.stack(list(entropies.values())) - wanted).square().mean()
 
     def parameters(self) -> Sequence[nn.Parameter]:
-        return [self._watched.alphas]
+        return [self._alphas]
 
     def values(self) -> Mapping[str, Tensor]:
         return self._entropies
 
     def state_dict(self) -> dict[str, Any]:
-        return {"alphas": self._watched.alphas.detach()}
+        return {"alphas": self._alphas.detach()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
-            self._watched.alphas.copy_(state["alphas"])
+            self._alphas.copy_(state["alphas"])
 
     def bare_copy(self) -> nn.Module:
-        watched = copy.deepcopy(self._watched)
-        watched.taps.remove()
-        return watched.network
+        return self._watched.bare_copy()
 
 
 class _Watched(nn.Module):
-    """A network that keeps the outputs of its hidden layers in training, and a parameter for each."""
+    """A network that keeps the outputs of its hidden layers in training."""
 
-    def __init__(self, network: nn.Module, taps: Taps, example: Tensor, alpha: float) -> None:
+    def __init__(self, network: nn.Module, taps: Taps) -> None:
         super().__init__()
         self.network = network
         self.taps = taps
-        training = network.training
-        network.eval()  # so that the look at the layers leaves statistics and random numbers alone
-        with torch.no_grad():
-            taps.run(example)
-        network.train(training)
-        self._hidden = [name for name in taps.chain if name != INPUT]
+        self._hidden: list[str] = []
         self._caught: dict[str, Tensor] = {}
-        self.alphas = nn.Parameter(torch.full((len(self._hidden),), alpha, device=example.device))
+
+    def look(self, example: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the network and each of its hidden layers put out for a few inputs."""
+        training = self.network.training
+        self.network.eval()  # so that the look at the layers leaves statistics and random numbers alone
+        with torch.no_grad():
+            outputs, caught = self.taps.run(example)
+        self.network.train(training)
+        self._hidden = [name for name in caught if name != INPUT]
+        return outputs, [caught[name] for name in self._hidden]
 
     def forward(self, inputs: Tensor) -> Any:
         if not (self.training and torch.is_grad_enabled()):
@@ -120,6 +125,12 @@ class _Watched(nn.Module):
         """The hidden layers' outputs in the last training forward, once."""
         caught, self._caught = self._caught, {}
         return {name: caught[name] for name in self._hidden}
+
+    def bare_copy(self) -> nn.Module:
+        """A copy of the network alone, nothing attached to it."""
+        copied = copy.deepcopy(self)
+        copied.taps.remove()
+        return copied.network
 
 
 class DeepSupervision(LossTerm):
@@ -140,8 +151,13 @@ class DeepSupervision(LossTerm):
 
     def __init__(self, network: nn.Module, settings: Term, example: Tensor) -> None:
         self.network = network
-        self._heads = _Heads(network, Taps(network, settings.layer_spec), example)
-        self.model = self._heads
+        self.model = self._watched = _Watched(network, Taps(network, settings.layer_spec))
+        outputs, layers = self._watched.look(example)
+        widths = [layer.shape[1] if outputs.ndim > 2 else pool(layer, 1).numel() for layer in layers]
+        with torch.random.fork_rng():  # the batches of every arm are the same
+            heads = (nn.Sequential(Standardise(), nn.Linear(width, outputs.shape[-1])) for width in widths)
+            self._heads = nn.ModuleList(heads).to(example.device)
+        self._watched.heads = self._heads  # as the alphas of the batch entropy
         self._weight = Linear(1.0, settings.decay_steps)
         self._samples = settings.samples
         self._step = 0
@@ -149,69 +165,33 @@ class DeepSupervision(LossTerm):
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
         weight, self._step = self._weight(self._step), self._step + 1
-        caught = self._heads.take()
+        caught = self._watched.take()
         if not weight or target is None:
             return torch.zeros_like(task)
         rows, code = choose_rows(list(caught.values()), target, self._samples, self._step)
         assert code is not None
         losses = [
             mse_loss(head(row), code) if code.is_floating_point() else cross_entropy(head(row), code)
-            for head, row in zip(self._heads.heads, rows, strict=True)
+            for head, row in zip(self._heads, rows, strict=True)
         ]
         self._losses = {name: loss.detach() for name, loss in zip(caught, losses, strict=True)}
         return weight * torch.stack(losses).mean()
 
     def parameters(self) -> Sequence[nn.Parameter]:
-        return list(self._heads.heads.parameters())
+        return list(self._heads.parameters())
 
     def values(self) -> Mapping[str, Tensor]:
         return self._losses
 
     def state_dict(self) -> dict[str, Any]:
-        return {"heads": self._heads.heads.state_dict(), "step": self._step}
+        return {"heads": self._heads.state_dict(), "step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._heads.heads.load_state_dict(state["heads"])
+        self._heads.load_state_dict(state["heads"])
         self._step = state["step"]
 
     def bare_copy(self) -> nn.Module:
-        copied = copy.deepcopy(self._heads)
-        copied.taps.remove()
-        return copied.network
-
-
-class _Heads(nn.Module):
-    """A network that keeps the outputs of its hidden layers in training, and a linear head for each."""
-
-    def __init__(self, network: nn.Module, taps: Taps, example: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self.taps = taps
-        self._caught: dict[str, Tensor] = {}
-        training = network.training
-        network.eval()  # so that the look at the layers leaves statistics and random numbers alone
-        with torch.no_grad():
-            outputs, caught = taps.run(example)
-        network.train(training)
-        self._hidden = [name for name in caught if name != INPUT]
-        places = outputs.ndim > 2
-        widths = [
-            layer.shape[1] if places else pool(layer, 1).numel() for layer in (caught[name] for name in self._hidden)
-        ]
-        with torch.random.fork_rng():  # the batches of every arm are the same
-            heads = (nn.Sequential(Standardise(), nn.Linear(width, outputs.shape[-1])) for width in widths)
-            self.heads = nn.ModuleList(heads).to(example.device)
-
-    def forward(self, inputs: Tensor) -> Any:
-        if not (self.training and torch.is_grad_enabled()):
-            return self.network(inputs)
-        result, self._caught = self.taps.run(inputs)
-        return result
-
-    def take(self) -> dict[str, Tensor]:
-        """The hidden layers' outputs in the last training forward, once."""
-        caught, self._caught = self._caught, {}
-        return {name: caught[name] for name in self._hidden}
+        return self._watched.bare_copy()
 
 
 class Standardise(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,15 +58,20 @@ def by_width(layers: list[Tensor], share: Callable[[Tensor], Tensor]) -> Tensor:
     Returns:
         (L, ...) tensor, row l the share of layer l.
     """
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for index, layer in enumerate(layers):
-        groups[layer.shape[1]].append(index)
-    shares = torch.cat([share(torch.stack([layers[i] for i in indices])) for indices in groups.values()])
-    order = [i for indices in groups.values() for i in indices]
+    return grouped([layer.shape[1] for layer in layers], lambda of: share(torch.stack([layers[i] for i in of])))
+
+
+def grouped(keys: Sequence[Hashable], share: Callable[[list[int]], Tensor]) -> Tensor:
+    """Apply ``share`` once to the positions of each key, and join what it gives, (g, ...) each, in their order."""
+    groups: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for position, key in enumerate(keys):
+        groups[key].append(position)
+    shares = torch.cat([share(positions) for positions in groups.values()])
+    order = [position for positions in groups.values() for position in positions]
     if order == sorted(order):
         return shares
-    position = {layer: row for row, layer in enumerate(order)}
-    return torch.stack([shares[position[i]] for i in range(len(layers))])
+    row = {position: row for row, position in enumerate(order)}
+    return torch.stack([shares[row[position]] for position in range(len(keys))])
 
 
 def gram(layers: list[Tensor], noise_floor: float, shared_noise: float = 0.0) -> Tensor:

@@ -43,7 +43,7 @@ def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:
     if like.device.type == "cpu":
         classes, index = target.unique(return_inverse=True)
         code = torch.nn.functional.one_hot(index, len(classes)).to(like.dtype)
-        return code, None if classes.min() > IGNORED or not (classes == IGNORED).any() else kept
+        return code, None if (classes != IGNORED).all() else kept
     return class_products(target, like.dtype), kept
 
 

@@ -33,6 +33,7 @@ class Taps:
 
     Attributes:
         layouts: of the layers, by name; None until a pass has been observed, and where the next one will be.
+        known_layouts: of every layer of the observed passes, by name.
         reason: why the network has no chain of layers, after a pass that found none; else empty.
 
     Raises:
@@ -42,6 +43,7 @@ class Taps:
     def __init__(self, module: nn.Module, layers: LayerSpec = "auto") -> None:
         self.module = module
         self.layouts: dict[str, Layout] | None = None
+        self.known_layouts: dict[str, Layout] = {}
         self.reason = ""
         self._wanted = None if layers == "auto" else select(module, layers)
         self._chains: list[Chain] = []  # of the observed passes, the last one first
@@ -58,11 +60,6 @@ class Taps:
     def chain(self) -> list[str]:
         """The layers of the last observed pass, in execution order: at least two, or none."""
         return list(self._chains[0].layers) if self._chains else []
-
-    @property
-    def known_layouts(self) -> dict[str, Layout]:
-        """Of every layer of the observed passes, by name."""
-        return {key: layer.layout for chain in reversed(self._chains) for key, layer in chain.layers.items()}
 
     def run(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
         """Run the network and return what it returns, and the outputs of its layers by name.
@@ -134,6 +131,7 @@ class Taps:
         if len(others) < len(self._chains):  # layers that alternate: the next time, another pass is observed
             self._delay += 1
         self._chains = [chain, *others]
+        self.known_layouts |= self.layouts
         self._observed += 1
         self._install()
         return result, {key: self.layouts[key].arrange(tensor) for key, tensor in tensors.items()}

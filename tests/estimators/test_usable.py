@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mireg.estimators import Usable
 from mireg.estimators import usable as module
+from mireg.estimators.gram import grouped
 from mireg.estimators.target import class_products, codes
-from mireg.estimators.usable import _grouped
 from mireg.regularizer import FOR_TRAINING
 
 
@@ -154,7 +154,7 @@ def test_layers_of_unlike_widths_keep_their_order() -> None:
     torch.testing.assert_close(found, alone)
     in_pairs = torch.stack([Usable(ridge=0.1)(a, b) for a, b in pairwise(layers)])
     torch.testing.assert_close(Usable(ridge=0.1).successive(layers), in_pairs)
-    assert _grouped([2, 1, 2, 1], lambda positions: torch.tensor(positions)).tolist() == [0, 1, 2, 3]
+    assert grouped([2, 1, 2, 1], lambda positions: torch.tensor(positions)).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("d", [3, 30])

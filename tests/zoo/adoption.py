@@ -98,14 +98,7 @@ def compare(loop: Loop, seeds: int = 3) -> Outcome:
             for model in run.models:
                 assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert all(math.isfinite(loss) for values in losses.values() for loss in values), losses
-    bare, mi = losses[False], losses[True]
-    print(f"\n{loop.__qualname__}: {median(bare):.4g} -> {median(mi):.4g} | {_shown(bare)} | {_shown(mi)}")
-    print(f"    {run.verdicts}")
-    return Outcome(bare, mi, run)
-
-
-def _shown(values: list[float]) -> str:
-    return " ".join(f"{value:.4g}" for value in values)
+    return Outcome(losses[False], losses[True], run)
 
 
 def digits() -> tuple[Tensor, Tensor]:

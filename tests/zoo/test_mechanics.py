@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -170,12 +171,12 @@ def test_averaged() -> None:
     outcome.is_no_worse()
 
 
-def lbfgs(run: Run) -> float:
+def lbfgs(run: Run, **options: Any) -> float:
     """The closure runs several times a step: each run is a forward pass and a call of mi_loss."""
     images, labels = digits()
     images, labels = images[:400], labels[:400]
     model = run.wrap(perceptron(2))
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=10)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=10, **options)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -189,31 +190,14 @@ def lbfgs(run: Run) -> float:
 
 
 def test_lbfgs() -> None:
-    outcome = compare(lbfgs, seeds=1)
+    outcome = compare(partial(lbfgs, lr=0.5), seeds=1)
     outcome.is_active("input", "2", "4")
     outcome.is_no_worse(solved=0.02)
 
 
-def lbfgs_with_line_search(run: Run) -> float:
-    """A line search compares losses: the objective must not move while it looks."""
-    images, labels = digits()
-    images, labels = images[:400], labels[:400]
-    model = run.wrap(perceptron(2))
-    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=10, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = cross_entropy(model(images), labels) + run.mi_loss(model, labels)
-        loss.backward()
-        return loss
-
-    for _ in range(8):
-        optimizer.step(closure)
-    return cross_entropy(model(images), labels).item()
-
-
 def test_lbfgs_with_line_search() -> None:
-    outcome = compare(lbfgs_with_line_search, seeds=1)
+    """A line search compares losses: the objective must not move while it looks."""
+    outcome = compare(partial(lbfgs, line_search_fn="strong_wolfe"), seeds=1)
     outcome.is_active("input", "2", "4")
     outcome.is_no_worse(solved=0.02)
 

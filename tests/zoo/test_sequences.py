@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -36,10 +39,10 @@ class Cells(nn.Module):
         return torch.cat(predicted, 1)
 
 
-def lstm_cells(run: Run) -> float:
-    model = run.wrap(Cells())
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(120):
+def forecast(run: Run, net: Callable[[], nn.Module], steps: int, lr: float) -> float:
+    model = run.wrap(net())
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for _ in range(steps):
         x = sines(32)
         loss = mse_loss(model(x[:, :-1]), x[:, 1:]) + run.mi_loss(model, x[:, 1:])
         optimizer.zero_grad()
@@ -51,7 +54,7 @@ def lstm_cells(run: Run) -> float:
 
 @pytest.mark.filterwarnings("ignore:the MI term adds nothing")
 def test_lstm_cells() -> None:
-    outcome = compare(lstm_cells)
+    outcome = compare(partial(forecast, net=Cells, steps=120, lr=1e-2))
     assert outcome.mi == outcome.bare  # the state passes by every module: no chain
     assert "inactive" in outcome.verdict
 
@@ -91,33 +94,9 @@ class Recurrent(nn.Module):
         return self.head(hidden)[..., 0]
 
 
-def next_value(kind: type[nn.RNNBase], run: Run) -> float:
-    model = run.wrap(Recurrent(kind))
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(420):
-        x = sines(32)
-        loss = mse_loss(model(x[:, :-1]), x[:, 1:]) + run.mi_loss(model, x[:, 1:])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    x = sines(256)
-    return mse_loss(model(x[:, :-1]), x[:, 1:]).item()
-
-
-def test_gru() -> None:
-    def gru(run: Run) -> float:
-        return next_value(nn.GRU, run)
-
-    outcome = compare(gru)
-    outcome.is_active()
-    outcome.is_no_worse()
-
-
-def test_lstm() -> None:
-    def lstm(run: Run) -> float:
-        return next_value(nn.LSTM, run)
-
-    outcome = compare(lstm)
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_recurrent(kind: type[nn.RNNBase]) -> None:
+    outcome = compare(partial(forecast, net=partial(Recurrent, kind), steps=420, lr=5e-3))
     outcome.is_active()
     outcome.is_no_worse()
 

@@ -15,7 +15,7 @@ STAGES = ((1, 1), (2, 2), (4, 4, 4), (4, 4))
 def vgg(
     input_shape: tuple[int, ...], classes: int, *, width: int = 24, batchnorm: bool = False, init: str = "default"
 ) -> nn.Module:
-    """Nine 3x3 convolutions in stages of 2, 2, 3 and 2 with 2x2 max pooling in between, and a linear head on their mean.
+    """Nine 3x3 convolutions in stages of 2, 2, 3 and 2, 2x2 max pooling in between, and a linear head on their mean.
 
     Args:
         input_shape: (channels, height, width) of one sample, at least 8 pixels a side.

@@ -24,9 +24,9 @@ KEPT = ("step", "seconds", "step_ms")
 def add(folder: Path, target: Path) -> None:
     """Put the cells of a study's folder into an archive, in place of what it held of them.
 
-    The archive keeps a line per run, with its specification and the curve of its metric, and of the baseline and the
-    term the information plane, without weights and MI; how the learning rates were chosen; and what the study's record says, without the host's name and the paths. The same
-    runs give the same bytes.
+    The archive keeps a line per run, with its specification, the curve of its metric and, of the baseline and the term,
+    the information plane, without weights and MI; how the learning rates were chosen; and what the study's record says,
+    without the host's name and the paths. The same runs give the same bytes.
 
     Args:
         folder: of the study.

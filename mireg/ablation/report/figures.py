@@ -148,25 +148,26 @@ def planes_of(cell: dict[str, Any], runs: Runs) -> dict[str, list[dict[str, Any]
 
 def profile_figure(summary: dict[str, Any], look: dict[str, Line]) -> str:
     """The performance profile over the cells, as SVG."""
+    return _svg(lambda axes: draw_profile(axes, summary["cells"], look))
 
-    def draw(axes: Axes) -> None:
-        profile = performance_profile(summary["cells"])
-        end = 1.25 * max([r for ratios in profile.values() for r in ratios if np.isfinite(r)], default=1.0)
-        for arm, ratios in profile.items():
-            solved = [r for r in ratios if np.isfinite(r)]
-            share = np.arange(len(solved) + 1) / len(ratios)
-            axes.step([1, *solved, end], [0, *share[1:], share[-1]], where="post", **look[arm].options)
-        axes.set_xscale("log", subs=[])
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.set(
-            xlabel="steps to target, over the fastest arm's",
-            ylabel="share of cells",
-            ylim=(-0.02, 1.04),
-            xlim=(0.97, end),
-        )
 
-    return _svg(draw)
+def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: dict[str, Line]) -> None:
+    """The performance profile over cells of a summary."""
+    profile = performance_profile(cells)
+    end = 1.25 * max([r for ratios in profile.values() for r in ratios if np.isfinite(r)], default=1.0)
+    for arm, ratios in profile.items():
+        solved = [r for r in ratios if np.isfinite(r)]
+        share = np.arange(len(solved) + 1) / len(ratios)
+        axes.step([1, *solved, end], [0, *share[1:], share[-1]], where="post", label=arm, **look[arm].options)
+    axes.set_xscale("log", subs=[])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(
+        xlabel="steps to target, over the fastest arm's",
+        ylabel="share of cells",
+        ylim=(-0.02, 1.04),
+        xlim=(0.97, end),
+    )
 
 
 def curves_png(cells: Sequence[dict[str, Any]], runs: dict[str, Runs], look: dict[str, Line]) -> bytes:

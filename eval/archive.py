@@ -52,7 +52,7 @@ def add(folder: Path, target: Path) -> None:
 
 
 def _lean(result: dict[str, Any]) -> dict[str, Any]:
-    kept = (*KEPT[:2], Metric.of(result["spec"]["cell"]).validation, *KEPT[2:])
+    kept: tuple[str, ...] = (*KEPT[:2], Metric.of(result["spec"]["cell"]).validation, *KEPT[2:])
     if result["arm"] in (BASELINE, TERM):
         kept = (*kept, "plane")
     curve = [{key: _rounded(point[key]) for key in kept if key in point} for point in result["curve"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import train
@@ -15,7 +15,6 @@ from mireg.ablation.command.arguments import NOT_IN_FILES, Arguments
 from mireg.ablation.command.toml import as_toml, read_toml
 from mireg.ablation.study.presets import PRESETS
 
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 NAMES = [name for name in Arguments.__dataclass_fields__ if name not in NOT_IN_FILES]
 
 
@@ -76,7 +75,7 @@ class TestFile:
         assert (printed["steps"], printed["seeds"], printed["arms"], printed["lr"]) == (8, 2, ["none", "mi"], 1.0)
         assert "target" not in printed
 
-    @settings(relaxed, max_examples=100)
+    @settings(max_examples=100)
     @given(
         st.fixed_dictionaries(
             {},
@@ -126,14 +125,14 @@ class TestFuzz:
         if status == 0:
             tomllib.loads(captured.out)
 
-    @settings(relaxed, max_examples=500)
+    @settings(max_examples=500)
     @given(table=st.dictionaries(near, st.one_of(likely, scalars, st.lists(st.one_of(likely, scalars), max_size=3))))
     def test_tables(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], table: dict[str, Any]) -> None:
         path = tmp_path / "study.toml"
         path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in table.items()), encoding="utf-8")
         self.check(path, capsys)
 
-    @settings(relaxed, max_examples=200)
+    @settings(max_examples=200)
     @given(data=st.one_of(st.binary(), st.text(alphabet="=[]{}'\"\n.#-_ 19etruanifsd,\\u").map(str.encode)))
     def test_bytes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes) -> None:
         path = tmp_path / "study.toml"

@@ -13,7 +13,7 @@ from typing import Any
 
 from mireg.ablation.report.results import ARCHIVE, load_results, read_lines
 from mireg.ablation.storage.files import read_json, write_bytes, write_json
-from mireg.ablation.storage.provenance import RECORD, TUNING, differences, read_tuning
+from mireg.ablation.storage.provenance import BY_CELL, RECORD, TUNING, differences, read_tuning
 from mireg.ablation.study.metric import Metric
 
 KEPT = ("step", "seconds", "step_ms")
@@ -61,7 +61,7 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]
     if old and old["study"] != new["study"]:
         raise ValueError(f"the archive is of the study {old['study']!r}, not {new['study']!r}: give another --archive")
     tuning, before = (dict(record.get("tuning", {})) for record in (new, old))
-    steps = {**before.pop("steps", {}), **tuning.pop("steps", {})}
+    by_cell = {key: {**before.pop(key, {}), **tuning.pop(key, {})} for key in BY_CELL}
     changed = differences(before, tuning) if before and tuning else []
     if changed:
         raise ValueError(f"the archive was tuned otherwise ({'; '.join(changed)}): give another --archive")
@@ -78,6 +78,6 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]
         "arms": list(dict.fromkeys([*old.get("arms", []), *new.get("arms", [])])),
         "seeds": sorted({*old.get("seeds", []), *new.get("seeds", [])}),
         "configuration": dict(sorted({**old.get("configuration", {}), **configuration}.items())),
-        "tuning": {**before, **tuning, "steps": dict(sorted(steps.items()))} if steps else {},
+        "tuning": {**before, **tuning, **{key: dict(sorted(of.items())) for key, of in by_cell.items() if of}},
         "made": dict(sorted({**old.get("made", {}), **dict.fromkeys(cells, made)}.items())),
     }

@@ -79,6 +79,8 @@ def train(
     metric = cell.measured
     seed_everything(spec.seed)
     network = build(cell, dataset).to(device)
+    if initialise := ARMS[spec.arm].initialise:
+        initialise(network, data.train.batch(slice(0, cell.batch_size))[0])
     term = ARMS[spec.arm].term(network, spec.term, data.train.batch(slice(0, EXAMPLES))[0])
     compiled: Any = torch.compile(term.model) if cell.compile else term.model
     forward = group.join(compiled)

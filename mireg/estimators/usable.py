@@ -47,8 +47,8 @@ class Usable(Estimator):
         shared_noise: variance of noise in every unit of every layer, relative to the mean variance of the
             first layer's units or to 1, whichever is less. Above 0, a layer that passes the signal on too faintly
             reads less.
-        even: nats below which the gradient of a layer is evened out over classes (:func:`mireg.estimators.even.evened`); the gradient is
-            then that of the estimate no more. 0 leaves it as it is.
+        even: nats below which a layer's gradient is evened out over classes, and is then no longer the estimate's
+            own (:func:`mireg.estimators.even.evened`). 0 leaves it as it is.
 
     Source: Xu et al., A theory of usable information under computational constraints, ICLR 2020; Allen, The
     relationship between variable selection and data augmentation and a method for prediction,

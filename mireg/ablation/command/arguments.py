@@ -130,7 +130,7 @@ def read_command_line(argv: Sequence[str] | None, default: Arguments, program: s
         if not end.code:
             raise
         # tyro explains at length in a box; its first paragraph is what is wrong.
-        text = re.sub("[╭╮╰╯│]|──+", "", box.getvalue().partition("\n")[2]).strip()
+        text = re.sub("[╭╮╰╯│]|──+|--{3,}", "", box.getvalue().partition("\n")[2]).strip()
         raise UserError(" ".join(re.split(r"\n\s*\n", text)[0].split())) from None
     if unknown:
         known = [f"--{name.replace('_', '-')}" for name in Arguments.__dataclass_fields__]

@@ -39,7 +39,8 @@ class Forecast:
         self._waiting: dict[str, None] = {}
         self._running: dict[str, _Clocked] = {}
         self._took: dict[str, list[float]] = {}
-        self._steps: dict[str, int] = {}  # of an arm's finished runs, where a loop does not say
+        self._steps = 0  # of a finished run, where a loop does not say
+        self._at_once = 1
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take an event, see :mod:`mireg.ablation.events`."""
@@ -50,6 +51,7 @@ class Forecast:
             case "start":
                 self._waiting.pop(run, None)
                 self._running[run] = _Clocked(now, event["step"], event["steps"])
+                self._at_once = max(self._at_once, len(self._running))
             case "step" if run in self._running:
                 clocked = self._running[run]
                 clocked.last = (now, event["step"])
@@ -64,11 +66,11 @@ class Forecast:
             return
         if not clocked.start:  # else it was a part of a run
             self._took.setdefault(_arm(run), []).append(now - clocked.began)
-        self._steps[_arm(run)] = clocked.last[1]
+        self._steps = clocked.last[1]
 
     def seconds(self) -> float | None:
         """Until the end; None as long as nothing is known."""
-        paces = {run: clocked.duration(self._of(run, clocked)) for run, clocked in self._running.items()}
+        paces = {run: clocked.duration(clocked.steps or self._steps) for run, clocked in self._running.items()}
         known = {arm: mean(took) for arm, took in self._took.items()}
         for run, pace in paces.items():
             if pace is not None and not self._running[run].start:
@@ -82,10 +84,7 @@ class Forecast:
             for run, clocked in self._running.items()
         ]
         waiting = sum(known.get(_arm(run), usual) for run in self._waiting)
-        return max([*left, (sum(left) + waiting) / max(1, len(self._running))])
-
-    def _of(self, run: str, clocked: _Clocked) -> int | None:
-        return clocked.steps or self._steps.get(_arm(run))
+        return max([*left, (sum(left) + waiting) / self._at_once])
 
 
 def _arm(run: str) -> str:

@@ -188,8 +188,9 @@ def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -
             raise
         except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # our own word, or torch's on sizes
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            given = f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
-            raise UserError(f"{cell.name}, arm {spec.arm}, on inputs {given}: {reason}") from error
+            if isinstance(error, RuntimeError):
+                reason += f" (inputs are {str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)})"
+            raise UserError(f"{cell.name}, arm {spec.arm}: {reason}") from error
         except (Exception, SystemExit) as error:
             raise UserError(f"{cell.name}, arm {spec.arm}: {blame(error)}") from error
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mireg.ablation.arms import ARMS
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.errors import UserError
 from mireg.ablation.events import EventHandler
@@ -25,6 +26,7 @@ from mireg.ablation.study.config import Cell, RunSpec, Study
 from mireg.ablation.study.tuning import choose
 from mireg.ablation.training.group import Group, check_divides
 from mireg.ablation.training.loop import evaluate
+from mireg.ablation.training.recipe import hidden_matrices
 from mireg.ablation.training.tasks import METRICS, check_outputs, score, task_loss
 from mireg.ablation.user_code import blame
 
@@ -154,11 +156,12 @@ def _check_cells(study: Study, setup: Setup, group: Group) -> None:
     datasets = {
         key: load(key[0], setup.data_dir, key[1]) for key in {(c.dataset, c.context): None for c in study.cells}
     }
-    checked: list[Cell] = []
+    checked: list[tuple[Cell, object]] = []
     for spec in study.runs():
-        if spec.cell not in checked:
+        network = (spec.cell, ARMS[spec.arm].initialise)
+        if network not in checked:
             _check_builds(spec, setup, datasets[spec.cell.dataset, spec.cell.context], group)
-            checked.append(spec.cell)
+            checked.append(network)
 
 
 def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -> None:
@@ -177,6 +180,13 @@ def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -
     with torch.random.fork_rng(devices=[]):
         try:
             network = setup.build(cell, dataset)
+            if initialise := ARMS[spec.arm].initialise:
+                initialise(network, inputs)
+            if cell.optimizer == "muon" and not hidden_matrices(network):
+                raise UserError(
+                    f"{cell.name}, arm {spec.arm}: muon does not apply, {cell.model!r} has no matrix between its first "
+                    "and its last layer, and convolutions and recurrent weights are not muon's; leave it out"
+                )
             with torch.no_grad():
                 check_outputs(dataset, network.eval()(inputs), len(inputs))
             value = evaluate(network, few, spec)[cell.measured.validation]

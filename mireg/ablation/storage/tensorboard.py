@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from mireg.ablation.arms import ARMS
+from mireg.ablation.storage.plane import draw_planes, has_plane
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.study.metric import Metric, to_target
 
@@ -80,6 +81,9 @@ class Tracker:
             "term/share_of_loss": point["term_share"],
             **point.get("diagnostics", {}),
         }
+        if "plane" in point:
+            scalars["information/last_layer_about_target"] = point["plane"]["target"][-1]
+            scalars["information/last_layer_about_input"] = point["plane"]["input"][-1]
         for index, (pair, nats) in enumerate(point["mi"].items()):
             # Numbered, so that the page lists pairs from the input to the output.
             scalars[f"mi_nats/{index:03d}_{pair}"] = nats
@@ -137,6 +141,8 @@ class Tracker:
         step = curve[-1]["step"]
         self._writer.add_figure("mi/by_pair_and_step", draw_heat_map(curve, self._name), step)
         self._writer.add_figure("mi/flow_from_input_to_output", draw_flow(curve, self._name), step)
+        if has_plane(curve):
+            self._writer.add_figure("information_plane/layers_by_step", draw_planes({self._name: curve}), step)
 
     def _add_scalars(self, scalars: Mapping[str, float | None], step: int) -> None:
         # One event for all of them: a tenth of the cost of one call of add_scalar() each.

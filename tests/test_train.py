@@ -267,7 +267,7 @@ class TestOwnCell:
             (["--model", "mlp", "--target", "0.01"], ["the untrained network is at accuracy", "give a higher one"]),
             (["--model", "mlp", "--metric", "loss", "--target", "-1"], ["target=-1.0: give a loss above 0"]),
             (["--model", "mlp", "--metric", "loss", "--target", "90"], ["is at loss", "give a lower one"]),
-            (["--model", "mlp", "--steps", "many"], ["train.py: Error parsing --steps: "]),
+            (["--model", "mlp", "--steps", "many"], ["train.py: --steps: 'many' must be a whole number"]),
         ],
     )
     def test_refused_before_any_training(self, tmp_path: Path, argv: list[str], parts: list[str]) -> None:

@@ -173,6 +173,8 @@ def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -
         raise UserError(f"{cell.name}: metric={cell.metric!r} does not apply to {dataset.task}: choose from {choices}")
     if cell.diagnostics and not dataset.train.batch(slice(0, 1))[0].is_floating_point():
         raise UserError(f"{cell.name}: diagnostics need inputs that are real numbers, and {cell.dataset} has tokens")
+    if cell.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        raise UserError(f"{cell.name}: optimizer='muon' needs PyTorch 2.9 or newer, and this is {torch.__version__}")
     if cell.augment != "none" and len(dataset.input_shape) != 3:
         raise UserError(f"{cell.name}: augment={cell.augment!r} needs images, and a sample is {dataset.input_shape}")
     few = replace(dataset, validation=dataset.validation.first(SAMPLES))

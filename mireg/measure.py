@@ -175,6 +175,10 @@ UNITS = {
 }
 
 
+class NoPairsError(ValueError):
+    """A network with fewer than two layers to measure between."""
+
+
 def measure(
     module: nn.Module,
     loader: Iterable[Any],
@@ -203,6 +207,7 @@ def measure(
             target in a batch, as :meth:`mireg.MIRegularized.mi_loss` takes it.
 
     Raises:
+        NoPairsError: if there are fewer than two layers to measure between.
         ValueError: if the loader is empty, the estimator learns and has not been fitted, or there is no target where
             one is asked for.
 
@@ -235,6 +240,8 @@ def measure(
                 inputs = batch[0] if isinstance(batch, tuple | list) else batch
                 caught = taps.run(inputs)[1]
                 rows = [pool(layer, len(layer)) for layer in caught.values()]
+                if len(rows) < 2:
+                    raise NoPairsError(f"layers={layers!r} finds {len(rows)} layers: measuring takes at least two")
                 names, samples = names or list(caught), samples or len(rows[0])
                 if len(rows[0]) != samples:
                     continue

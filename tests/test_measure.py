@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import mireg
-from mireg.measure import recommend
+from mireg.measure import NoPairsError, measure, recommend
 
 
 def network() -> nn.Sequential:
@@ -132,3 +132,8 @@ def test_a_function_finds_the_target():
 def test_a_batch_without_a_target_says_so():
     with pytest.raises(ValueError, match="target=True takes the second item of a batch, and this batch is a Tensor"):
         mireg.measure(network(), [torch.randn(64, 4)], layers=["1", "3"], target=True)
+
+
+def test_a_network_of_one_layer_has_nothing_to_measure_between():
+    with pytest.raises(NoPairsError, match="finds 0 layers: measuring takes at least two"):
+        measure(nn.Linear(3, 2), [torch.randn(20, 3)])

@@ -264,6 +264,10 @@ class TestOwnCell:
             (["--dataset", "text:nowhere.txt"], ["cannot read nowhere.txt (No such file or directory)"]),
             (["--dataset", "folder:nowhere"], ["cannot read nowhere: no such folder"]),
             (["--model", "mlp", "--target", "1.5"], ["target=1.5: give an accuracy above 0 and at most 1"]),
+            (["--model", "mlp", "--target", "0.01"], ["the untrained network is at accuracy", "give a higher one"]),
+            (["--model", "mlp", "--metric", "loss", "--target", "-1"], ["target=-1.0: give a loss above 0"]),
+            (["--model", "mlp", "--metric", "loss", "--target", "90"], ["is at loss", "give a lower one"]),
+            (["--model", "mlp", "--steps", "many"], ["train.py: --steps: 'many' must be a whole number"]),
         ],
     )
     def test_refused_before_any_training(self, tmp_path: Path, argv: list[str], parts: list[str]) -> None:
@@ -328,6 +332,20 @@ def broken(outputs):
 
 def wrong(input_shape):
     return nn.Linear(*input_shape, 3)
+
+def leaves():
+    raise SystemExit(3)
+
+class Frozen(Net):
+    def __init__(self, input_shape, outputs):
+        super().__init__(input_shape, outputs)
+        self.requires_grad_(False)
+
+class TwoHeads(Net):
+    # in training mode alone, as some networks of torchvision
+    def forward(self, x):
+        y = super().forward(x)
+        return (y, y) if self.training else y
 """
 
 
@@ -369,6 +387,9 @@ def test_own_network_and_data_from_the_current_folder(tmp_path: Path) -> None:
         ("lab:wrong", "the network returns (8, 3) for 8 samples: regression here needs (8, 1)"),
         ("lab:load", "lab:load returned a tuple: return an nn.Module"),
         ("lab:Nett", "has no 'Nett'"),
+        ("lab:leaves", "lab-load-lab-leaves, arm none: SystemExit: 3 ("),
+        ("lab:Frozen", "the network has nothing to train: none of its parameters takes a gradient"),
+        ("lab:TwoHeads", "the network returns a tuple: regression needs a tensor (8, 1)"),
     ],
 )
 def test_own_network_of_the_wrong_shape(

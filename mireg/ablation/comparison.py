@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from mireg.ablation import report
 from mireg.ablation.arms import ARMS, BASELINE, arm
@@ -22,7 +23,7 @@ from mireg.ablation.storage.files import DamagedError, read_json, read_result, w
 from mireg.ablation.storage.lock import Lock
 from mireg.ablation.storage.provenance import RECORD, RUNS, invocation, plain, refuse_changes
 from mireg.ablation.storage.random_state import seed_everything
-from mireg.ablation.study.metric import Metric
+from mireg.ablation.study.metric import MODES, Metric
 from mireg.ablation.training.custom_loop import Broke, Run
 from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.group import Group
@@ -80,6 +81,8 @@ def compare(
     """
     _check(train, arms, seeds, workers)
     Metric(metric, mode)
+    if MODES.get(metric, mode) != mode:
+        raise UserError(f"mode={mode!r}: {metric} has mode {MODES[metric]!r}; give it, or another name to the metric")
     name = train.__name__
     folder = Path("out") / name if out is None else Path(out)
     jobs = [LoopSpec(name, arm, seed, metric, mode, target) for seed in range(seeds) for arm in arms]
@@ -88,12 +91,23 @@ def compare(
     with Lock(folder / "lock"), display("auto") as tell:
         _record(folder, jobs, str(work.device))
         missing = [job for job in jobs if not work.is_finished(job)]
-        tell({"event": "study", "runs": len(jobs), "finished": len(jobs) - len(missing)})
+        tell(
+            {
+                "event": "study",
+                "runs": len(jobs),
+                "finished": len(jobs) - len(missing),
+                "missing": [j.path for j in missing],
+            }
+        )
         failures = _execute(missing, work, workers, tell) if missing else {}
     if failures:
         said = "; ".join(f"{path}: {failure}" for path, failure in failures.items())
         raise RuntimeError(f"{said}; finished runs are kept, and the same call continues")
-    return report.write(folder)
+    summary = report.write(folder)
+    console = Console(stderr=True)
+    report.print_table(summary, console)
+    report.print_places(folder, console)
+    return summary
 
 
 @dataclass(frozen=True)
@@ -172,7 +186,7 @@ class Loops:
         folder = self.folder(spec)
         for old in folder.glob("events.*"):  # of an attempt that did not end
             old.unlink()
-        tell({"event": "start", "run": spec.path, "step": 0, "steps": 0})
+        tell({"event": "start", "run": spec.path, "step": 0, "steps": None})
         failure = None
         seed_everything(spec.seed)
         with flushed_denormals(), Run(spec.arm, spec.seed, group.device, spec.measured, folder, tell, stop) as run:

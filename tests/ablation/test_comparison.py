@@ -187,6 +187,7 @@ def test_mistakes_in_a_loop(tmp_path: Path, loop: Any, error: type[Exception], m
         ({"seeds": 0}, "seeds=0: give at least 1"),
         ({"workers": 0}, "workers=0: give at least 1"),
         ({"mode": "least"}, "mode='least': choose from max, min"),
+        ({"metric": "loss"}, "mode='max': loss has mode 'min'; give it"),
     ],
 )
 def test_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

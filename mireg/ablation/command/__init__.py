@@ -24,7 +24,6 @@ from mireg.ablation.execution.progress import display
 from mireg.ablation.execution.ray import run_on_ray
 from mireg.ablation.execution.scheduler import Execute, run_study
 from mireg.ablation.execution.signals import Stop, graceful
-from mireg.ablation.storage.provenance import RUNS
 from mireg.ablation.training import networks
 from mireg.ablation.training.group import Group, launched
 
@@ -94,8 +93,7 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
     failed = [result for result in results if result["failure"]]
     if group.writes and len(failed) < len(results):
         report.print_table(report.write(out), console)
-        console.print(f"report:      {out / 'report.html'}", highlight=False, soft_wrap=True)
-        console.print(f"TensorBoard: tensorboard --logdir {out / RUNS}", highlight=False, soft_wrap=True)
+        report.print_places(out, console)
     for result in failed:
         print_error(program, f"failed: {result['cell']}/{result['arm']}/seed-{result['seed']}: {result['failure']}")
     return 1 if failed else 0

@@ -29,7 +29,10 @@ def load_folder(name: str, path: Path) -> Dataset:
     """
     if not path.is_dir():
         raise UserError(f"cannot read {path}: no such folder")
-    if (path / "train").is_dir() and (path / "test").is_dir():
+    present = [part for part in ("train", "test") if (path / part).is_dir()]
+    if len(present) == 1 and _folders(path / present[0]):  # else it is a class of that name
+        raise UserError(f"{path} holds a folder {present[0]} alone: give train and test, or nothing but class folders")
+    if len(present) == 2:
         classes = _folders(path / "train")
         train, test = (_files(path / part, classes) for part in ("train", "test"))
         if extra := sorted(set(_folders(path / "test")) - set(classes)):
@@ -40,7 +43,7 @@ def load_folder(name: str, path: Path) -> Dataset:
         train, test = _hold_out(_files(path, classes))
         train, validation = _hold_out(train, HELD_OUT / (1 - HELD_OUT))
     if len(classes) < 2:
-        raise UserError(f"{path} holds {len(classes)} class folders: give at least 2")
+        raise UserError(f"{path} has too few class folders, {len(classes)}: give at least 2")
     for part, files in (("training", train), ("validation", validation), ("testing", test)):
         if not files:
             raise UserError(f"{path} holds too few images: none is left for {part}")

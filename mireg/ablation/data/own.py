@@ -46,6 +46,8 @@ def load_own(name: str) -> Dataset:
     _check_alike(name, pairs)
     inputs, targets = pairs[0]
     task = _task(name, inputs, targets)
+    if bool((targets == targets[:1]).all()) and task != NEXT_TOKEN:
+        raise UserError(f"{name}: all train targets are the same, {targets[0].tolist()}: there is nothing to learn")
     if task == REGRESSION:
         outputs = targets.shape[1]
     else:
@@ -146,8 +148,6 @@ def _check_labels(name: str, pairs: list[tuple[Tensor, Tensor]]) -> None:
     for part, (_, targets) in zip(PARTS, pairs, strict=False):
         if targets.min() < 0:
             raise UserError(f"{name}: {part} targets hold {int(targets.min())}: count classes from 0")
-    if pairs[0][1].max() < 1:
-        raise UserError(f"{name}: all targets are 0: there is nothing to learn")
 
 
 def _described(value: Any) -> str:

@@ -40,11 +40,13 @@ def load_text(name: str, path: Path, context: int) -> Dataset:
     vocabulary, found = np.unique(codes, return_inverse=True)
     cuts = [0, *(int(share * len(codes)) for share in SHARES), len(codes)]
     parts = [torch.from_numpy(found[a:b].astype(np.int64)) for a, b in pairwise(cuts)]
-    if min(map(len, parts)) <= context or len(vocabulary) < 2:
+    if min(map(len, parts)) <= context:
         raise UserError(
-            f"{path} is too short: it has {len(codes)} characters, {len(vocabulary)} of them different, and a context "
-            f"of {context} needs about {20 * (context + 1)}; give a longer text, or --model-options context=N"
+            f"{path} is too short: it has {len(codes)} characters, and a context of {context} needs about "
+            f"{20 * (context + 1)}; give a longer text, or --model-options context=N"
         )
+    if len(vocabulary) < 2:
+        raise UserError(f"{path} repeats one character: there is nothing to learn")
     strides = (1, context, context)
     train, validation, test = (
         Windows(part, torch.arange(0, len(part) - context, stride), context)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mireg.ablation.arms import ARMS
 from mireg.ablation.data import Dataset, load
@@ -26,11 +27,14 @@ from mireg.ablation.study.tuning import choose
 from mireg.ablation.training.group import Group, check_divides
 from mireg.ablation.training.loop import evaluate
 from mireg.ablation.training.recipe import hidden_matrices
-from mireg.ablation.training.tasks import METRICS, check_outputs
+from mireg.ablation.training.tasks import METRICS, check_outputs, score, task_loss
 from mireg.ablation.user_code import blame
 
 SAMPLES = 8
 """On which a network is tried out before any work."""
+
+SAMPLES_FOR_TARGET = 500
+"""On which it is seen whether an untrained network has reached the target."""
 
 Execute = Callable[[Sequence[RunSpec]], Failures]
 """Trains runs, and says why any has no result."""
@@ -72,7 +76,7 @@ def run_study(
 def _untuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: EventHandler) -> list[dict[str, Any]]:
     runs = study.runs()
     missing = _missing(runs, setup, group, tell)
-    tell({"event": "study", "runs": len(runs), "finished": len(runs) - len(missing)})
+    tell(_started(runs, missing))
     failures = execute(missing) if missing else {}
     return [_outcome(spec, setup, failures) for spec in runs] if group.writes else []
 
@@ -83,8 +87,7 @@ def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Eve
     Where a tuning run could not be made there is no choice, and the cell waits for the next time.
     """
     every = [*study.runs(), *(spec for cell in study.cells for spec in study.tuning_runs(cell))]
-    finished = sum((setup.folder(spec) / "result.json").exists() for spec in every)
-    tell({"event": "study", "runs": len(every), "finished": finished})
+    tell(_started(every, [spec for spec in every if not (setup.folder(spec) / "result.json").exists()]))
     outcomes = []
     for cell in study.cells:
         trials = study.tuning_runs(cell)
@@ -191,12 +194,47 @@ def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -
             value = evaluate(network, few, spec)[cell.measured.validation]
             if not math.isfinite(value):
                 raise ValueError(f"the {cell.metric} of the untrained network is {value}")
+            _check_target(network, dataset, cell)
+            _check_training(network, dataset, cell)
         except UserError:
             raise
         except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # our own word, or torch's on sizes
-            raise UserError(f"{cell.name}, arm {spec.arm}: {str(error).splitlines()[0]}") from error
-        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if isinstance(error, RuntimeError):
+                reason += f" (inputs are {str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)})"
+            raise UserError(f"{cell.name}, arm {spec.arm}: {reason}") from error
+        except (Exception, SystemExit) as error:
             raise UserError(f"{cell.name}, arm {spec.arm}: {blame(error)}") from error
+
+
+def _check_target(network: nn.Module, dataset: Dataset, cell: Cell) -> None:
+    """Refuse a target that an untrained network has reached."""
+    if cell.target is None:
+        return
+    metric = cell.measured
+    value = score(network, dataset.validation.first(SAMPLES_FOR_TARGET), dataset.task, metric.name)
+    if metric.reached(value, cell.target):
+        better = "higher" if metric.mode == "max" else "lower"
+        raise UserError(
+            f"{cell.name}: target={cell.target!r}: the untrained network is at {metric.name} {value:.4g} already; "
+            f"give a {better} one"
+        )
+
+
+def _check_training(network: nn.Module, dataset: Dataset, cell: Cell) -> None:
+    """Take a few samples forward and back in training mode, where some networks return more than in evaluation."""
+    inputs, targets = dataset.train.batch(slice(0, SAMPLES))
+    outputs = network.train()(inputs)
+    check_outputs(dataset, outputs, len(inputs))
+    loss = task_loss(dataset.task, outputs, targets)
+    if not loss.requires_grad:
+        raise ValueError("the network has nothing to train: none of its parameters takes a gradient")
+    loss.backward()
+
+
+def _started(runs: Sequence[RunSpec], missing: Sequence[RunSpec]) -> dict[str, Any]:
+    finished = len(runs) - len(missing)
+    return {"event": "study", "runs": len(runs), "finished": finished, "missing": [spec.path for spec in missing]}
 
 
 def _note(text: str) -> dict[str, Any]:

@@ -95,13 +95,13 @@ def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dic
         if timed
         else {}
     )
+    told = "information of a layer about the target" if _about_target(runs) else "MI of a successive pair"
+    order = "layer" if _about_target(runs) else "successive pair"
     of_information = (
         {
-            "Smallest MI of a successive pair, by step: the weakest link": _svg(
-                lambda axes: draw_weakest_link(axes, runs, look)
-            ),
-            "MI of each successive pair after the last step, from the input to the output": _svg(
-                lambda axes: _flow(axes, runs, look)
+            f"Smallest {told}, by step: the weakest link": _svg(lambda axes: draw_weakest_link(axes, runs, look)),
+            f"{told[0].upper()}{told[1:]} after the last step, from the input to the output": _svg(
+                lambda axes: _flow(axes, runs, look, order)
             ),
         }
         if has_information(runs)
@@ -225,6 +225,11 @@ def has_information(runs: Runs) -> bool:
     return bool(_informed(runs))
 
 
+def _about_target(runs: Runs) -> bool:
+    """Whether what was measured is the layers' information about the target, as a custom loop logs it."""
+    return any(key.endswith("→target") for of in runs.values() for run in of for key in run["curve"][-1].get("mi", {}))
+
+
 def _informed(runs: Runs) -> Runs:
     """The arms whose runs measured MI to their ends."""
     return {arm: of for arm, of in runs.items() if all(point.get("mi") for run in of for point in run["curve"])}
@@ -267,13 +272,13 @@ def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line
     axes.set(xlabel="training step", ylabel="share of seeds", ylim=(-0.02, 1.04), xlim=(0, cell["budget_steps"]))
 
 
-def _flow(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
+def _flow(axes: Axes, runs: Runs, look: dict[str, Line], order: str) -> None:
     for arm, of_arm in _informed(runs).items():
         profiles = [list(run["curve"][-1]["mi"].values()) for run in of_arm]
         profiles = [profile for profile in profiles if len(profile) == max(map(len, profiles))]  # all pairs finite
         pair = np.arange(1, len(profiles[0]) + 1)
         axes.plot(pair, np.median(profiles, axis=0), marker=".", **look[arm].options)
-    axes.set(xlabel="successive pair, from the input", ylabel="nats")
+    axes.set(xlabel=f"{order}, from the input", ylabel="nats")
     axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

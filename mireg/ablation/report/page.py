@@ -8,11 +8,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
+from rich.console import Console
 
 from mireg.ablation.report import figures
 from mireg.ablation.report.results import load_results
 from mireg.ablation.report.summary import summarise
-from mireg.ablation.report.tables import as_csv, as_markdown, header, overviews, rows, title
+from mireg.ablation.report.tables import as_csv, as_markdown, comparison, details, overviews, title
 from mireg.ablation.report.verdicts import headline, verdicts
 from mireg.ablation.storage.files import read_json, write_bytes, write_json
 from mireg.ablation.storage.provenance import RUNS, read_tuning
@@ -53,9 +54,10 @@ def write(folder: Path) -> dict[str, Any]:
         summary=summary,
         folder=folder,
         look=look,
-        header=header,
         title=title,
-        rows=rows,
+        zip=zip,
+        comparison=comparison,
+        details=details,
         headline=headline,
         verdicts=verdicts,
         profile=Markup(figures.profile_figure(summary, look)) if len(summary["cells"]) > 1 else None,
@@ -71,6 +73,12 @@ def write(folder: Path) -> dict[str, Any]:
     )
     write_bytes(folder / "report.html", page.encode())
     return summary
+
+
+def print_places(folder: Path, console: Console) -> None:
+    """Print where the report is, and how to look at the curves."""
+    console.print(f"report:      {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"TensorBoard: tensorboard --logdir {folder / RUNS}", highlight=False, soft_wrap=True)
 
 
 def write_tables(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:

@@ -18,73 +18,77 @@ from mireg.ablation.report.text import difference_text, mean_text, metric_name, 
 from mireg.ablation.report.verdicts import headline
 from mireg.ablation.study.metric import MODES, Metric, to_target
 
-NARROW = (0, 1, 2, 3, 4, 9)
-"""The columns that fit a terminal of 80 characters."""
+Columns = dict[str, list[str]]
+"""Of a table: the text of every row, by the name of the column."""
 
-SHORT = {2: "steps", 3: "speed [95%]"}
-"""What some of them are called there."""
+SHORT = {"steps to target": "steps"}
+"""What columns are called on a terminal."""
 
 
-def header(cell: dict[str, Any]) -> tuple[str, ...]:
-    """The columns of a cell's table."""
-    points = ", points" if Metric.of(cell).is_share else ""
-    return (
-        "arm",
-        "reached",
-        "steps to target",
-        "speed [95%]",
-        "p",
-        "p (Holm)",
-        "p (log-rank)",
-        "seconds to target",
-        "speed in seconds [95%]",
-        f"{metric_name(cell)} [95%]",
-        f"over {BASELINE}{points} [95%]",
-        f"validation {cell['metric']} at equal time",
-        "ms per step",
-        "learning rate",
+def comparison(cell: dict[str, Any]) -> Columns:
+    """The main table of a cell, a row per arm: the way to the target, and where training ends."""
+    metric, versus = Metric.of(cell), _versus(cell)
+    points = ", points" if metric.is_share else ""
+    arms = cell["arms"].values()
+    never = "never" if cell["target"] is not None else ""
+    return _filled(
+        {
+            "arm": list(cell["arms"]),
+            "learning rate": [number_text(arm["lr"], "", "g") for arm in arms],
+            "reached": [_reached(cell, arm) for arm in arms],
+            "steps to target": [number_text(arm["steps_to_target"]["median"], never, ".0f") for arm in arms],
+            "speed [95%]": [ratio_text(v.get("steps_ratio"), v.get("bound"), v.get("ci95")) for v in versus],
+            "p": [number_text(v.get("p_value"), "", ".3f") for v in versus],
+            "seconds to target": [number_text(arm["seconds_to_target"]["median"], never, ".1f") for arm in arms],
+            "speed in seconds [95%]": [
+                ratio_text(v.get("seconds_ratio"), v.get("bound"), v.get("seconds_ci95")) for v in versus
+            ],
+            f"{metric_name(cell)} [95%]": [mean_text(cell, arm[final_key(metric)]) for arm in arms],
+            f"over {BASELINE}{points} [95%]": [difference_text(cell, arm.get(difference_key(metric))) for arm in arms],
+        }
     )
 
 
-def rows(cell: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The table of a cell as text, a row per arm."""
-    table: list[tuple[str, ...]] = []
-    metric = Metric.of(cell)
-    never = "never" if cell["target"] is not None else ""
-    for name, arm in cell["arms"].items():
-        versus = arm.get("vs_none") or {}
-        table.append(
-            (
-                name,
-                ("no target" if cell["target"] is None else f"{arm['n_reached']}/{arm['n_seeds']}")
-                + (f" ({arm['n_failed']} broke)" if arm["n_failed"] else ""),
-                number_text(arm["steps_to_target"]["median"], never, ".0f"),
-                ratio_text(versus.get("steps_ratio"), versus.get("bound"), versus.get("ci95")),
-                number_text(versus.get("p_value"), "", ".3f"),
-                number_text(versus.get("p_holm"), "", ".3f"),
-                number_text(versus.get("logrank_p_value"), "", ".3f"),
-                number_text(arm["seconds_to_target"]["median"], never, ".1f"),
-                ratio_text(versus.get("seconds_ratio"), versus.get("bound"), versus.get("seconds_ci95")),
-                mean_text(cell, arm[final_key(metric)]),
-                difference_text(cell, arm.get(difference_key(metric))),
-                mean_text(cell, arm["equal_time"]),
-                number_text(arm["step_ms"], "", ".1f"),
-                number_text(arm["lr"], "", "g"),
-            )
-        )
-    return table
+def details(cell: dict[str, Any]) -> Columns:
+    """What is asked for less often, a row per arm: other tests of the steps to the target, equal time, and cost."""
+    versus, arms = _versus(cell), cell["arms"].values()
+    return _filled(
+        {
+            "arm": list(cell["arms"]),
+            "p (Holm)": [number_text(v.get("p_holm"), "", ".3f") for v in versus],
+            "p (log-rank)": [number_text(v.get("logrank_p_value"), "", ".3f") for v in versus],
+            f"validation {cell['metric']} at equal time [95%]": [mean_text(cell, arm["equal_time"]) for arm in arms],
+            "ms per step": [number_text(arm["step_ms"], "", ".1f") for arm in arms],
+        }
+    )
+
+
+def _versus(cell: dict[str, Any]) -> list[dict[str, Any]]:
+    return [arm.get("vs_none") or {} for arm in cell["arms"].values()]
+
+
+def _reached(cell: dict[str, Any], arm: dict[str, Any]) -> str:
+    reached = "" if cell["target"] is None else f"{arm['n_reached']}/{arm['n_seeds']} "
+    return (reached + (f"({arm['n_failed']} broke)" if arm["n_failed"] else "")).strip()
+
+
+def _filled(columns: Columns) -> Columns:
+    """The columns that say something in any row."""
+    return {name: texts for name, texts in columns.items() if any(texts)}
 
 
 def print_table(summary: dict[str, Any], console: Console) -> None:
     """Print the tables of all cells, in what fits a terminal of 80 characters."""
     for cell in summary["cells"]:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-        names = header(cell)
-        for column in NARROW:
-            name = SHORT.get(column, names[column])
-            table.add_column(name, justify="left" if column == 0 else "right", no_wrap=column == 0)
-        for row in rows(cell):
-            table.add_row(*(row[column] for column in NARROW))
+        columns = comparison(cell)
+        narrow = ("arm", "reached", "steps to target", "speed [95%]", "p", f"{metric_name(cell)} [95%]")
+        shown = [name for name in narrow if name in columns]
+        for name in shown:
+            first = name == "arm"
+            table.add_column(SHORT.get(name, name), justify="left" if first else "right", no_wrap=first)
+        for row in zip(*(columns[name] for name in shown), strict=True):
+            table.add_row(*row)
         console.print(f"[bold]{title(cell)}[/bold]", highlight=False)
         console.print(table)
         console.print(headline(cell), highlight=False)
@@ -104,7 +108,9 @@ def tables(summary: dict[str, Any], level: int = 2) -> str:
     """
     parts, mark = [], "#" * level
     for cell in summary["cells"]:
-        parts += [f"{mark} {title(cell)}", "", headline(cell), "", *_markdown(header(cell), rows(cell)), ""]
+        parts += [f"{mark} {title(cell)}", "", headline(cell), ""]
+        for table in (comparison(cell), details(cell)):
+            parts += [*_markdown(list(table), list(zip(*table.values(), strict=True))), ""]
     for heading, about, columns, body in overviews(summary):
         parts += [f"{mark} {heading}", "", about, "", *_markdown(columns, body), ""]
     return "\n".join(parts)

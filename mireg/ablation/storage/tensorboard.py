@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +45,6 @@ def layout(metric: Metric) -> dict[str, Any]:
                 "Margin",
                 ["over_seeds/weakest_mi", "over_seeds/weakest_mi_lowest", "over_seeds/weakest_mi_highest"],
             ],
-            "MI of every successive pair, in nats": ["Multiline", ["^mi_nats/"]],
         },
     }
 
@@ -63,6 +61,7 @@ class Tracker:
 
     def __init__(self, folder: Path, spec: RunSpec, resumed_at: int) -> None:
         self._spec = spec
+        self._name = f"{spec.cell.name}, arm {spec.arm}, seed {spec.seed}"
         self._metric = spec.cell.measured
         self._points: list[dict[str, Any]] = []
         self._began = time.monotonic()
@@ -70,8 +69,7 @@ class Tracker:
         # The point at the checkpoint's own step was logged, and flushed, before the checkpoint was written.
         self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else 0, flush_secs=10)
         if not resumed_at:
-            text = json.dumps(spec.as_dict(), indent=2)
-            self._writer.add_text("configuration", f"```json\n{text}\n```")
+            self._writer.add_text("configuration", as_table(spec))
             self._writer.add_custom_scalars(layout(self._metric))
 
     def log(self, point: dict[str, Any]) -> None:
@@ -138,14 +136,13 @@ class Tracker:
         }
 
     def _draw(self, curve: Sequence[dict[str, Any]]) -> None:
-        if len(curve) < 2:  # neither figure has anything to compare
+        if len(curve) < 2 or not curve[0]["mi"]:  # neither figure has anything to compare
             return
         step = curve[-1]["step"]
-        self._writer.add_figure("mi/by_pair_and_step", draw_heat_map(curve), step)
-        self._writer.add_figure("mi/flow_from_input_to_output", draw_flow(curve), step)
+        self._writer.add_figure("mi/by_pair_and_step", draw_heat_map(curve, self._name), step)
+        self._writer.add_figure("mi/flow_from_input_to_output", draw_flow(curve, self._name), step)
         if has_plane(curve):
-            title = f"{self._spec.cell.name}: {self._spec.arm}, seed {self._spec.seed}"
-            self._writer.add_figure("information_plane/layers_by_step", draw_planes({title: curve}), step)
+            self._writer.add_figure("information_plane/layers_by_step", draw_planes({self._name: curve}), step)
 
     def _add_scalars(self, scalars: Mapping[str, float | None], step: int) -> None:
         # One event for all of them: a tenth of the cost of one call of add_scalar() each.
@@ -178,8 +175,19 @@ def write_spread(folder: Path, curves: Sequence[Sequence[dict[str, Any]]], metri
                 writer.add_scalar(f"{tag}_highest", max(values), points[0]["step"])
 
 
-def draw_heat_map(curve: Sequence[dict[str, Any]]) -> Figure:
-    """MI of each successive pair (rows, from the input down) by step."""
+def as_table(spec: RunSpec) -> str:
+    """The settings of a run as a table in Markdown; what its arm does not use is left out."""
+    settings: dict[str, Any] = {"arm": spec.arm, "seed": spec.seed, **spec.as_dict()["cell"], "lr": spec.lr}
+    settings["model_options"] = ", ".join(f"{key}={value}" for key, value in spec.cell.model_options.items())
+    if ARMS[spec.arm].estimator:
+        settings |= {f"term {key}": value for key, value in spec.as_dict()["term"].items()}
+    del settings["arm_lr"], settings["arms"], settings["seeds"]
+    lines = [f"| {key.replace('_', ' ')} | {value} |" for key, value in settings.items() if value not in (None, (), "")]
+    return "\n".join(["| setting | value |", "|---|---|", *lines])
+
+
+def draw_heat_map(curve: Sequence[dict[str, Any]], name: str) -> Figure:
+    """MI of each successive pair (rows, from the input down) by step, with the run's name on it."""
     pairs = list(curve[0]["mi"])
     figure = Figure(figsize=(5, max(2.6, 0.8 + 0.2 * min(len(pairs), 40))), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -189,13 +197,13 @@ def draw_heat_map(curve: Sequence[dict[str, Any]]) -> Figure:
     axes.invert_yaxis()
     if len(pairs) <= 40:
         axes.set_yticks(range(len(pairs)), pairs, fontsize=8)
-    axes.set(xlabel="training step", title="MI between successive layers")
+    axes.set(xlabel="training step", title=f"MI between successive layers\n{name}")
     figure.colorbar(mesh, label="nats")
     return figure
 
 
-def draw_flow(curve: Sequence[dict[str, Any]], lines: int = 6) -> Figure:
-    """MI along the network, from the input to the output, at a few steps."""
+def draw_flow(curve: Sequence[dict[str, Any]], name: str, lines: int = 6) -> Figure:
+    """MI along the network, from the input to the output, at a few steps, with the run's name on it."""
     figure = Figure(figsize=(5, 3), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     chosen = np.unique(np.linspace(0, len(curve) - 1, lines).astype(int))
@@ -204,7 +212,7 @@ def draw_flow(curve: Sequence[dict[str, Any]], lines: int = 6) -> Figure:
         nats = list(curve[index]["mi"].values())
         label = f"step {curve[index]['step']}"
         axes.plot(range(1, len(nats) + 1), nats, marker=".", color=colormaps["viridis"](colour), label=label)
-    axes.set(xlabel="successive pair, from the input", ylabel="nats", title="Information flow")
+    axes.set(xlabel="successive pair, from the input", ylabel="nats", title=f"Information flow\n{name}")
     axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)

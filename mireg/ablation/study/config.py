@@ -114,7 +114,7 @@ class Cell:
         if self.target is not None and self.metric == "accuracy":
             check("target", self.target, 0 < self.target <= 1, "give an accuracy above 0 and at most 1")
         elif self.target is not None:
-            check("target", self.target, math.isfinite(self.target), "give a finite number")
+            check("target", self.target, 0 < self.target < math.inf, "give a loss above 0, which none goes below")
         check("steps", self.steps, self.steps >= 1, "give at least 1")
         check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
         check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")

@@ -128,7 +128,7 @@ class Run:
             "mi": nats,
         }
         self.curve.append(point)
-        self._tell({"event": "step", "run": self._path, "steps": step, **point})
+        self._tell({"event": "step", "run": self._path, "steps": None, **point})
 
     @property
     def verdict(self) -> str:

@@ -30,7 +30,7 @@ from mireg.ablation.training.nonfinite import find_nonfinite, is_finite
 from mireg.ablation.training.recipe import FlipCrop, autocast, lr_factor, make_optimizer, set_lr
 from mireg.ablation.training.tasks import score, task_loss
 from mireg.ablation.training.window import Window, clock
-from mireg.measure import measure
+from mireg.measure import NoPairsError, measure
 
 Build = Callable[[Cell, Dataset], nn.Module]
 """Makes the network of a cell, freshly initialised from torch's global random-number stream."""
@@ -223,7 +223,10 @@ def evaluate(network: nn.Module, data: Dataset, spec: RunSpec, *, plane: bool = 
     if not math.isfinite(value):
         return {metric.validation: value, "mi": {}}
     probe = data.validation.batch(slice(0, PROBE))
-    found = measure(network, [probe], layers=spec.term.layer_spec, permutations=0, target=plane)
+    try:
+        found = measure(network, [probe], layers=spec.term.layer_spec, permutations=0, target=plane)
+    except NoPairsError:  # a network of one layer can be trained all the same
+        return {metric.validation: value, "mi": {}}
     point: dict[str, Any] = {
         metric.validation: value,
         "mi": {record.pair: record.nats for record in found if math.isfinite(record.nats)},

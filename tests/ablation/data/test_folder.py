@@ -82,14 +82,18 @@ def spoil(tmp_path: Path, how: str) -> Sequence[str]:
                 fill(tmp_path / "test" / name, 10, 0)
             fill(tmp_path / "test" / "c", 1, 0)
             return (f"{tmp_path / 'test' / 'c'} has no counterpart in {tmp_path / 'train'}",)
+        case "no test":
+            for name in ("a", "b"):
+                fill(tmp_path / "train" / name, 10, 0)
+            return (f"{tmp_path} holds a folder train alone: give train and test",)
         case _:
             for file in (tmp_path / "b").iterdir():
                 file.unlink()
             (tmp_path / "b").rmdir()
-            return (f"{tmp_path} holds 1 class folders: give at least 2",)
+            return (f"{tmp_path} has too few class folders, 1: give at least 2",)
 
 
-@pytest.mark.parametrize("how", ["unreadable", "cut", "size", "empty", "extra", "one class"])
+@pytest.mark.parametrize("how", ["unreadable", "cut", "size", "empty", "extra", "no test", "one class"])
 def test_refused(tmp_path: Path, how: str) -> None:
     parts = spoil(tmp_path, how)
     with pytest.raises(UserError) as error:

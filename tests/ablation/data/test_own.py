@@ -114,7 +114,8 @@ def test_bytes_are_standardised_over_the_training_part(here: Path) -> None:
         ("return (X, Y), (X[:, :4], Y)", "validation inputs are float32 (12, 4), those of train float32 (12, 5)"),
         ("return (X, Y), (X, Y * 1.0)", "validation targets are float32 (12, 1), those of train int64 (12,)"),
         ("return (X, Y - 1), (X, Y)", "train targets hold -1: count classes from 0"),
-        ("return (X, Y * 0), (X, Y)", "all targets are 0: there is nothing to learn"),
+        ("return (X, Y * 0), (X, Y)", "all train targets are the same, 0: there is nothing to learn"),
+        ("return (X, Y * 0.0 + 2), (X, Y * 1.0)", "all train targets are the same, [2.0]: there is nothing to learn"),
         (
             "X[3, 1] = float('nan'); return (X, Y), (X, Y)",
             "train inputs hold NaN or infinite values, first in sample 3",

@@ -22,7 +22,11 @@ import train
 from mireg.ablation.storage.files import read_json
 
 ROOT = Path(__file__).parents[3]
-STUDY = ["--seeds", "2", "--steps", "300", "--eval-every", "100", "--model-options", "depth=2", "width=8"]
+TEXT = ["--dataset", f"text:{ROOT / 'LICENSE'}", "--batch-size", "16"]
+SIZE = ["--steps", "300", "--eval-every", "100", "--model-options", "depth=2", "width=8", "heads=2", "context=8"]
+STUDY = [*TEXT, "--seeds", "2", *SIZE]
+"""A next-token cell."""
+
 WORDS = [*STUDY, "--checkpoint-seconds", "0.02"]
 ARMS = ["--arms", "none", "mi"]
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from eval import report as command
 from mireg.ablation import report
 from mireg.ablation.report import figures, summarise
-from mireg.ablation.report.tables import as_markdown
+from mireg.ablation.report.tables import as_markdown, comparison
 from mireg.ablation.report.verdicts import headline, speed_verdict
 from tests.ablation.report.synthetic import result, write_study
 from tests.browser import browser_page, keep_screenshot
@@ -143,13 +143,40 @@ def test_without_a_baseline_there_is_no_verdict():
 
 def test_every_column_is_in_the_markdown():
     summary = summary_of(none=800, mi=100)
-    header, _, none, mi, *_ = [line for line in as_markdown(summary).splitlines() if line.startswith("|")]
-    row = dict(zip(header.split(" | "), mi.split(" | "), strict=True))
+    lines = [line[2:-2] for line in as_markdown(summary).splitlines() if line.startswith("|")]
+    header, none, mi = (f"{lines[i]} | {lines[i + 4]}".split(" | ") for i in (0, 2, 3))  # both tables of the cell
+    row = dict(zip(header, mi, strict=True))
     assert (row["reached"], row["steps to target"], row["p"], row["p (Holm)"]) == ("6/6", "100", "0.031", "0.031")
     assert float(row["p (log-rank)"]) < 0.01
     assert row["over none, points [95%]"] == "+0.0 [+0.0, +0.0]"
-    assert row["validation accuracy at equal time"] == "90.0% [90.0, 90.0]"
-    assert dict(zip(header.split(" | "), none.split(" | "), strict=True))["p (log-rank)"] == ""
+    assert row["validation accuracy at equal time [95%]"] == "90.0% [90.0, 90.0]"
+    assert dict(zip(header, none, strict=True))["p"] == ""
+
+
+def test_a_column_without_a_word_is_left_out():
+    (cell,) = summary_of(none=800, mi=100)["cells"]
+    assert list(comparison(cell))[:3] == ["arm", "learning rate", "reached"]
+    cell["target"] = None
+    for arm in cell["arms"].values():
+        arm["lr"] = arm["steps_to_target"]["median"] = arm["seconds_to_target"]["median"] = None
+    cell["arms"]["mi"]["vs_none"] = dict.fromkeys(cell["arms"]["mi"]["vs_none"])
+    assert list(comparison(cell)) == ["arm", "test accuracy [95%]", "over none, points [95%]"]
+
+
+@pytest.mark.browser
+def test_the_main_table_fits_a_page_of_1280_pixels(tmp_path):
+    steps = {"none": 800, "target-shuffled": None, "deep-supervision": 100, "mi-label-free": 150}
+    runs = [result(arm, seed, step) for arm, step in steps.items() for seed in range(6)]
+    write_study(tmp_path, runs)
+    report.write(tmp_path)
+    with browser_page(viewport={"width": 1280, "height": 900}) as page:
+        page.goto((tmp_path / "report.html").as_uri())
+        keep_screenshot(page, "report-1280.png")
+        main = page.locator(".scroll").first
+        assert main.locator("th").nth(1).inner_text() == "learning rate"
+        assert main.evaluate("e => e.scrollWidth - e.clientWidth") == 0
+        page.set_viewport_size({"width": 400, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
 
 
 def test_table_fits_80_columns(capsys):
@@ -183,12 +210,12 @@ def test_every_run_is_a_row_of_the_csv(study):
 
 def test_markdown_has_a_table_per_cell_and_one_of_the_term(study):
     text = (study / "report.md").read_text()
-    assert text.count("| mi | 6/6 |") == 2
+    assert text.count("| mi | 0.001 | 6/6 |") == 2
     cells, _, rest = text.partition("## Early in training")
     early, _, against = rest.partition("## The term against the other arms")
     assert "| R1 | mi | 14% [11, 90] | 90% [90, 90] | 90% [90, 90] |" in early
-    for part in (cells, early, against):
-        assert len({line.count("|") for line in part.splitlines() if line.startswith("|")}) == 1
+    for block in (block for part in (cells, early, against) for block in part.split("\n\n") if block.startswith("|")):
+        assert len({line.count("|") for line in block.strip().splitlines()}) == 1
     assert "| R1 | target-shuffled | ≥6.2x [4.7, 8.9] | 0.031 |" in against
     assert "<h2>The term against the other arms</h2>" in (study / "report.html").read_text()
 

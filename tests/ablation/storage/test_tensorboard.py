@@ -6,13 +6,15 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from dataclasses import replace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mireg.ablation import report
-from mireg.ablation.storage.tensorboard import Tracker
+from mireg.ablation.storage.tensorboard import Tracker, as_table, draw_flow, draw_heat_map
 from mireg.ablation.study.config import Cell, RunSpec, Term
 from tests.ablation.report.synthetic import TARGET, result, write_study
 from tests.ablation.running import run
@@ -130,6 +132,17 @@ def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path):
     assert {"information/last_layer_about_target", "information/last_layer_about_input"} <= set(tags["scalars"])
 
 
+def test_figures_and_settings_say_which_run_they_are_of():
+    spec = RunSpec(Cell("cell", "digits", "mlp", TARGET, STEPS, model_options={"depth": 4}), "mi", 3, Term())
+    curve = [{"step": step, "mi": {"a→b": 1.0, "b→c": 0.5}} for step in (0, 25)]
+    for draw in (draw_heat_map, draw_flow):
+        assert draw(curve, "cell, arm mi, seed 3").axes[0].get_title().endswith("cell, arm mi, seed 3")
+    lines = as_table(spec).splitlines()
+    assert {"| arm | mi |", "| seed | 3 |", "| model options | depth=4 |", "| optimizer | adam |"} <= set(lines)
+    assert any(line.startswith("| term weight |") for line in lines)
+    assert not any("term" in line for line in as_table(replace(spec, arm="none")).splitlines())
+
+
 @pytest.fixture(scope="module")
 def server(study, tmp_path_factory):
     """Address of a TensorBoard on the study's runs; it finds a free port itself."""
@@ -162,11 +175,10 @@ SHOWN = {
     "custom_scalars": [
         "validation accuracy: median over seeds, band from the lowest to the highest",
         "validation accuracy of every run",
-        "MI of every successive pair, in nats",
         "weakest link: median over seeds of the smallest MI of a pair, in nats",
     ],
     "images": ["mi/by_pair_and_step", "mi/flow_from_input_to_output"],
-    "text": ["configuration/text_summary", '"decay_steps"'],
+    "text": ["configuration/text_summary", "term decay steps"],
 }
 
 
@@ -192,7 +204,24 @@ def test_pages_show_the_study(server):
                 assert rows.count() == 4  # a row per run, none for the spread over seeds
             if tab == "custom_scalars":
                 page.get_by_text("Matches (2)").first.wait_for()  # the two arms' bands
-                page.get_by_text(f"Matches ({4 * PAIRS})").first.wait_for()  # every pair of every run
+                page.get_by_text("Matches (4)").first.wait_for()  # a line per run, and no chart has more
             page.wait_for_timeout(700)  # charts fade in
             keep_screenshot(page, f"tensorboard-{tab}.png")
     assert all(url.startswith((server, "data:", "blob:")) for url in requests)
+
+
+@pytest.mark.browser
+def test_runs_are_coloured_by_arm(server):
+    pattern = urllib.parse.quote("regex:/([^/]+)/seed-", safe="")  # as in docs/study.md
+    with browser_page(viewport={"width": 1400, "height": 900}) as page:
+        page.goto(f"{server}/?runColorGroup={pattern}#timeseries")
+        colours = {}
+        for arm in ("none", "mi-kde"):
+            for seed in range(2):
+                row = page.locator("runs-data-table tb-data-table-content-row", has_text=f"cell/{arm}/seed-{seed}")
+                swatch = row.locator("button.run-color-swatch").first
+                swatch.wait_for(timeout=30_000)
+                colours.setdefault(arm, set()).add(swatch.evaluate("e => getComputedStyle(e).backgroundColor"))
+        keep_screenshot(page, "tensorboard-arms.png")
+    assert [len(found) for found in colours.values()] == [1, 1]
+    assert colours["none"] != colours["mi-kde"]

@@ -1,0 +1,104 @@
+"""How long a study will still take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+
+@dataclass
+class _Clocked:
+    """A run that is under way, by the clock."""
+
+    began: float
+    start: int
+    steps: int | None
+    first: tuple[float, int] | None = None
+    last: tuple[float, int] | None = None
+
+    def duration(self, steps: int | None) -> float | None:
+        """Seconds that the rest from its start takes as a whole, read off two points of its curve."""
+        if not (steps and self.first and self.last and self.last[1] > self.first[1]):
+            return None
+        pace = (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
+        return self.first[0] - self.began + pace * (steps - self.first[1])
+
+
+class Forecast:
+    """Seconds until a study ends. Arms differ in cost: a run is expected to take as long as those of its own arm.
+
+    Args:
+        clock: gives the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._waiting: dict[str, None] = {}
+        self._running: dict[str, _Clocked] = {}
+        self._took: dict[str, list[float]] = {}
+        self._steps = 0  # of a finished run, where a loop does not say
+        self._at_once = 1
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take an event, see :mod:`mireg.ablation.events`."""
+        now, run = self._clock(), event.get("run", "")
+        match event["event"]:
+            case "study":
+                self._waiting = dict.fromkeys(event["missing"])
+            case "start":
+                self._waiting.pop(run, None)
+                self._running[run] = _Clocked(now, event["step"], event["steps"])
+                self._at_once = max(self._at_once, len(self._running))
+            case "step" if run in self._running:
+                clocked = self._running[run]
+                clocked.last = (now, event["step"])
+                clocked.first = clocked.first or clocked.last
+            case "finish":
+                self._waiting.pop(run, None)
+                self._finish(run, now)
+
+    def _finish(self, run: str, now: float) -> None:
+        clocked = self._running.pop(run, None)
+        if clocked is None or clocked.last is None:
+            return
+        if not clocked.start:  # else it was a part of a run
+            self._took.setdefault(_arm(run), []).append(now - clocked.began)
+        self._steps = clocked.last[1]
+
+    def seconds(self) -> float | None:
+        """Until the end; None as long as nothing is known."""
+        paces = {run: clocked.duration(clocked.steps or self._steps) for run, clocked in self._running.items()}
+        known = {arm: mean(took) for arm, took in self._took.items()}
+        for run, pace in paces.items():
+            if pace is not None and not self._running[run].start:
+                known.setdefault(_arm(run), pace)
+        if not known and not any(paces.values()):
+            return 0.0 if not (self._running or self._waiting) else None
+        usual = mean(known.values()) if known else mean(pace for pace in paces.values() if pace)
+        now = self._clock()
+        left = [
+            max(0.0, (paces[run] or known.get(_arm(run), usual)) - (now - clocked.began))
+            for run, clocked in self._running.items()
+        ]
+        waiting = sum(known.get(_arm(run), usual) for run in self._waiting)
+        return max([*left, (sum(left) + waiting) / self._at_once])
+
+
+def _arm(run: str) -> str:
+    return run.rpartition("/")[0]
+
+
+def time_text(seconds: float | None) -> str:
+    """A time to come, as exact as it is known.
+
+    >>> [time_text(seconds) for seconds in (None, 0.4, 47, 119, 4000)]
+    ['', '0 s left', '47 s left', '2 min left', '1.1 h left']
+    """
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    return f"{seconds / 60:.0f} min left" if seconds < 3600 else f"{seconds / 3600:.1f} h left"

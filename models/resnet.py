@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import nn
-from torchvision.models import resnet18 as torchvision_resnet18
 
 
 def resnet18(input_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -17,6 +16,8 @@ def resnet18(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """
     if len(input_shape) != 3:
         raise ValueError(f"a resnet18 needs samples of shape (channels, height, width), not {input_shape}")
+    from torchvision.models import resnet18 as torchvision_resnet18  # slow to import: only where it is used
+
     network = torchvision_resnet18(num_classes=classes)
     network.conv1 = nn.Conv2d(input_shape[0], 64, 3, 1, 1, bias=False)
     network.maxpool = nn.Identity()

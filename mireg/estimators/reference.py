@@ -9,13 +9,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import digamma, ndtri
-from scipy.stats import rankdata
-from sklearn.metrics import mutual_info_score
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from mireg.estimators.base import Estimator
+
+# SciPy and scikit-learn are imported in the functions that use them: they would take most of the time of `import mireg`.
 
 
 class KSG(Estimator):
@@ -58,6 +56,8 @@ class KSG(Estimator):
 
     def ceiling(self, n: int) -> float:
         """What n samples give where no neighbourhood in x or y holds more than the k neighbours."""
+        from scipy.special import digamma
+
         k = min(NEIGHBOURS[0] if self.k is None else self.k, n - 1)
         return max(math.log(n), float(digamma(n) - digamma(k)))
 
@@ -82,12 +82,18 @@ WIDEST = 6
 
 def _normal_scores(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each unit mapped to normal quantiles by rank, equal values to equal scores."""
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
     scores = ndtri((rankdata(rows, axis=0) - 0.5) / len(rows))
     return np.asarray(scores / math.sqrt(rows.shape[1]))
 
 
 def _ksg(x: NDArray[np.float64], y: NDArray[np.float64], neighbours: list[int]) -> NDArray[np.float64]:
     """One estimate for each number of neighbours, which ascend."""
+    from scipy.special import digamma
+    from sklearn.neighbors import NearestNeighbors
+
     joint = np.hstack([x, y])
     nearest = NearestNeighbors(metric="chebyshev", n_neighbors=neighbours[-1]).fit(joint)
     order = nearest.kneighbors(return_distance=False)
@@ -154,6 +160,8 @@ class HardBinning(Estimator):
         self.bins = bins
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
+        from sklearn.metrics import mutual_info_score
+
         symbols = [self._symbols(layer.detach().double().cpu().numpy()) for layer in layers]
         return layers[0].new_tensor([float(mutual_info_score(x, y)) for x, y in itertools.pairwise(symbols)])
 

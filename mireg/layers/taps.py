@@ -113,7 +113,7 @@ class Taps:
             hook.remove()
         self._hooks.clear()
 
-    @torch.compiler.disable
+    @torch._disable_dynamo  # torch.compiler.disable, but the compiler is imported when it is first needed
     def observe(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
         """An observed :meth:`run`, never compiled: install the taps on what it finds."""
         self.reason = _hidden_by()

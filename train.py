@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from torch import nn
 
 import models
-from mireg.ablation import command, networks
+from mireg.ablation import command
 from mireg.ablation.command.request import Catalogue
-from mireg.ablation.config import Cell
 from mireg.ablation.data import Dataset
+from mireg.ablation.study.config import Cell
+from mireg.ablation.training import networks
 
 
 def build(cell: Cell, dataset: Dataset) -> nn.Module:

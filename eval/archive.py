@@ -11,12 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation.metric import Metric
-from mireg.ablation.record import RECORD, differences
 from mireg.ablation.report.results import ARCHIVE, load_results, read_lines
-from mireg.ablation.storage import read_json, write_bytes, write_json
-from mireg.ablation.tuning import RECORD as TUNING
-from mireg.ablation.tuning import read_tuning
+from mireg.ablation.storage.files import read_json, write_bytes, write_json
+from mireg.ablation.storage.provenance import RECORD, TUNING, differences, read_tuning
+from mireg.ablation.study.metric import Metric
 
 KEPT = ("step", "seconds", "step_ms")
 """Of each point of a curve, beside the metric."""

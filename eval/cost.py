@@ -32,7 +32,7 @@ from torch.nn.functional import cross_entropy
 import mireg
 import models
 from mireg import estimators
-from mireg.ablation.record import processor
+from mireg.ablation.storage.provenance import processor
 from mireg.schedules import Schedule
 from mireg.wrapper import DEFAULT_WEIGHT
 

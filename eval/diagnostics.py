@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 import models
 from mireg import diagnostics
-from mireg.ablation.config import Cell, RunSpec, Term
 from mireg.ablation.data import Dataset, load
-from mireg.ablation.group import Group
 from mireg.ablation.report.figures import COLOURS, STYLE
-from mireg.ablation.run import train
-from mireg.ablation.storage import read_json, write_json
+from mireg.ablation.storage.files import read_json, write_json
+from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.training.group import Group
+from mireg.ablation.training.loop import train
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {"init": "he"},

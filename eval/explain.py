@@ -21,14 +21,14 @@ from torch.nn.functional import cross_entropy
 import mireg
 import models
 from mireg import diagnostics
-from mireg.ablation.checkpoint import seed_everything
 from mireg.ablation.data import Dataset, Split, load
-from mireg.ablation.protocol import CONVERGENCE
 from mireg.ablation.report.figures import COLOURS, STYLE
-from mireg.ablation.run import Batches
-from mireg.ablation.storage import write_json
-from mireg.ablation.tasks import score
-from mireg.ablation.work import flushed_denormals
+from mireg.ablation.storage.files import write_json
+from mireg.ablation.storage.random_state import seed_everything
+from mireg.ablation.study.convergence import CONVERGENCE
+from mireg.ablation.training.batches import Batches
+from mireg.ablation.training.denormals import flushed_denormals
+from mireg.ablation.training.tasks import score
 from mireg.layers import Taps
 from mireg.regularizer import for_training
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from eval import archive
 from mireg.ablation.report import print_table, tables, write, write_tables
-from mireg.ablation.storage import DamagedError, write_bytes
+from mireg.ablation.storage.files import DamagedError, write_bytes
 
 
 def fill(page: Path, summary: dict[str, Any]) -> None:

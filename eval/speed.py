@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from eval.truth import environment
+from eval.environment import environment
 from mireg import estimators
 
 Term = Callable[[list[Tensor]], Tensor]

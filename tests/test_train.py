@@ -20,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from mireg.ablation.command.arguments import parse
 from mireg.ablation.command.request import chosen_study
-from mireg.ablation.config import Cell, Study
 from mireg.ablation.data import load
+from mireg.ablation.study.config import Cell, Study
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--seeds", "2", "--steps", "60", "--eval-every", "20", "--model-options", "depth=8", "width=16"]

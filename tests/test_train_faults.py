@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 import train
-from mireg.ablation import report, storage, work
+from mireg.ablation import report
 from mireg.ablation.data import named
-from mireg.ablation.lock import Lock
+from mireg.ablation.execution import job
+from mireg.ablation.storage.lock import Lock
 
 TINY = [
     "--workers",
@@ -166,14 +167,14 @@ class TestFullDisk:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             whole(file)
 
-        monkeypatch.setattr(storage.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
         capsys.readouterr()
         assert study(out, "--checkpoint-seconds", "0") == 2
         line = last_line(capsys)
         assert line.startswith("train.py: cannot write ")
         assert f"{where} (No space left on device): make room for it" in line
         assert before.items() <= files(out).items()
-        monkeypatch.setattr(storage.os, "fsync", whole)
+        monkeypatch.setattr(os, "fsync", whole)
         assert study(out) == 0
 
     def test_while_reporting(
@@ -302,14 +303,14 @@ class TestRuns:
     def test_an_error_in_a_run_leaves_the_others(
         self, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = work.perform
+        whole = job.perform
 
         def perform(spec: Any, *arguments: Any) -> None:
             if spec.arm == "none":
                 raise RuntimeError("out of memory")
             whole(spec, *arguments)
 
-        monkeypatch.setattr(work, "perform", perform)
+        monkeypatch.setattr(job, "perform", perform)
         assert study(out) == 1
         captured = capsys.readouterr()
         assert "digits-sigmoid/none/seed-0: RuntimeError: out of memory (1/2)" in captured.err

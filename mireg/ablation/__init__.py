@@ -1,19 +1,66 @@
-"""Training with and without the term, paired by seed."""
+"""Training with and without the term, paired by seed.
+
+:func:`compare` takes a custom training loop; :class:`Study` and :func:`run_study` are what the command line builds on.
+Rooms, each of which imports only those before it:
+
+- ``arms``: what is compared; ``data``: data sets
+- ``study``: cells, arms and seeds, the metric, named studies, the choice of learning rates
+- ``storage``: files, checkpoints, locks, provenance, curves for TensorBoard
+- ``training``: one run
+- ``report``: what the runs of a study say
+- ``execution``: many runs, here, in workers or on Ray
+- ``command``: the command line
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mireg.ablation.arms import ARMS, Arm, Term
     from mireg.ablation.comparison import compare
+    from mireg.ablation.data import Dataset, Samples
+    from mireg.ablation.errors import UserError
+    from mireg.ablation.execution.job import Setup
+    from mireg.ablation.execution.scheduler import run_study
+    from mireg.ablation.study.config import Cell, Study, Tuning
+    from mireg.ablation.study.presets import PRESETS
+    from mireg.ablation.training.custom_loop import Run
 
-__all__ = ["compare"]
+__all__ = [
+    "ARMS",
+    "PRESETS",
+    "Arm",
+    "Cell",
+    "Dataset",
+    "Run",
+    "Samples",
+    "Setup",
+    "Study",
+    "Term",
+    "Tuning",
+    "UserError",
+    "compare",
+    "run_study",
+]
+
+_HOME = {
+    "arms": ("ARMS", "Arm", "Term"),
+    "comparison": ("compare",),
+    "data": ("Dataset", "Samples"),
+    "errors": ("UserError",),
+    "execution.job": ("Setup",),
+    "execution.scheduler": ("run_study",),
+    "study.config": ("Cell", "Study", "Tuning"),
+    "study.presets": ("PRESETS",),
+    "training.custom_loop": ("Run",),
+}
 
 
 def __getattr__(name: str) -> Any:
     # The trainer and its report are slow to import, and most of what is inside needs neither.
-    if name == "compare":
-        from mireg.ablation.comparison import compare
-
-        return compare
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(f"mireg.ablation.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

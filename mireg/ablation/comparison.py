@@ -14,17 +14,18 @@ import torch
 
 from mireg.ablation import report
 from mireg.ablation.arms import ARMS, BASELINE, arm
-from mireg.ablation.checkpoint import seed_everything
 from mireg.ablation.errors import UserError, check
-from mireg.ablation.group import Group
-from mireg.ablation.local import Failures, run_here, run_in_workers
-from mireg.ablation.lock import Lock
-from mireg.ablation.loop import Broke, Run
-from mireg.ablation.metric import Metric
-from mireg.ablation.progress import Tell, display
-from mireg.ablation.record import RECORD, invocation, plain, refuse_changes
-from mireg.ablation.storage import DamagedError, read_json, read_result, write_json, write_result
-from mireg.ablation.work import RUNS, flushed_denormals
+from mireg.ablation.events import EventHandler
+from mireg.ablation.execution.local import Failures, run_here, run_in_workers
+from mireg.ablation.execution.progress import display
+from mireg.ablation.storage.files import DamagedError, read_json, read_result, write_json, write_result
+from mireg.ablation.storage.lock import Lock
+from mireg.ablation.storage.provenance import RECORD, RUNS, invocation, plain, refuse_changes
+from mireg.ablation.storage.random_state import seed_everything
+from mireg.ablation.study.metric import Metric
+from mireg.ablation.training.custom_loop import Broke, Run
+from mireg.ablation.training.denormals import flushed_denormals
+from mireg.ablation.training.group import Group
 
 Train = Callable[[Run], object]
 """A user's own training loop; what it returns is ignored."""
@@ -42,9 +43,9 @@ def compare(
 ) -> dict[str, Any]:
     """Run a training loop with every arm and seed, and report what the term does to it.
 
-    The loop is a function of a :class:`mireg.ablation.loop.Run`. Before each call every random-number stream is
-    seeded, so that the arms of a seed start from the same weights and see the same batches. Seconds are those from the
-    start of the call, ``run.log`` left out. Runs that are finished are kept when the same call is made again.
+    The loop is a function of a :class:`mireg.ablation.Run`. Before each call every random-number stream is seeded, so
+    that the arms of a seed start from the same weights and see the same batches. Seconds are those from the start of
+    the call, ``run.log`` left out. Runs that are finished are kept when the same call is made again.
 
     Args:
         train: the loop. With more than one worker other processes import it by name.
@@ -158,7 +159,7 @@ class Loops:
         except DamagedError:
             return False
 
-    def perform(self, spec: LoopSpec, group: Group, tell: Tell, stop: Callable[[], bool]) -> None:
+    def perform(self, spec: LoopSpec, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> None:
         """Call the user's loop once, and write ``result.json``.
 
         Raises:
@@ -256,7 +257,7 @@ def _record(folder: Path, jobs: Sequence[LoopSpec], device: str) -> None:
     write_json(folder / RECORD, record)
 
 
-def _execute(jobs: Sequence[LoopSpec], work: Loops, workers: int, tell: Tell) -> Failures:
+def _execute(jobs: Sequence[LoopSpec], work: Loops, workers: int, tell: EventHandler) -> Failures:
     def never() -> bool:
         return False
 

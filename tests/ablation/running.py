@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import models
-from mireg.ablation.config import Cell, RunSpec, Term
 from mireg.ablation.data import Dataset, load
-from mireg.ablation.group import Group
-from mireg.ablation.run import train
-from mireg.ablation.storage import read_result
+from mireg.ablation.storage.files import read_result
+from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.training.group import Group
+from mireg.ablation.training.loop import train
 
 DIGITS = load("digits", Path("data"))
 

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 import mireg
 from mireg.ablation import compare
 from mireg.ablation.errors import UserError
-from mireg.ablation.loop import Run
+from mireg.ablation.training.custom_loop import Run
 
 SEEN: list[tuple[str, int, float, bool]] = []
 """By run: arm, seed, a weight before training and whether the network is wrapped."""

@@ -10,8 +10,8 @@ import pytest
 
 from eval import archive, report
 from mireg.ablation.report.results import load_results
-from mireg.ablation.storage import DamagedError, write_json
-from mireg.ablation.tuning import write_tuning
+from mireg.ablation.storage.files import DamagedError, write_json
+from mireg.ablation.storage.provenance import write_tuning
 from tests.ablation.report.synthetic import result, write_study
 
 ROOT = Path(__file__).parents[2]

@@ -12,18 +12,21 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mireg.ablation import networks, report
-from mireg.ablation.cluster import run_on_ray
+from mireg.ablation import report
 from mireg.ablation.command.arguments import Arguments, parse
+from mireg.ablation.command.printing import config_text, print_list
 from mireg.ablation.command.request import Catalogue, chosen_study
-from mireg.ablation.command.shown import config_text, print_list
 from mireg.ablation.errors import Stopped, UserError, cannot_write
-from mireg.ablation.grid import Execute, run_study
-from mireg.ablation.group import Group, launched
-from mireg.ablation.local import run_here, run_in_workers
-from mireg.ablation.progress import Tell, display
-from mireg.ablation.signals import Stop, graceful
-from mireg.ablation.work import RUNS, Setup
+from mireg.ablation.events import EventHandler
+from mireg.ablation.execution.job import Setup
+from mireg.ablation.execution.local import run_here, run_in_workers
+from mireg.ablation.execution.progress import display
+from mireg.ablation.execution.ray import run_on_ray
+from mireg.ablation.execution.scheduler import Execute, run_study
+from mireg.ablation.execution.signals import Stop, graceful
+from mireg.ablation.storage.provenance import RUNS
+from mireg.ablation.training import networks
+from mireg.ablation.training.group import Group, launched
 
 WITHOUT_NETWORKS = Catalogue((), lambda name: {}, networks.build_cell)
 """What an installed package has: networks are the user's own, timm's or torchvision's."""
@@ -121,7 +124,9 @@ def chosen_display(arguments: Arguments, group: Group) -> str:
     return "none" if arguments.quiet or not group.writes else arguments.progress
 
 
-def chosen_executor(arguments: Arguments, setup: Setup, workers: int, group: Group, tell: Tell, stop: Stop) -> Execute:
+def chosen_executor(
+    arguments: Arguments, setup: Setup, workers: int, group: Group, tell: EventHandler, stop: Stop
+) -> Execute:
     """What trains the runs."""
     if arguments.executor == "ray":
         if group.size > 1:

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from mireg.ablation.command.toml import read_toml
 from mireg.ablation.errors import UserError, nearest
-from mireg.ablation.settings import read_toml
 
 
 @dataclass(frozen=True)

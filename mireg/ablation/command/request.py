@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation import networks
 from mireg.ablation.arms import ARMS
 from mireg.ablation.command.arguments import Arguments, given
-from mireg.ablation.config import Cell, Study
 from mireg.ablation.data import NEXT_TOKEN, is_dataset, load
 from mireg.ablation.errors import UserError, nearest
-from mireg.ablation.presets import PRESETS
-from mireg.ablation.run import Build
-from mireg.ablation.tasks import METRICS
+from mireg.ablation.study.config import Cell, Study
+from mireg.ablation.study.presets import PRESETS
+from mireg.ablation.training import networks
+from mireg.ablation.training.loop import Build
+from mireg.ablation.training.tasks import METRICS
 
 DEMO = "demo"
 """The study without any request."""

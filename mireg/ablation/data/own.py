@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from mireg.ablation.data.dataset import CLASSIFICATION, NEXT_TOKEN, REGRESSION, Dataset, Samples
 from mireg.ablation.errors import UserError
-from mireg.ablation.imports import blame, import_name
+from mireg.ablation.user_code import blame, import_name
 
 PARTS = ("train", "validation", "test")
 

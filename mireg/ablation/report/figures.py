@@ -17,10 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from mireg.ablation.curves import to_target
-from mireg.ablation.metric import Metric
 from mireg.ablation.report.statistics import performance_profile
 from mireg.ablation.report.text import metric_name
+from mireg.ablation.study.metric import Metric, to_target
 
 COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
 """Of the arms in order; the baseline comes first and alone is grey. Each holds on white and on black."""

@@ -9,16 +9,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from mireg.ablation.metric import Metric
 from mireg.ablation.report import figures
 from mireg.ablation.report.results import load_results
 from mireg.ablation.report.summary import summarise
 from mireg.ablation.report.tables import as_csv, as_markdown, header, overviews, rows, title
 from mireg.ablation.report.verdicts import headline, verdicts
-from mireg.ablation.storage import read_json, write_bytes, write_json
-from mireg.ablation.tracking import write_spread
-from mireg.ablation.tuning import read_tuning
-from mireg.ablation.work import RUNS
+from mireg.ablation.storage.files import read_json, write_bytes, write_json
+from mireg.ablation.storage.provenance import RUNS, read_tuning
+from mireg.ablation.storage.tensorboard import write_spread
+from mireg.ablation.study.metric import Metric
 
 
 def write(folder: Path) -> dict[str, Any]:

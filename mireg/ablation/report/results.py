@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation.storage import DamagedError, read_result
+from mireg.ablation.storage.files import DamagedError, read_result
 
 ARCHIVE = "results.jsonl.gz"
 """In an archive's folder: a line per run."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mireg.ablation.arms import BASELINE
-from mireg.ablation.metric import Metric
 from mireg.ablation.report.statistics import CONFIDENCE, RESAMPLES
+from mireg.ablation.study.metric import Metric
 
 TINY = 1e-9
 """Share of the metric below which a gain over the budgets is rounding."""

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from mireg.ablation.arms import BASELINE, TERM
-from mireg.ablation.curves import to_target
-from mireg.ablation.metric import Metric
 from mireg.ablation.report.saved import add_steps_saved
 from mireg.ablation.report.statistics import holm, logrank_p_value, median, paired_p_value, ratio, student
+from mireg.ablation.study.metric import Metric, to_target
 
 SCHEMA_VERSION = 1
 """Of the summary; it changes when a name in it changes its meaning or goes."""
@@ -33,9 +32,9 @@ def summarise(
 
     Args:
         study: its name.
-        results: of its runs, see :func:`mireg.ablation.run.train`.
+        results: of its runs, see :func:`mireg.ablation.training.loop.train`.
         arms: in the order in which to list them; others follow.
-        tuning: by cell and arm, what the learning rate was chosen from (:func:`mireg.ablation.tuning.choose`).
+        tuning: by cell and arm, what the learning rate was chosen from (:func:`mireg.ablation.study.tuning.choose`).
     """
     cells = []
     names = {result["cell"] for result in results}

@@ -12,12 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mireg.ablation.arms import BASELINE, TERM
-from mireg.ablation.curves import to_target
-from mireg.ablation.metric import MODES, Metric
 from mireg.ablation.report.statistics import median
 from mireg.ablation.report.summary import AT, difference_key, final_key
 from mireg.ablation.report.text import difference_text, mean_text, metric_name, number_text, ratio_text
 from mireg.ablation.report.verdicts import headline
+from mireg.ablation.study.metric import MODES, Metric, to_target
 
 NARROW = (0, 1, 2, 3, 4, 9)
 """The columns that fit a terminal of 80 characters."""

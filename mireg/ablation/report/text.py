@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mireg.ablation.metric import Metric
+from mireg.ablation.study.metric import Metric
 
 
 def metric_name(cell: dict[str, Any]) -> str:

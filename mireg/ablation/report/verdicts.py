@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mireg.ablation.arms import BASELINE
-from mireg.ablation.metric import Metric
 from mireg.ablation.report.statistics import CONFIDENCE
 from mireg.ablation.report.summary import difference_key, final_key
 from mireg.ablation.report.text import difference_text, metric_name, number_text, ratio_text
+from mireg.ablation.study.metric import Metric
 
 SEEDS_FOR_A_TEST = 6
 """From fewer pairs an exact two-sided test cannot give p < 0.05."""

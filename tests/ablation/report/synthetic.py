@@ -1,4 +1,4 @@
-"""Results of runs that never ran, as :func:`mireg.ablation.run.train` writes them."""
+"""Results of runs that never ran, as :func:`mireg.ablation.training.loop.train` writes them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation.config import Cell, RunSpec, Term
-from mireg.ablation.storage import write_json
+from mireg.ablation.storage.files import write_json
+from mireg.ablation.study.config import Cell, RunSpec, Term
 
 TARGET = 0.75
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mireg.ablation import report
-from mireg.ablation.metric import Metric
 from mireg.ablation.report.saved import steps_saved
+from mireg.ablation.study.metric import Metric
 from tests.ablation.report.synthetic import result, write_study
 
 LOSS = Metric("loss", "min")

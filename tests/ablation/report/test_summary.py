@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from mireg.ablation.curves import to_target
 from mireg.ablation.report.results import load_results
 from mireg.ablation.report.statistics import holm, logrank_p_value, median, paired_p_value, ratio
 from mireg.ablation.report.summary import summarise
+from mireg.ablation.study.metric import to_target
 from tests.ablation.report.synthetic import TARGET, result, write_study
 
 

@@ -1,0 +1,89 @@
+"""What is compared: each arm adds a term to the loss of a cell, or changes its network or its learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from mireg import estimators
+from mireg.ablation.arms.baselines import DeepSupervision, LayerwiseBatchEntropy
+from mireg.ablation.arms.loss_term import LossTerm, NoTerm, Term
+from mireg.ablation.arms.reward import Reward
+from mireg.ablation.errors import UserError, nearest
+from mireg.regularizer import for_training
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the network of a cell.
+
+    Attributes:
+        about: a sentence for users.
+        term: makes what is added to the loss, from the network, the settings of the MI term and a few inputs.
+        estimator: name of what the MI term rewards, if the arm has it.
+        model_options: of the network, in place of the cell's.
+        lr_divisor: in place of the cell's.
+    """
+
+    about: str
+    term: Callable[[nn.Module, Term, Tensor], LossTerm] = NoTerm
+    estimator: str | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    lr_divisor: float | None = None
+
+
+TERM = "mi"
+"""The arm that is what :func:`mireg.wrap` does by default."""
+
+BASELINE = "none"
+
+
+def arm(name: str) -> Arm:
+    """The arm of that name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in ARMS:
+        raise UserError(f"unknown arm {name!r}{nearest(name, ARMS)}: choose from {', '.join(ARMS)}")
+    return ARMS[name]
+
+
+def _rewards(name: str, about: str, **how: Any) -> Arm:
+    return Arm(about, partial(Reward, estimator=partial(for_training, name), **how), name)
+
+
+def _of_estimators() -> dict[str, Arm]:
+    arms = {}
+    for name in estimators.names():
+        if estimators.REGISTRY[name].is_differentiable:
+            arms[f"mi-{name}"] = arms[name] = _rewards(name, f"the term with the {name} estimator")
+    return arms
+
+
+DEFAULT = "usable"
+"""What the term estimates by default."""
+
+ARMS: dict[str, Arm] = {
+    BASELINE: Arm("the network as it is"),
+    TERM: _rewards(DEFAULT, "what mireg.wrap(model) and mi_loss(y) do"),
+    "mi-label-free": _rewards(DEFAULT, "the term without a target, mi_loss()", sees_target=False),
+    "target-shuffled": _rewards(DEFAULT, "control: the term sees the target's rows shuffled", shuffled=True),
+    "pairs-shuffled": _rewards(
+        DEFAULT, "control: mi_loss() on rows that do not belong together", sees_target=False, shuffled=True
+    ),
+    "last-layer": _rewards(DEFAULT, "the term at the last hidden layer alone", last=True),
+    "deep-supervision": Arm("no term: a linear head with the task's loss at every layer", DeepSupervision),
+    "lbe": Arm("layerwise batch entropy (Peer et al., 2022), another term for deep networks", LayerwiseBatchEntropy),
+    "batchnorm": Arm("no term: BatchNorm in every layer", model_options={"batchnorm": True}),
+    "residual": Arm("no term: residual connections", model_options={"residual": True}),
+    "he": Arm("no term: He initialisation", model_options={"init": "he"}),
+    "orthogonal": Arm("no term: orthogonal initialisation", model_options={"init": "orthogonal"}),
+    "layerwise-lr": Arm("no term: the learning rate divided by 2.6 per layer towards the input", lr_divisor=2.6),
+    **_of_estimators(),
+}
+"""Arms by name; an estimator's own name is short for the arm that rewards with it."""

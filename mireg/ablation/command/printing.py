@@ -1,0 +1,88 @@
+"""What can be asked for, and what was."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mireg import estimators
+from mireg.ablation import data
+from mireg.ablation.arms import ARMS
+from mireg.ablation.command.arguments import NOT_IN_FILES, Arguments
+from mireg.ablation.command.request import FLAGS, OF_CELL, Catalogue
+from mireg.ablation.command.toml import as_toml
+from mireg.ablation.study.config import Cell, Study
+from mireg.ablation.study.presets import PRESETS
+from mireg.ablation.training import networks
+
+
+def print_list(console: Console, catalogue: Catalogue) -> None:
+    """Print what can be named on the command line."""
+    presets = {name: study for name, study in PRESETS.items() if _is_known(study, catalogue)}
+    for title, names in {
+        "presets": {
+            name: f"{', '.join(c.name for c in s.cells)}; arms {', '.join(s.all_arms)}" for name, s in presets.items()
+        },
+        "datasets": {**dict.fromkeys(data.DATASETS, ""), **data.FORMS},
+        "models": {**{name: _written(catalogue.options(name)) for name in catalogue.names}, **networks.FORMS},
+        "arms": {name: arm.about for name, arm in ARMS.items()},
+        "estimators": {name: estimators.REGISTRY[name].measures for name in estimators.names()},
+    }.items():
+        if names:
+            console.print(f"[bold]{title}[/bold]")
+        for name, text in names.items():
+            console.print(f"  {name:<24} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _is_known(study: Study, catalogue: Catalogue) -> bool:
+    return all(cell.model in catalogue.names for cell in study.cells)
+
+
+def config_text(arguments: Arguments, study: Study, out: Path, catalogue: Catalogue) -> str:
+    """The settings as a file that --config reads.
+
+    Of a user's own cell every setting is there; of a preset those that were given, and the others as comments, cell
+    by cell.
+    """
+    settled = replace(arguments, out=out)
+    if arguments.dataset is not None or arguments.model is not None:
+        (cell,) = study.cells
+        options = dict(cell.model_options)
+        if cell.model in catalogue.names:
+            options = {**catalogue.options(cell.model), **options}
+        values = {name: getattr(cell, name) for name in (*OF_CELL, *FLAGS)}
+        settled = replace(
+            settled,
+            **values,
+            model_options=tuple(f"{key}={value}" for key, value in options.items()),
+            arms=study.arms,
+            seeds=study.seeds,
+            weight=study.term.weight,
+            decay_steps=study.term.decay_steps,
+            layers=study.term.layers,
+        )
+        return as_toml(settled, NOT_IN_FILES)
+    settled = replace(settled, preset=study.name)
+    comments = [f"# {cell.name}: {_settings(study, cell)}\n" for cell in study.cells]
+    return as_toml(settled, NOT_IN_FILES) + "".join(comments)
+
+
+def _settings(study: Study, cell: Cell) -> str:
+    values = asdict(cell)
+    for name in ("name", "arms", "seeds", "tuning_steps", "diagnostics", "model_options", "arm_lr"):
+        del values[name]
+    if study.tuning:
+        values["lr"] = f"best of {', '.join(map(str, study.tuning.lrs))}"
+    rates = "".join(f", lr of {arm} {lr}" for arm, lr in cell.arm_lr.items())
+    options = _written(cell.model_options)
+    return (
+        f"{_written(values)}{rates}; {options or 'the defaults of the model'}; seeds={study.seeds_of(cell)}; "
+        f"arms {', '.join(study.arms_of(cell))}"
+    )
+
+
+def _written(values: Any) -> str:
+    return " ".join(f"{key}={value}" for key, value in values.items())

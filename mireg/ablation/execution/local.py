@@ -1,0 +1,205 @@
+"""Runs on this machine: in this process, or shared out over worker processes that may die."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol
+
+import torch
+
+from mireg.ablation.errors import Stopped, UserError, cannot_write
+from mireg.ablation.events import EventHandler
+from mireg.ablation.execution.job import RETRIES
+from mireg.ablation.execution.signals import graceful
+from mireg.ablation.training.group import Group
+
+Failures = dict[str, str]
+"""Why a run has no result, by its path."""
+
+
+class Job(Protocol):
+    """One run."""
+
+    @property
+    def path(self) -> str:
+        """Its name, unlike any other's."""
+
+
+class Work(Protocol):
+    """What all runs share; it travels to other processes."""
+
+    @property
+    def device(self) -> torch.device:
+        """To train on."""
+
+    def perform(self, spec: Any, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> None:
+        """Train one run to its end."""
+
+
+def run_here(specs: Sequence[Job], setup: Work, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> Failures:
+    """Run one after another in this process, or in this group of processes.
+
+    Raises:
+        Stopped, UserError, OSError: see :func:`mireg.ablation.execution.job.perform`.
+    """
+    failures = {}
+    for spec in specs:
+        try:
+            setup.perform(spec, group, tell, stop)
+        except (Stopped, UserError, OSError):
+            raise
+        except Exception:
+            if group.size > 1:
+                raise  # the other processes wait for this one: all of them must start again
+            failures[spec.path] = crashed(spec, traceback.format_exc(), tell)
+    return failures
+
+
+def run_in_workers(
+    specs: Sequence[Job], setup: Work, workers: int, tell: EventHandler, stop: Callable[[], bool]
+) -> Failures:
+    """Share the runs out over worker processes; a run whose worker dies goes on in another.
+
+    Raises:
+        Stopped: if ``stop`` said so, once every worker has saved its run.
+        UserError: if data are missing or damaged, or a file cannot be written.
+    """
+    failures: Failures = {}
+    deaths = dict.fromkeys((spec.path for spec in specs), 0)
+    waiting = list(reversed(specs))
+    pool = [_Worker(setup, index, waiting.pop()) for index in range(min(workers, len(specs)))]
+    stopping = False
+    try:
+        while pool:
+            if stop() and not stopping:
+                stopping = True
+                waiting.clear()
+                for worker in pool:
+                    worker.stop()
+            ready = wait([worker.connection for worker in pool], timeout=0.2)
+            for worker in [worker for worker in pool if worker.connection in ready]:
+                kind, content = worker.receive()
+                match kind:
+                    case "event":
+                        tell(content)
+                        continue
+                    case "refused":
+                        raise UserError(content)
+                    case "crashed":
+                        failures[worker.spec.path] = crashed(worker.spec, content, tell)
+                    case "died" if not stopping:
+                        spec = worker.spec
+                        deaths[spec.path] += 1
+                        if deaths[spec.path] <= RETRIES:
+                            tell(_note(spec, f"its worker process died ({content}): going on in another"))
+                            pool[pool.index(worker)] = _Worker(setup, worker.index, spec)
+                            continue
+                        failures[spec.path] = f"its worker process died {deaths[spec.path]} times, last of {content}"
+                        tell({"event": "finish", "run": spec.path, "failure": failures[spec.path]})
+                        if waiting:
+                            pool[pool.index(worker)] = _Worker(setup, worker.index, waiting.pop())
+                            continue
+                if waiting:
+                    worker.start(waiting.pop())
+                else:
+                    pool.remove(worker)
+                    worker.kill()  # its files are closed; an orderly exit takes seconds
+    finally:
+        for worker in pool:
+            worker.kill()
+    if stopping:
+        raise Stopped
+    return failures
+
+
+def crashed(spec: Job, trace: str, tell: EventHandler) -> str:
+    """EventHandler of an error in the code of a run, whole; its last line is the failure."""
+    tell(_note(spec, trace.rstrip()))
+    failure = trace.rstrip().splitlines()[-1]
+    tell({"event": "finish", "run": spec.path, "failure": failure})
+    return failure
+
+
+class _Worker:
+    """A process that trains the runs it is sent, and this end of the pipe to it."""
+
+    def __init__(self, setup: Work, index: int, spec: Job) -> None:
+        # A forked process can use neither CUDA nor torch's thread pool.
+        context = multiprocessing.get_context("spawn")
+        self.index = index
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, setup, index), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.start(spec)
+
+    def start(self, spec: Job) -> None:
+        self.spec = spec
+        self.connection.send(spec)
+
+    def receive(self) -> tuple[str, Any]:
+        """What the process says next: the kind of message, and its content."""
+        try:
+            kind, content = self.connection.recv()
+            return kind, content
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            return "died", signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+    def stop(self) -> None:
+        """Ask it to save its run and end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _serve(connection: Connection, setup: Work, index: int) -> None:
+    """The life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
+    parent = os.getppid()
+    device = setup.device
+    if device.type == "cuda":
+        device = torch.device("cuda", index % torch.cuda.device_count())
+
+    def tell(event: dict[str, Any]) -> None:
+        connection.send(("event", event))
+
+    with graceful(signal.SIGTERM) as asked:
+
+        def stop() -> bool:
+            if os.getppid() != parent:
+                os._exit(1)  # the study may have another owner by now
+            return asked()
+
+        while not asked():
+            try:
+                spec = connection.recv()
+            except EOFError:
+                return
+            try:
+                setup.perform(spec, Group(device), tell, stop)
+                connection.send(("done", None))
+            except Stopped:
+                connection.send(("done", None))
+            except UserError as error:
+                connection.send(("refused", str(error)))
+            except BrokenPipeError:
+                return
+            except OSError as error:
+                connection.send(("refused", cannot_write(error)))
+            except Exception:
+                connection.send(("crashed", traceback.format_exc()))
+
+
+def _note(spec: Job, text: str) -> dict[str, Any]:
+    return {"event": "note", "run": spec.path, "text": text}

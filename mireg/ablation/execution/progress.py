@@ -1,0 +1,108 @@
+"""Progress of many runs: bars, plain lines, or a JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mireg.ablation.events import EventHandler
+
+
+@contextmanager
+def display(style: str) -> Iterator[EventHandler]:
+    """Where to tell events; notes go to standard error whatever the style, except as JSON.
+
+    Args:
+        style: ``"bars"`` and ``"lines"`` on standard error, ``"json"`` on standard output, ``"none"``;
+            ``"auto"`` is bars on a terminal and lines elsewhere.
+    """
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    if style == "auto":
+        style = "bars" if console.is_terminal else "lines"
+    if style == "bars":
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            yield _Bars(progress)
+    else:
+        displays: dict[str, EventHandler] = {"lines": _Lines(), "json": _json, "none": _notes}
+        yield displays[style]
+
+
+def _json(event: dict[str, Any]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def _notes(event: dict[str, Any]) -> None:
+    if event["event"] == "note":
+        print(_text(event), file=sys.stderr, flush=True)
+
+
+def _text(note: dict[str, Any]) -> str:
+    return f"{note['run']}: {note['text']}" if "run" in note else f"{note['text']}"
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._runs = self._finished = 0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        line = self._line(event)
+        if line:
+            print(line, file=sys.stderr, flush=True)
+
+    def _line(self, event: dict[str, Any]) -> str | None:
+        match event["event"]:
+            case "study":
+                self._runs, self._finished = event["runs"], event["finished"]
+                return f"{self._finished}/{self._runs} runs finished"
+            case "start" if event["step"]:
+                return f"{event['run']}: continues at step {event['step']}/{event['steps']}"
+            case "finish":
+                self._finished += 1
+                return f"{event['run']}: {event['failure'] or 'finished'} ({self._finished}/{self._runs})"
+            case "note":
+                return _text(event)
+            case _:
+                return None
+
+
+class _Bars:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "study":
+                self._runs = self._progress.add_task("runs", total=event["runs"], completed=event["finished"])
+            case "start" | "step":
+                run = event["run"]
+                if run not in self._bars:
+                    self._bars[run] = self._progress.add_task(run)
+                self._progress.update(self._bars[run], completed=event["step"], total=event["steps"])
+            case "finish":
+                self._progress.advance(self._runs)
+                if event["run"] in self._bars:
+                    self._progress.remove_task(self._bars.pop(event["run"]))
+            case "note":
+                self._progress.console.print(_text(event))

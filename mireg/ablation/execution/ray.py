@@ -1,0 +1,127 @@
+"""Runs as tasks of a Ray cluster whose machines share the study's folder."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mireg.ablation.errors import Stopped, UserError, cannot_write
+from mireg.ablation.events import EventHandler
+from mireg.ablation.execution.job import RETRIES, Setup, perform
+from mireg.ablation.execution.local import Failures, crashed
+from mireg.ablation.study.config import RunSpec
+from mireg.ablation.training.group import Group
+
+
+def run_on_ray(
+    specs: Sequence[RunSpec], setup: Setup, address: str | None, tell: EventHandler, stop: Callable[[], bool]
+) -> Failures:
+    """Run each as a Ray task; one whose process or machine is lost goes on from its checkpoint elsewhere.
+
+    A task asks for the setup's threads as CPUs and, on CUDA, for one GPU. Folders are the same path
+    on every machine.
+
+    Args:
+        specs: what to run.
+        setup: shared by all runs.
+        address: of the cluster; None for the one in ``RAY_ADDRESS``, or else this machine alone.
+        tell: told of progress.
+        stop: asked whether to stop.
+
+    Raises:
+        Stopped: if ``stop`` said so, once every running task has saved its state.
+        UserError: if Ray is not installed or not reached, data are missing, or a file cannot be written.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--executor ray needs Ray: pip install 'mireg[ray]'") from None
+    try:
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"no Ray cluster at {address or 'the address in RAY_ADDRESS'} ({error})") from error
+    try:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=here).remote()
+        gpus = 1 if setup.device.type == "cuda" else 0
+        task = ray.remote(num_cpus=setup.threads, num_gpus=gpus, max_retries=RETRIES)(_perform)
+        shared = replace(setup, out=setup.out.absolute(), data_dir=setup.data_dir.absolute())
+        waiting = {task.options(name=spec.path).remote(spec, shared, mailbox): spec for spec in specs}
+        failures: Failures = {}
+        stopping = False
+        while waiting:
+            if stop() and not stopping:
+                stopping = True
+                ray.get(mailbox.stop.remote())
+            done, _ = ray.wait(list(waiting), timeout=0.2)
+            for event in ray.get(mailbox.take.remote()):
+                tell(event)
+            for reference in done:
+                spec = waiting.pop(reference)
+                try:
+                    kind, content = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    kind, content = "crashed", f"its process or machine was lost {RETRIES + 1} times: {error}"
+                if kind == "refused":
+                    raise UserError(content)
+                if kind == "crashed":
+                    failures[spec.path] = crashed(spec, content, tell)
+    finally:
+        ray.shutdown()
+    if stopping:
+        raise Stopped
+    return failures
+
+
+class _Mailbox:
+    """An actor beside the driver: events go one way, the request to stop the other."""
+
+    def __init__(self) -> None:
+        self._events: list[dict[str, Any]] = []
+        self._stopping = False
+
+    def put(self, event: dict[str, Any]) -> bool:
+        """Take an event, and say whether to stop."""
+        self._events.append(event)
+        return self._stopping
+
+    def take(self) -> list[dict[str, Any]]:
+        """Hand over the events, once."""
+        events, self._events = self._events, []
+        return events
+
+    def stop(self) -> None:
+        self._stopping = True
+
+
+def _perform(spec: RunSpec, setup: Setup, mailbox: Any) -> tuple[str, str]:
+    """The task: trains a run and says how it ended."""
+    import ray
+
+    stopping = False
+
+    def tell(event: dict[str, Any]) -> None:
+        nonlocal stopping
+        stopping = ray.get(mailbox.put.remote(event))
+
+    try:
+        tell({"event": "start", "run": spec.path, "step": 0, "steps": spec.cell.steps})
+        if stopping:
+            return "stopped", ""
+        perform(spec, setup, Group(setup.device), tell, lambda: stopping)
+        return "done", ""
+    except Stopped:
+        return "stopped", ""
+    except UserError as error:
+        return "refused", str(error)
+    except OSError as error:
+        return "refused", cannot_write(error)
+    except ray.exceptions.RayError:
+        raise  # the driver is gone
+    except Exception:
+        return "crashed", traceback.format_exc()

@@ -1,0 +1,191 @@
+"""Many runs: what is done is skipped, the rest is handed to an executor."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mireg.ablation.data import Dataset, load
+from mireg.ablation.errors import UserError
+from mireg.ablation.events import EventHandler
+from mireg.ablation.execution.job import Setup
+from mireg.ablation.execution.local import Failures
+from mireg.ablation.storage.files import DamagedError, read_result
+from mireg.ablation.storage.lock import Lock
+from mireg.ablation.storage.provenance import record_study, refuse_changes, settings, write_tuning
+from mireg.ablation.study.config import Cell, RunSpec, Study
+from mireg.ablation.study.tuning import choose
+from mireg.ablation.training.group import Group, check_divides
+from mireg.ablation.training.loop import evaluate
+from mireg.ablation.training.tasks import METRICS, check_outputs
+from mireg.ablation.user_code import blame
+
+SAMPLES = 8
+"""On which a network is tried out before any work."""
+
+Execute = Callable[[Sequence[RunSpec]], Failures]
+"""Trains runs, and says why any has no result."""
+
+
+def run_study(
+    study: Study, setup: Setup, execute: Execute, *, group: Group, tell: EventHandler
+) -> list[dict[str, Any]]:
+    """Run what is missing of a study and return the results of all its runs.
+
+    Args:
+        study: what to run.
+        setup: where and how; finished runs in its folder are taken as they are.
+        execute: see :mod:`mireg.ablation.execution.local` and :mod:`mireg.ablation.execution.ray`.
+        group: of this process; one process checks and keeps the folder for all.
+        tell: told of progress.
+
+    Returns:
+        What :func:`mireg.ablation.training.loop.train` wrote for each run; of a run that has no result, its
+        ``cell``, ``arm``, ``seed`` and ``failure``. Nothing in a process that does not write.
+
+    Raises:
+        Stopped: see the executor.
+        UserError: on bad model options, missing data, a folder in use or of other settings. All of
+            these are found before the first step.
+        OSError: if a file cannot be written.
+    """
+    _check_cells(study, setup, group)
+    with Lock(setup.out / "lock") if group.writes else nullcontext() as lock:
+        if lock is not None:
+            if lock.left_by:
+                tell(_note(f"took over from {lock.left_by}, which ended without cleaning up"))
+            for text in record_study(study, setup.out, str(setup.device)):
+                tell(_note(text))
+        work = _tuned if study.tuning else _untuned
+        return work(study, setup, execute, group, tell)
+
+
+def _untuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: EventHandler) -> list[dict[str, Any]]:
+    runs = study.runs()
+    missing = _missing(runs, setup, group, tell)
+    tell({"event": "study", "runs": len(runs), "finished": len(runs) - len(missing)})
+    failures = execute(missing) if missing else {}
+    return [_outcome(spec, setup, failures) for spec in runs] if group.writes else []
+
+
+def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: EventHandler) -> list[dict[str, Any]]:
+    """Cell by cell, the tuning runs, the choice of the learning rates, and the runs with these.
+
+    Where a tuning run could not be made there is no choice, and the cell waits for the next time.
+    """
+    every = [*study.runs(), *(spec for cell in study.cells for spec in study.tuning_runs(cell))]
+    finished = sum((setup.folder(spec) / "result.json").exists() for spec in every)
+    tell({"event": "study", "runs": len(every), "finished": finished})
+    outcomes = []
+    for cell in study.cells:
+        trials = study.tuning_runs(cell)
+        missing = _missing(trials, setup, group, tell)
+        failures = execute(missing) if missing else {}
+        if lost := group.first(failures if group.writes else None):
+            said = {path: f"{path}: {why}" for path, why in lost.items()}
+            outcomes += [_failed(trial, said) for trial in trials if group.writes and trial.path in lost]
+            continue
+        choice = None
+        if group.writes:
+            choice = choose((spec, read_result(setup.folder(spec) / "result.json")) for spec in trials)
+            write_tuning(setup.out, cell.name, choice)
+        choice = group.first(choice)
+        assert choice is not None  # rank 0 always has one
+        runs = study.runs([replace(cell, arm_lr={arm: found["lr"] for arm, found in choice.items()})])
+        missing = _missing(runs, setup, group, tell)
+        failures = execute(missing) if missing else {}
+        outcomes += [_outcome(spec, setup, failures) for spec in runs] if group.writes else []
+    return outcomes
+
+
+def _missing(runs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler) -> list[RunSpec]:
+    """The runs that are still to be done."""
+    missing = group.first([spec for spec in runs if _finished(spec, setup, tell) is None] if group.writes else None)
+    assert missing is not None  # rank 0 always has a list
+    return missing
+
+
+def _outcome(spec: RunSpec, setup: Setup, failures: Failures) -> dict[str, Any]:
+    if spec.path in failures:
+        return _failed(spec, failures)
+    return read_result(setup.folder(spec) / "result.json") or {}
+
+
+def _failed(spec: RunSpec, failures: Failures) -> dict[str, Any]:
+    return {"cell": spec.cell.name, "arm": spec.arm, "seed": spec.seed, "failure": failures[spec.path]}
+
+
+def _finished(spec: RunSpec, setup: Setup, tell: EventHandler) -> dict[str, Any] | None:
+    """The result of a run that is done, or None.
+
+    Raises:
+        UserError: if the folder holds that run with other settings.
+    """
+    folder = setup.folder(spec)
+    try:
+        result = read_result(folder / "result.json")
+        if result is None:
+            return None
+        _check_weights(folder / "weights.pt", result.get("weights_sha256"))
+    except DamagedError as damage:
+        tell(_note(f"{damage}: {spec.path} is run again"))
+        return None
+    refuse_changes(f"{spec.path} in {setup.out}", settings(result["spec"]), settings(spec.as_dict()))
+    return result
+
+
+def _check_weights(path: Path, digest: str | None) -> None:
+    if digest is not None and path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise DamagedError(f"{path} is damaged")
+
+
+def _check_cells(study: Study, setup: Setup, group: Group) -> None:
+    """Check every network of the study once, each data set read once and let go of before the work begins."""
+    datasets = {
+        key: load(key[0], setup.data_dir, key[1]) for key in {(c.dataset, c.context): None for c in study.cells}
+    }
+    checked: list[Cell] = []
+    for spec in study.runs():
+        if spec.cell not in checked:
+            _check_builds(spec, setup, datasets[spec.cell.dataset, spec.cell.context], group)
+            checked.append(spec.cell)
+
+
+def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -> None:
+    """Build the network of a run, and try it on a few samples, so that a bad request fails before any work."""
+    cell = spec.cell
+    check_divides(min(cell.batch_size, len(dataset.train)), group.size)
+    if cell.metric not in METRICS[dataset.task]:
+        choices = ", ".join(METRICS[dataset.task])
+        raise UserError(f"{cell.name}: metric={cell.metric!r} does not apply to {dataset.task}: choose from {choices}")
+    if cell.diagnostics and not dataset.train.batch(slice(0, 1))[0].is_floating_point():
+        raise UserError(f"{cell.name}: diagnostics need inputs that are real numbers, and {cell.dataset} has tokens")
+    if cell.augment != "none" and len(dataset.input_shape) != 3:
+        raise UserError(f"{cell.name}: augment={cell.augment!r} needs images, and a sample is {dataset.input_shape}")
+    few = replace(dataset, validation=dataset.validation.first(SAMPLES))
+    inputs = few.validation.batch(slice(0, SAMPLES))[0]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            network = setup.build(cell, dataset)
+            with torch.no_grad():
+                check_outputs(dataset, network.eval()(inputs), len(inputs))
+            value = evaluate(network, few, spec)[cell.measured.validation]
+            if not math.isfinite(value):
+                raise ValueError(f"the {cell.metric} of the untrained network is {value}")
+        except UserError:
+            raise
+        except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # our own word, or torch's on sizes
+            raise UserError(f"{cell.name}, arm {spec.arm}: {str(error).splitlines()[0]}") from error
+        except Exception as error:
+            raise UserError(f"{cell.name}, arm {spec.arm}: {blame(error)}") from error
+
+
+def _note(text: str) -> dict[str, Any]:
+    return {"event": "note", "text": text}

@@ -1,0 +1,292 @@
+"""What a study is: cells, arms and seeds."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from mireg.ablation.arms import Term
+from mireg.ablation.arms import arm as named_arm
+from mireg.ablation.data import CONTEXT, DATASETS, FORMS, is_dataset
+from mireg.ablation.errors import UserError, check
+from mireg.ablation.study.metric import MODES, Metric
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Names that may become part of a path."""
+
+MOST_SEEDS = 10_000
+"""A larger number is a slip of the keyboard."""
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
+SCHEDULES = ("constant", "cosine", "linear")
+AUGMENTATIONS = ("none", "flip-crop")
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A network on a data set, with the target to reach and the steps it may take.
+
+    Attributes:
+        name: in tables, paths and TensorBoard.
+        dataset: a name that :func:`mireg.ablation.data.load` knows.
+        model: a name that the caller's model builder knows.
+        model_options: of that model, where they differ from its defaults.
+        target: of the metric on validation data, in its own unit; None has none, and nothing is said of speed.
+        steps: budget of one run.
+        batch_size: samples per step.
+        eval_every: steps between evaluations.
+        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"`` with Nesterov's momentum, or ``"muon"`` for the matrices of
+            hidden layers with AdamW for the rest.
+        lr: learning rate, at its highest.
+        schedule: of the learning rate: ``"constant"``, or ``"cosine"`` or ``"linear"`` down to 0 at the budget.
+        warmup_steps: steps in which the learning rate rises from 0.
+        weight_decay: of parameters of at least two dimensions.
+        momentum: of SGD.
+        betas: of Adam and AdamW.
+        augment: ``"none"``, or ``"flip-crop"`` for images.
+        precision: of the forward pass: ``"float32"``, ``"bfloat16"`` or ``"float16"``, the latter with loss scaling.
+        compile: train with ``torch.compile``.
+        arm_lr: learning rates of arms whose own tuning gave another one.
+        lr_divisor: the learning rate is divided by it once more per layer towards the input.
+        metric: ``"accuracy"`` or ``"loss"``.
+        diagnostics: measure what :func:`mireg.ablation.training.diagnose.diagnose` does at each evaluation.
+        arms: of this cell, in place of the study's.
+        seeds: of this cell, in place of the study's number.
+        tuning_steps: budget of a tuning run, where it is less than that of a run.
+        budget_of: name of the cell that this one is on another budget, with the baseline alone: from it the steps that
+            an arm saves are read (:func:`mireg.ablation.report.saved.steps_saved`).
+    """
+
+    name: str
+    dataset: str
+    model: str
+    target: float | None
+    steps: int
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 128
+    eval_every: int = 25
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    augment: str = "none"
+    precision: str = "float32"
+    compile: bool = False
+    arm_lr: Mapping[str, float] = field(default_factory=dict)
+    lr_divisor: float = 1.0
+    metric: str = "accuracy"
+    diagnostics: bool = False
+    arms: tuple[str, ...] = ()
+    seeds: int | None = None
+    tuning_steps: int | None = None
+    budget_of: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name("cell", self.name)
+        check("dataset", self.dataset, is_dataset(self.dataset), f"choose from {', '.join([*DATASETS, *FORMS])}")
+        for what, choices in {
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "augment": AUGMENTATIONS,
+            "precision": PRECISIONS,
+        }.items():
+            value = getattr(self, what)
+            check(what, value, value in choices, f"choose from {', '.join(choices)}")
+        check("warmup_steps", self.warmup_steps, 0 <= self.warmup_steps <= self.steps, "give 0 to the number of steps")
+        for what in ("weight_decay", "momentum"):
+            value = getattr(self, what)
+            check(what, value, math.isfinite(value) and value >= 0, "give at least 0")
+        check("momentum", self.momentum, self.momentum < 1, "give less than 1")
+        check("metric", self.metric, self.metric in MODES, f"choose from {', '.join(MODES)}")
+        if self.target is not None and self.metric == "accuracy":
+            check("target", self.target, 0 < self.target <= 1, "give an accuracy above 0 and at most 1")
+        elif self.target is not None:
+            check("target", self.target, math.isfinite(self.target), "give a finite number")
+        check("steps", self.steps, self.steps >= 1, "give at least 1")
+        check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
+        check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
+        check("lr_divisor", self.lr_divisor, 1 <= self.lr_divisor < math.inf, "give at least 1")
+        for lr in (self.lr, *self.arm_lr.values()):
+            check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
+        _check_arms(self.arms)
+        if self.seeds is not None:
+            _check_seeds(self.seeds)
+        if self.tuning_steps is not None:
+            check("tuning_steps", self.tuning_steps, self.tuning_steps >= 1, "give at least 1")
+
+    @property
+    def measured(self) -> Metric:
+        """The metric and which way is better."""
+        return Metric(self.metric, MODES[self.metric])
+
+    @property
+    def context(self) -> int:
+        """Characters of a text that the network sees at once."""
+        try:
+            return int(self.model_options.get("context", CONTEXT))
+        except ValueError:
+            raise UserError(f"context={self.model_options['context']!r}: give a whole number") from None
+
+    def lr_of(self, arm: str) -> float:
+        """The learning rate of an arm."""
+        return self.arm_lr.get(arm, self.lr)
+
+    def as_trained(self, name: str) -> Cell:
+        """The cell with what an arm changes about it."""
+        arm = named_arm(name)
+        divisor = self.lr_divisor if arm.lr_divisor is None else arm.lr_divisor
+        return replace(self, model_options={**self.model_options, **arm.model_options}, lr_divisor=divisor)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How every arm of every cell gets its learning rate: the same grid and the same seeds for all.
+
+    Attributes:
+        lrs: to choose from.
+        seeds: number of seeds, counted from ``first_seed``; the study's own runs don't use them.
+        first_seed: of the tuning runs.
+    """
+
+    lrs: tuple[float, ...]
+    seeds: int = 2
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        check("lrs", self.lrs, len(self.lrs) > 0, "name at least one")
+        for lr in self.lrs:
+            check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
+        _check_seeds(self.seeds)
+
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Cells x arms x seeds: every arm of a cell starts from the same weights and sees the same batches.
+
+    Attributes:
+        name: of the study.
+        cells: tasks.
+        arms: see :data:`mireg.ablation.arms.ARMS`.
+        seeds: number of seeds, counted from ``first_seed``.
+        first_seed: so that final runs can keep clear of the seeds that settings were chosen on.
+        term: settings of the MI term.
+        tuning: of the learning rates; None takes those of the cells.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    arms: tuple[str, ...]
+    seeds: int = 5
+    first_seed: int = 0
+    term: Term = field(default_factory=Term)
+    tuning: Tuning | None = None
+
+    def __post_init__(self) -> None:
+        _check_name("study", self.name)
+        _check_seeds(self.seeds)
+        check("arms", self.arms, len(self.arms) > 0, "name at least one")
+        _check_arms(self.arms)
+        if self.tuning:
+            used = set(self.seed_numbers).intersection(self.tuning.seed_numbers)
+            check("first_seed", self.first_seed, not used, "keep clear of the seeds that tuning uses")
+
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds of the cell that has most."""
+        return range(self.first_seed, self.first_seed + max(self.seeds_of(cell) for cell in self.cells))
+
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """The arms of all cells."""
+        return tuple(dict.fromkeys(arm for cell in self.cells for arm in self.arms_of(cell)))
+
+    def arms_of(self, cell: Cell) -> tuple[str, ...]:
+        """The arms of a cell."""
+        return cell.arms or self.arms
+
+    def seeds_of(self, cell: Cell) -> int:
+        """Number of seeds of a cell."""
+        return self.seeds if cell.seeds is None else cell.seeds
+
+    def runs(self, cells: Iterable[Cell] | None = None) -> list[RunSpec]:
+        """Every run, of some of the cells, the seeds outermost so that an interrupted study holds whole pairs."""
+        chosen = self.cells if cells is None else tuple(cells)
+        return [
+            RunSpec(cell.as_trained(arm), arm, seed, self.term)
+            for seed in self.seed_numbers
+            for cell in chosen
+            for arm in self.arms_of(cell)
+            if seed < self.first_seed + self.seeds_of(cell)
+        ]
+
+    def tuning_runs(self, cell: Cell) -> list[RunSpec]:
+        """The runs on which the learning rates of a cell's arms are chosen."""
+        assert self.tuning is not None
+        steps = min(cell.steps, cell.tuning_steps or cell.steps)
+        return [
+            RunSpec(replace(cell.as_trained(arm), steps=steps, lr=lr, arm_lr={}), arm, seed, self.term, tuning=True)
+            for seed in self.tuning.seed_numbers
+            for lr in self.tuning.lrs
+            for arm in self.arms_of(cell)
+        ]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training run.
+
+    Attributes:
+        cell: as the arm has it, see :meth:`Cell.as_trained`.
+        arm: its name.
+        seed: of the weights and of the order of the data.
+        term: settings of the MI term.
+        tuning: the run is there to choose a learning rate: it ends at the target, and never sees the test set.
+    """
+
+    cell: Cell
+    arm: str
+    seed: int
+    term: Term
+    tuning: bool = False
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return self.cell.lr_of(self.arm)
+
+    @property
+    def path(self) -> str:
+        """Its name in TensorBoard and in messages."""
+        if self.tuning:
+            return f"tuning/{self.cell.name}/{self.arm}/lr-{self.lr!r}/seed-{self.seed}"
+        return f"{self.cell.name}/{self.arm}/seed-{self.seed}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The specification in plain types."""
+        return asdict(self)
+
+
+def _check_arms(arms: tuple[str, ...]) -> None:
+    check("arms", arms, len(set(arms)) == len(arms), "name each once")
+    for arm in arms:
+        named_arm(arm)
+
+
+def _check_seeds(seeds: int) -> None:
+    check("seeds", seeds, 1 <= seeds <= MOST_SEEDS, f"give at least 1 and at most {MOST_SEEDS}")
+
+
+def _check_name(what: str, name: str) -> None:
+    check(what, name, NAME.fullmatch(name) is not None, "use letters, digits, '.', '_' and '-' alone")

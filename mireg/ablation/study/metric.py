@@ -1,0 +1,96 @@
+"""What is compared: a number of validation data, and which way is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mireg.ablation.errors import check
+
+MODES = {"accuracy": "max", "loss": "min"}
+"""Of the metrics that the trainer takes itself."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, its place in results and how it is written.
+
+    Attributes:
+        name: of it.
+        mode: ``"max"`` where more is better, ``"min"`` where less is.
+    """
+
+    name: str = "accuracy"
+    mode: str = "max"
+
+    def __post_init__(self) -> None:
+        check("mode", self.mode, self.mode in ("max", "min"), "choose from max, min")
+
+    @classmethod
+    def of(cls, cell: Mapping[str, Any]) -> Metric:
+        """The metric of a cell in plain types; accuracy where it names none."""
+        name = cell.get("metric", "accuracy")
+        return cls(name, cell.get("mode") or MODES[name])
+
+    @property
+    def validation(self) -> str:
+        """Its key in a point of a curve."""
+        return f"validation_{self.name}"
+
+    @property
+    def final(self) -> str:
+        """Its key in the result of a run."""
+        return f"test_{self.name}"
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it lies between 0 and 1 and is read in per cent."""
+        return self.name == "accuracy"
+
+    @property
+    def worst(self) -> float:
+        """Of a run that broke: 0 for a share, else infinitely bad."""
+        return 0.0 if self.is_share else self.gain(-math.inf)
+
+    def gain(self, difference: float) -> float:
+        """A difference, signed so that better is above 0."""
+        return difference if self.mode == "max" else -difference
+
+    def reached(self, value: float, target: float) -> bool:
+        """Whether a value is as good as the target.
+
+        >>> Metric("accuracy").reached(0.8, 0.75), Metric("loss", "min").reached(0.8, 0.75)
+        (True, False)
+        """
+        return value >= target if self.mode == "max" else value <= target
+
+    def show(self, value: float, digits: int = 0) -> str:
+        """A value as text, in its own unit.
+
+        Args:
+            value: of the metric.
+            digits: after the point, in per cent.
+
+        >>> Metric("accuracy").show(0.801), Metric("loss", "min").show(1.23456)
+        ('80%', '1.235')
+        """
+        return f"{value:.{digits}%}" if self.is_share else f"{value:.4g}"
+
+
+ACCURACY = Metric()
+
+
+def to_target(
+    curve: Iterable[dict[str, Any]], target: float | None, metric: Metric = ACCURACY
+) -> dict[str, Any] | None:
+    """The first point of a curve after training began that is as good as the target; None if none is.
+
+    >>> to_target([{"step": 0, "validation_accuracy": 0.1}, {"step": 25, "validation_accuracy": 0.8}], 0.75)["step"]
+    25
+    """
+    if target is None:
+        return None
+    points = (point for point in curve if point["step"] > 0)
+    return next((point for point in points if metric.reached(point[metric.validation], target)), None)

@@ -1,0 +1,49 @@
+"""Learning rates, chosen for every arm of a cell alike from its tuning runs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from mireg.ablation.study.config import RunSpec
+from mireg.ablation.study.metric import Metric, to_target
+
+
+def choose(results: Iterable[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str, dict[str, Any]]:
+    """The best learning rate of each arm: fewest median steps to the target.
+
+    A miss is infinitely late. Ties go to the better mean of the validation metric at the last evaluation, then to
+    the smaller rate. A run that broke, or has no result, is a miss, with an accuracy of 0 or None for another metric.
+
+    Args:
+        results: of one cell's tuning runs.
+
+    Returns:
+        By arm, the rate as ``lr``, and as ``tried``, by rate, ``steps`` to the target (None for a miss) and
+        the metric (as in ``accuracy``) of the runs in the order of ``results``.
+    """
+    tried: dict[str, dict[str, dict[str, list[Any]]]] = {}
+    metric = Metric()
+    for spec, result in results:
+        metric = spec.cell.measured
+        runs = tried.setdefault(spec.arm, {}).setdefault(repr(spec.lr), {"steps": [], metric.name: []})
+        broke = result is None or result["failure"] is not None
+        curve = [] if result is None or broke else result["curve"]
+        reached = to_target(curve, spec.cell.target, metric)
+        runs["steps"].append(reached and reached["step"])
+        runs[metric.name].append(curve[-1][metric.validation] if curve else _plain(metric.worst))
+
+    def badness(item: tuple[str, dict[str, list[Any]]]) -> tuple[float, float, float]:
+        lr, runs = item
+        steps = statistics.median(math.inf if step is None else step for step in runs["steps"])
+        last = statistics.mean(metric.worst if value is None else value for value in runs[metric.name])
+        return steps, -metric.gain(last), float(lr)
+
+    return {arm: {"lr": float(min(rates.items(), key=badness)[0]), "tried": rates} for arm, rates in tried.items()}
+
+
+def _plain(value: float) -> float | None:
+    """As JSON can hold it."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""One run: the loop, and what it is made of."""

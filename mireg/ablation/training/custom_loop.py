@@ -1,0 +1,144 @@
+"""What a user's own training loop is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from mireg.ablation.arms import ARMS, BASELINE, LossTerm, Term
+from mireg.ablation.errors import Stopped
+from mireg.ablation.events import EventHandler
+from mireg.ablation.storage.tensorboard import layout
+from mireg.ablation.study.metric import Metric
+from mireg.ablation.training.window import clock
+
+
+class Broke(Exception):  # noqa: N818  # how a run ended, not an error of the program
+    """The metric of a run is no longer a finite number."""
+
+
+class Run:
+    """One run of a loop: a seed, an arm, and where its numbers go.
+
+    Attributes:
+        arm: name of the arm.
+        seed: for whatever the loop draws from streams of its own.
+        device: to train on.
+    """
+
+    def __init__(
+        self,
+        arm: str,
+        seed: int,
+        device: torch.device,
+        metric: Metric,
+        folder: Path,
+        tell: EventHandler,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.arm = arm
+        self.seed = seed
+        self.device = device
+        self.curve: list[dict[str, Any]] = []
+        self._metric = metric
+        self._tell = tell
+        self._stop = stop
+        self._path = "/".join(folder.parts[-3:])
+        self._terms: list[LossTerm] = []
+        self._writer = SummaryWriter(str(folder), flush_secs=10)
+        self._writer.add_custom_scalars(layout(metric))
+        self._seconds = 0.0
+        self._began = clock(device)
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network as the arm trains it: itself in arm ``none``, wrapped as by :func:`mireg.wrap` elsewhere.
+
+        Args:
+            network: to train; a second one adds its own share to :meth:`mi_loss`.
+        """
+        term = ARMS[self.arm].term(network, Term(), torch.empty(0))
+        self._terms.append(term)
+        return term.model
+
+    def mi_loss(self, target: Tensor | None = None) -> Tensor:
+        """What is added to the loss after each training forward: 0 in arm ``none``.
+
+        Args:
+            target: of the batch, as for ``model.mi_loss``.
+
+        Returns:
+            0-dim tensor.
+
+        Raises:
+            RuntimeError: if no network was wrapped.
+        """
+        if not self._terms:
+            raise RuntimeError("run.mi_loss() came before run.wrap(network): train what run.wrap returns")
+        total = torch.zeros((), device=self.device)
+        if self.arm != BASELINE:
+            for term in self._terms:
+                added = term(total, target)
+                total = total if added is None else total + added
+        return total
+
+    def log(self, step: int, **numbers: float) -> None:
+        """Write numbers of a step to TensorBoard; the metric among them is a point of the run's curve.
+
+        Args:
+            step: training steps so far; it grows from point to point.
+            **numbers: by name. The one that is named as the metric is compared, and its clock stands still here.
+
+        Raises:
+            ValueError: if the step does not grow.
+        """
+        now = clock(self.device)
+        self._seconds += now - self._began
+        name = self._metric.name
+        for key, number in numbers.items():
+            tag = f"validation/{key}" if key == name else f"logged/{key}"
+            self._writer.add_scalar(tag, float(number), step)
+        if name in numbers:
+            self._add_point(step, float(numbers[name]))
+        if self._stop():
+            raise Stopped(self._path)
+        self._began = clock(self.device)
+
+    def _add_point(self, step: int, value: float) -> None:
+        last = self.curve[-1] if self.curve else {"step": 0, "seconds": 0.0}
+        if self.curve and step <= last["step"]:
+            raise ValueError(f"run.log({step}, ...) came after run.log({last['step']}, ...): steps must grow")
+        if not math.isfinite(value):
+            raise Broke(f"step {step}, arm {self.arm}: {self._metric.name} is {value}; a lower learning rate may help")
+        nats = {key: x.item() for term in self._terms for key, x in term.values().items() if math.isfinite(x.item())}
+        for index, (key, x) in enumerate(nats.items()):
+            self._writer.add_scalar(f"mi_nats/{index:03d}_{key}", x, step)
+        taken = step - last["step"]
+        point = {
+            "step": step,
+            "seconds": round(self._seconds, 4),
+            self._metric.validation: value,
+            "step_ms": round(1000 * (self._seconds - last["seconds"]) / taken, 3) if taken else None,
+            "mi": nats,
+        }
+        self.curve.append(point)
+        self._tell({"event": "step", "run": self._path, "steps": step, **point})
+
+    @property
+    def verdict(self) -> str:
+        """Whether the term acts, on what, and why; empty where the arm has none."""
+        return self._terms[-1].verdict if self._terms else ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()

@@ -1,0 +1,23 @@
+"""Numbers too small for full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Numbers too small for full precision count as 0 in this thread.
+
+    A dead network's gradients are such numbers, and a CPU takes five times as long over them.
+    """
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
+    before = (smallest / 2).item() == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)

@@ -1,0 +1,94 @@
+"""The diagnostics of a training step, taken on a copy so that the run is as it would be without."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mireg import diagnostics
+from mireg.ablation.arms import LossTerm
+from mireg.ablation.data import Dataset
+from mireg.ablation.training.tasks import task_loss
+from mireg.layers import Taps
+from mireg.measure import measure
+
+SAMPLED = 4
+"""Layers looked at, evenly from the second to the last: the first has none below it."""
+
+
+@torch.random.fork_rng()  # the run draws on as if nobody had looked
+def diagnose(
+    term: LossTerm, optimizer: torch.optim.Optimizer, data: Dataset, batch_size: int, probe: int
+) -> dict[str, float]:
+    """What one more step of training would do to the layers, by name for TensorBoard.
+
+    The step is the run's own, its term and the optimizer's state included, on the first training
+    samples; features are those of the first validation samples. Costs 10 to 25 steps of training.
+
+    Args:
+        term: of the arm, and with it the network.
+        optimizer: of the parameters.
+        data: on the network's device.
+        batch_size: of the step.
+        probe: validation samples.
+    """
+    inputs, targets = data.train.batch(slice(0, batch_size))
+    samples = data.validation.batch(slice(0, probe))[0]
+    before = term.bare_copy()
+    stepped, step = copy.deepcopy((term, optimizer))
+    task = task_loss(data.task, stepped.model(inputs), targets)
+    added = stepped(task, targets)
+    loss = task if added is None else task + added
+    step.zero_grad()
+    loss.backward()
+    step.step()
+    after = stepped.bare_copy()
+
+    names = diagnostics.layer_parameters(before)
+    sampled = np.unique(np.linspace(1, len(names) - 1, SAMPLED).astype(int)).tolist()
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+
+    def batch_loss(parameters: diagnostics.Parameters) -> Tensor:
+        return task_loss(data.task, functional_call(before, dict(parameters), (inputs,)), targets)
+
+    shifts = diagnostics.covariate_shift(batch_loss, old, new, names, sampled)
+    norms = diagnostics.gradient_norms(batch_loss(old), old, [names[index] for index in sampled])
+    found = {}
+    for index, (distance, cosine), norm in zip(sampled, shifts, norms, strict=True):
+        found[f"covariate_shift_l2/layer_{index:03d}"] = distance
+        found[f"covariate_shift_cosine/layer_{index:03d}"] = cosine
+        found[f"gradient_norm/layer_{index:03d}"] = norm
+
+    layers, moved = (_features(network, samples) for network in (before, after))
+    for index in np.unique(np.linspace(1, len(layers) - 1, SAMPLED).astype(int)):
+        # The input comes first, so that this is what the layer of that index reads.
+        was, now = list(layers.values())[index], list(moved.values())[index]
+        found[f"feature_drift/layer_{index:03d}"] = diagnostics.feature_drift(was, now)
+        found[f"alignment_drift/layer_{index:03d}"] = diagnostics.alignment_drift(was, now)
+        found[f"effective_rank/layer_{index:03d}"] = diagnostics.effective_rank(was)
+
+    before.eval()
+    top = diagnostics.input_gradients(lambda x: before(x).amax(1), samples)
+    found["gradients/mean_cosine_of_samples"] = diagnostics.mean_cosine(top)
+    counts = [sum(old[name].numel() for name in layer) for layer in names[:-1]]
+    pairs = measure(before, [samples])
+    if len(pairs) == len(counts):  # one weight between the layers of each pair, and the head after the last
+        effective = [diagnostics.effective_parameters(n, pair.nats) for n, pair in zip(counts, pairs, strict=True)]
+        found["effective_parameters/share"] = sum(effective) / sum(counts)
+    return {f"diagnostics_{tag}": value for tag, value in found.items() if np.isfinite(value)}
+
+
+@torch.no_grad()
+def _features(network: nn.Module, samples: Tensor) -> dict[str, Any]:
+    """Outputs of the successive layers on the samples, as training sees them: normalised over this batch."""
+    torch.manual_seed(0)  # the same units dropped before and after
+    taps = Taps(network)
+    try:
+        return taps.run(samples)[1]
+    finally:
+        taps.remove()

@@ -1,0 +1,132 @@
+"""Networks from outside: a user's own, timm's and torchvision's."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from mireg.ablation.errors import UserError, nearest
+from mireg.ablation.user_code import import_name
+
+if TYPE_CHECKING:
+    from mireg.ablation.data import Dataset
+    from mireg.ablation.study.config import Cell
+
+TIMM, TORCHVISION = "timm", "torchvision"
+
+FORMS = {
+    "package.module:factory": "your own function or class, see docs/own_network.md",
+    "timm:NAME": "a model of timm",
+    "torchvision:NAME": "a model of torchvision",
+}
+"""What can be named beside the networks that the caller knows."""
+
+GIVEN = ("input_shape", "outputs")
+"""Parameters of a factory that are filled in."""
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name is of one of these forms."""
+    kind, colon, rest = name.partition(":")
+    return bool(kind and colon and rest)
+
+
+def build_cell(cell: Cell, dataset: Dataset) -> nn.Module:
+    """The network of a cell that names one from outside."""
+    return build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
+
+
+def build(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """A freshly initialised network.
+
+    Args:
+        name: ``"package.module:factory"``, ``"timm:NAME"`` or ``"torchvision:NAME"``.
+        options: for the factory; text is read as a Python literal where it is one.
+        input_shape: of one sample; of it timm is told the number of channels.
+        outputs: of the network.
+
+    Raises:
+        UserError: if there is no such network, or an option that it lacks or does not take. Errors inside
+            a factory come through as they are.
+    """
+    kind, _, rest = name.partition(":")
+    values = {key: _value(value) for key, value in options.items()}
+    if kind == TIMM:
+        return _timm(name, rest, values, input_shape, outputs)
+    if kind == TORCHVISION:
+        return _torchvision(name, rest, values, outputs)
+    factory = import_name(name)
+    if not callable(factory):
+        raise UserError(f"{name}: {type(factory).__name__} is not a function or class")
+    network = _call(name, factory, values, {"input_shape": input_shape, "outputs": outputs})
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{name} returned a {type(network).__name__}: return an nn.Module")
+    return network
+
+
+def _call(name: str, factory: Callable[..., Any], values: dict[str, Any], given: dict[str, Any]) -> Any:
+    """What a factory returns for the parameters that it has."""
+    signature = inspect.signature(factory)
+    bound = signature.bind_partial()
+    rest = dict(values)
+    for key, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            bound.arguments[key] = rest
+            rest = {}
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            if key in rest:
+                bound.arguments[key] = rest.pop(key)
+            elif key in given:
+                bound.arguments[key] = given[key]
+            elif parameter.default is parameter.empty:
+                raise UserError(
+                    f"{name}: parameter {key!r} has no value: name it {' or '.join(GIVEN)}, give it a default, or "
+                    f"--model-options {key}=..."
+                )
+    for key in rest:
+        known = [k for k in signature.parameters if k not in GIVEN]
+        raise UserError(f"{name} has no option {key!r}{nearest(key, known)}: it has {', '.join(known) or 'none'}")
+    return factory(*bound.args, **bound.kwargs)
+
+
+def _timm(name: str, model: str, values: dict[str, Any], input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f"--model {name} needs timm: pip install timm") from None
+    if not timm.is_model(model):
+        hint = nearest(model, timm.list_models())
+        raise UserError(f"timm has no model {model!r}{hint}: timm.list_models() names all")
+    shape = {"num_classes": outputs, "in_chans": input_shape[0]}
+    network: nn.Module = timm.create_model(model, pretrained=False, **{**shape, **values})
+    return network
+
+
+def _torchvision(name: str, model: str, values: dict[str, Any], outputs: int) -> nn.Module:
+    from torchvision.models import get_model, list_models
+
+    if model not in list_models():
+        hint = nearest(model, list_models())
+        raise UserError(f"torchvision has no model {model!r}{hint}: torchvision.models.list_models() names all")
+    network: nn.Module = get_model(model, weights=None, **{"num_classes": outputs, **values})
+    return network
+
+
+def _value(value: Any) -> Any:
+    """Text as the value that it stands for.
+
+    >>> [_value(text) for text in ("4", "0.5", "true", "gelu", "(1, 2)")]
+    [4, 0.5, True, 'gelu', (1, 2)]
+    """
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value

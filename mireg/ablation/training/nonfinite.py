@@ -1,0 +1,55 @@
+"""A loss or gradient that is not finite: whether, and which part of the loss it came from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from mireg.ablation.arms.loss_term import LossTerm
+from mireg.ablation.training.tasks import task_loss
+
+
+def is_finite(loss: Tensor, network: nn.Module, scaler: torch.amp.GradScaler) -> bool:
+    """Whether the loss and the norm of its gradient are finite: one wait for the device, not two.
+
+    With loss scaling a gradient that is not is an everyday matter: its step is skipped and the scale halved.
+    """
+    if scaler.is_enabled():
+        return bool(torch.isfinite(loss.detach()))
+    norm = get_total_norm(_gradients(network))
+    return bool(torch.isfinite(loss.detach() + norm))
+
+
+def _gradients(network: nn.Module) -> list[Tensor]:
+    return [p.grad for p in network.parameters() if p.grad is not None]
+
+
+def find_nonfinite(
+    step: int, arm: str, task: Tensor, loss: Tensor, term: LossTerm, batch: tuple[str, Tensor, Tensor]
+) -> str | None:
+    """Which part of the loss or its gradient broke in this process, where and in which arm; None if none did."""
+    where = f"step {step}, arm {arm}"
+    if not torch.isfinite(task):
+        return f"{where}: the task loss is {task.item()}; a lower learning rate may help"
+    network = term.network
+    if not torch.isfinite(loss):
+        broken = [name for name, value in term.values().items() if not torch.isfinite(value)]
+        return f"{where}: {term.name} is not finite, in {_listed(broken) or 'its weight'}"
+    kind, inputs, targets = batch
+    names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    alone = torch.autograd.grad(
+        task_loss(kind, network(inputs), targets),
+        [p for p in network.parameters() if p.requires_grad],
+        allow_unused=True,
+    )
+    in_task = not get_total_norm([g for g in alone if g is not None]).isfinite()
+    of = "the task loss" if in_task else term.name
+    if names or in_task or term.model is not network:
+        return f"{where}: the gradient of {of} is not finite, in {_listed(names) or 'its norm'}"
+    return None
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,207 @@
+"""How a network is trained: optimizer, learning-rate schedule, augmentation, precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from mireg.ablation.study.config import Cell
+from mireg.diagnostics import layer_parameters
+
+MUON_MOMENTUM = 0.95
+"""As published; ``momentum`` is that of SGD."""
+
+
+def make_optimizer(
+    network: nn.Module, cell: Cell, arm: str, others: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer of a cell, over the network's parameters.
+
+    Weight decay acts on parameters of at least two dimensions alone: biases and normalisation are left out.
+
+    Args:
+        network: to train.
+        cell: its recipe.
+        arm: whose learning rate is taken.
+        others: parameters that an arm trains beside the network's.
+    """
+    parameters = dict(network.named_parameters())
+    layers = layer_parameters(network) if cell.lr_divisor > 1 else [list(parameters)]
+    groups: list[dict[str, Any]] = []
+    for index, names in enumerate(layers):
+        lr = cell.lr_of(arm) / cell.lr_divisor ** (len(layers) - 1 - index)
+        groups += _decayed([parameters[name] for name in names], lr, cell.weight_decay)
+    if others:
+        groups.append({"params": list(others), "lr": cell.lr_of(arm), "weight_decay": 0.0})
+    optimizer: torch.optim.Optimizer
+    match cell.optimizer:
+        case "sgd":
+            optimizer = torch.optim.SGD(groups, momentum=cell.momentum, nesterov=cell.momentum > 0)
+        case "adamw":
+            optimizer = torch.optim.AdamW(groups, betas=cell.betas)
+        case "muon":
+            optimizer = cast(torch.optim.Optimizer, HiddenMuon(network, groups, cell))  # it has all that a run calls
+        case _:
+            optimizer = torch.optim.Adam(groups, betas=cell.betas)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def _decayed(parameters: Sequence[nn.Parameter], lr: float, decay: float) -> list[dict[str, Any]]:
+    """Groups of the parameters that decay and those that do not; one where nothing does."""
+    if not decay:
+        return [{"params": list(parameters), "lr": lr, "weight_decay": 0.0}]
+    parts = ([p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2])
+    return [
+        {"params": part, "lr": lr, "weight_decay": rate} for part, rate in zip(parts, (decay, 0.0), strict=True) if part
+    ]
+
+
+class HiddenMuon:
+    """Muon for the matrices of hidden layers, AdamW for all other parameters, at the same learning rate.
+
+    Embeddings, the first and the last layer, biases, normalisation and convolutions are AdamW's.
+
+    Args:
+        network: to train.
+        groups: its parameters, and others.
+        cell: its recipe.
+
+    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; the step is scaled to
+    AdamW's size after Liu et al., Muon is scalable for LLM training, 2025.
+    """
+
+    def __init__(self, network: nn.Module, groups: Iterable[dict[str, Any]], cell: Cell) -> None:
+        hidden = {id(p) for p in hidden_matrices(network)}
+        split: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+        for group in groups:
+            for part, inside in zip(split, (True, False), strict=True):
+                parameters = [p for p in group["params"] if (id(p) in hidden) == inside]
+                if parameters:
+                    part.append({**group, "params": parameters})
+        muon: Callable[..., torch.optim.Optimizer] = torch.optim.Muon
+        self._parts: list[torch.optim.Optimizer] = []
+        if split[0]:
+            self._parts.append(muon(split[0], momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
+        if split[1]:
+            self._parts.append(torch.optim.AdamW(split[1], betas=cell.betas))
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Of both."""
+        return [group for part in self._parts for group in part.param_groups]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for part in self._parts:
+            part.zero_grad()
+
+    def step(self) -> None:
+        """Change the parameters."""
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of both."""
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        for part, saved in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+
+
+def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
+    """The matrices between the first and the last layer of a network, in the order of registration.
+
+    >>> [tuple(p.shape) for p in hidden_matrices(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4), nn.Linear(4, 5)))]
+    [(4, 3)]
+    """
+    embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
+    weights = [
+        parameter
+        for module in network.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim >= 2 and name.endswith("weight")
+    ]
+    outer = {id(weights[0]), id(weights[-1])} if weights else set()
+    return [p for p in weights if p.ndim == 2 and id(p) not in outer | embeddings]
+
+
+def lr_factor(cell: Cell, step: int) -> float:
+    """What the learning rate is multiplied by at a step: a linear warm-up, then the schedule down to 0 at the budget.
+
+    >>> cell = Cell("cell", "digits", "mlp", 0.8, steps=10, schedule="linear", warmup_steps=4)
+    >>> [round(lr_factor(cell, step), 2) for step in range(10)]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 0.83, 0.67, 0.5, 0.33, 0.17]
+    """
+    if step < cell.warmup_steps:
+        return (step + 1) / cell.warmup_steps
+    if cell.schedule == "constant":
+        return 1.0
+    done = (step - cell.warmup_steps) / max(1, cell.steps - cell.warmup_steps)
+    return 1 - done if cell.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to so many times its first one."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+class FlipCrop:
+    """Every other image mirrored, and each moved by up to an eighth of its side, zeros coming in.
+
+    It draws from a stream of its own, so that all arms of a seed see the same images.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed + 2**32)  # not the stream that orders the batches
+
+    def __call__(self, images: Tensor, size: int, share: Callable[[Tensor], Tensor]) -> Tensor:
+        """Augmented images.
+
+        Args:
+            images: (n, channels, height, width) of this process.
+            size: of the whole batch.
+            share: this process's part of what is drawn for the whole batch.
+        """
+        n, channels, height, width = images.shape
+        far = (height // 8, width // 8)
+        flip = torch.randint(2, (size,), generator=self._generator)
+        down = torch.randint(2 * far[0] + 1, (size,), generator=self._generator)
+        right = torch.randint(2 * far[1] + 1, (size,), generator=self._generator)
+        flip, down, right = (share(drawn).to(images.device)[:, None] for drawn in (flip, down, right))
+        rows = down + torch.arange(height, device=images.device)
+        columns = torch.arange(width, device=images.device)
+        columns = right + torch.where(flip == 1, width - 1 - columns, columns)
+        padded = pad(images, (far[1], far[1], far[0], far[0]))
+        sample, channel = (torch.arange(k, device=images.device) for k in (n, channels))
+        return padded[
+            sample[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the stream back."""
+        self._generator.set_state(state["generator"].cpu())
+
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast(cell: Cell, device: torch.device) -> torch.autocast:
+    """The precision of the forward pass and the task's loss."""
+    return torch.autocast(device.type, PRECISIONS[cell.precision], enabled=cell.precision != "float32")

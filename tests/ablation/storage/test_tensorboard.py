@@ -1,0 +1,193 @@
+"""What the event files of a study hold, and what TensorBoard's own pages make of them."""
+
+import contextlib
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mireg.ablation import report
+from mireg.ablation.storage.tensorboard import Tracker
+from mireg.ablation.study.config import Cell, RunSpec, Term
+from tests.ablation.report.synthetic import TARGET, result, write_study
+from tests.ablation.running import run
+from tests.browser import browser_page, keep_screenshot
+
+PAIRS = 10
+STEPS = 1000
+
+
+def track(folder, arm, seed, reached, steps=STEPS, pairs=PAIRS, resume_at=0):
+    """Log a synthetic run as a training run would, and return its result."""
+    run = result(arm, seed, reached, steps=steps)
+    cell = Cell("cell", "digits", "mlp", TARGET, steps, model_options={"depth": pairs})
+    tracker = Tracker(folder / "runs" / "cell" / arm / f"seed-{seed}", RunSpec(cell, arm, seed, Term()), resume_at)
+    for point in run["curve"]:
+        low = min(point["mi"].values())
+        point["mi"] = {f"layers.{i}→layers.{i + 1}": low + 2 * (pairs - i) / pairs for i in range(pairs)}
+        if point["step"] > resume_at or not resume_at:
+            tracker.log(point)
+    tracker.finish(run)
+    tracker.close()
+    return run
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Two arms of two seeds, tracked and reported."""
+    folder = tmp_path_factory.mktemp("tracked")
+    runs = [
+        track(folder, arm, seed, reached) for arm, reached in (("none", None), ("mi-kde", 150)) for seed in range(2)
+    ]
+    write_study(folder, runs)
+    report.write(folder)
+    return folder
+
+
+def events(folder):
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_arms_share_their_tags(study):
+    runs = study / "runs" / "cell"
+    none, mi = (set(events(runs / arm / "seed-0").Tags()["scalars"]) for arm in ("none", "mi-kde"))
+    assert mi - none == {"term/share_of_loss", "result/steps_to_target", "result/seconds_to_target"}
+    assert none < mi
+    assert sum(tag.startswith("mi_nats/") for tag in none) == PAIRS
+
+
+def test_one_run_is_one_directory(study):
+    assert sorted(path.parent.name for path in study.glob("runs/cell/none/**/events.*")) == [
+        "all-seeds",
+        "seed-0",
+        "seed-1",
+    ]
+
+
+def test_outcome_stands_beside_the_curve(study):
+    accumulator = events(study / "runs" / "cell" / "mi-kde" / "seed-1")
+    (steps,) = accumulator.Scalars("result/steps_to_target")
+    assert (steps.step, steps.value) == (STEPS, 150)
+    assert accumulator.Scalars("validation/accuracy")[-1].value == pytest.approx(0.9)
+
+
+def test_spread_is_that_of_the_seeds_and_is_replaced(study):
+    report.write(study)
+    accumulator = events(study / "runs" / "cell" / "none" / "all-seeds")
+    last = {tag: accumulator.Scalars(tag)[-1].value for tag in accumulator.Tags()["scalars"]}
+    assert len(accumulator.Scalars("over_seeds/accuracy")) == STEPS // 25 + 1
+    assert last["over_seeds/accuracy_lowest"] == pytest.approx(0.10)
+    assert last["over_seeds/accuracy"] == pytest.approx(0.105)
+    assert last["over_seeds/accuracy_highest"] == pytest.approx(0.11)
+
+
+def test_event_files_of_a_deep_network_stay_small(tmp_path):
+    track(tmp_path, "mi", 0, 150, steps=1000, pairs=100)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("events.*")) < 5_000_000
+
+
+def test_logging_is_cheap(tmp_path):
+    run = result("mi", 0, 150)
+    tracker = Tracker(tmp_path, RunSpec(Cell("cell", "digits", "mlp", TARGET, STEPS), "mi", 0, Term()), 0)
+    point = run["curve"][-1] | {"mi": {f"pair {i}": 1.0 for i in range(PAIRS)}}
+    times = []
+    for step in range(200):
+        began = time.perf_counter()
+        tracker.log(point | {"step": step})
+        times.append(time.perf_counter() - began)
+    tracker.finish(run)
+    tracker.close()
+    assert sorted(times)[100] < 0.02 * 25 * 2e-3  # 2% of 25 steps of 2 ms each
+
+
+def test_resuming_voids_what_was_written_after_the_checkpoint(tmp_path):
+    track(tmp_path, "mi", 0, None)
+    track(tmp_path, "mi", 0, 800, resume_at=500)
+    accuracy = events(tmp_path / "runs" / "cell" / "mi" / "seed-0").Scalars("validation/accuracy")
+    assert [event.step for event in accuracy] == list(range(0, STEPS + 1, 25))
+    assert accuracy[-1].value == pytest.approx(0.9)
+
+
+def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path):
+    cell = Cell("cell", "digits", "mlp", 0.8, 4, model_options={"depth": 3}, eval_every=2, diagnostics=True)
+    run(tmp_path, cell, "mi")
+    tags = events(tmp_path).Tags()
+    assert {"mi_nats/000_input→layers.0", "result/test_accuracy", "diagnostics_feature_drift/layer_001"} <= set(
+        tags["scalars"]
+    )
+    assert tags["images"] == ["mi/by_pair_and_step", "mi/flow_from_input_to_output"]
+
+
+@pytest.fixture(scope="module")
+def server(study, tmp_path_factory):
+    """Address of a TensorBoard on the study's runs; it finds a free port itself."""
+    # Not urlopen: it keeps the proxy of its first call, which another test's dead one may have been.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(study / "runs"), "--port", "0"]
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=output, stderr=output)
+    try:
+        deadline, answer = time.monotonic() + 180, b""
+        while answer.count(b"seed-") != 4:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, f"{answer!r} from\n{log.read_text()}"
+            time.sleep(0.3)
+            found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+            if found:
+                address = found[0]
+                with contextlib.suppress(urllib.error.URLError, TimeoutError):
+                    answer = direct.open(f"{address}/data/runs", timeout=10).read()
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+SHOWN = {
+    "scalars": ["mi_nats/000_layers.0→layers.1", "cell/mi-kde/seed-1"],
+    "hparams": ["arm", "estimator", "weight", "depth", "lr", "seed", "result/steps_to_target", "result/test_accuracy"],
+    "custom_scalars": [
+        "validation accuracy: median over seeds, band from the lowest to the highest",
+        "validation accuracy of every run",
+        "MI of every successive pair, in nats",
+        "weakest link: median over seeds of the smallest MI of a pair, in nats",
+    ],
+    "images": ["mi/by_pair_and_step", "mi/flow_from_input_to_output"],
+    "text": ["configuration/text_summary", '"decay_steps"'],
+}
+
+
+@pytest.mark.browser
+def test_pages_show_the_study(server):
+    with browser_page(viewport={"width": 1800, "height": 1000}) as page:
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
+        for tab, texts in SHOWN.items():
+            page.goto(f"{server}/#{tab}")
+            page.reload()
+            for text in texts:
+                page.get_by_text(text, exact=tab != "text").first.wait_for(timeout=30_000)
+            if tab == "scalars":
+                page.locator("tf-line-chart-data-loader, vz-line-chart2, tf-scalar-card").first.wait_for()
+            if tab == "images":
+                image = page.locator("tf-image-loader img").first
+                image.wait_for()
+                page.wait_for_function("image => image.naturalWidth > 400", arg=image.element_handle())
+            if tab == "hparams":
+                rows = page.locator("vaadin-grid-cell-content", has_text=re.compile(r"^\s*cell/(none|mi-kde)/seed-"))
+                rows.first.wait_for()
+                assert rows.count() == 4  # a row per run, none for the spread over seeds
+            if tab == "custom_scalars":
+                page.get_by_text("Matches (2)").first.wait_for()  # the two arms' bands
+                page.get_by_text(f"Matches ({4 * PAIRS})").first.wait_for()  # every pair of every run
+            page.wait_for_timeout(700)  # charts fade in
+            keep_screenshot(page, f"tensorboard-{tab}.png")
+    assert all(url.startswith((server, "data:", "blob:")) for url in requests)

@@ -1,5 +1,7 @@
 # make ablation   the demo: a network that plain training cannot start, with and without the MI term
-# make test       lint, types and tests
+# make check      lint, types and the quick tests, without the heavy extras
+# make test       lint, types and all tests
+# make golden     writes the golden losses of tests/golden again, after a change that was meant to move them
 # make docs       the documentation site, in site/
 # All set up .venv by themselves, once.
 
@@ -8,20 +10,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
+CHECKERS := $(VENV)/.ready-check
 TOOLS := $(VENV)/.ready-tools
 
-.PHONY: ablation test lint docs build clean
+.PHONY: ablation check test golden lint docs build clean
 
 ablation: $(READY)
 	$(BIN)/python train.py
 
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+QUICK = tests/golden tests/estimators tests/layers tests/ablation/test_rooms.py \
+	tests/test_regularizer.py tests/test_wrapper.py tests/test_measure.py tests/test_finite.py
+
+check: $(CHECKERS)
+	$(LINT)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -q -m "not slow and not browser" $(QUICK)
+
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
+golden: $(CHECKERS)
+	$(BIN)/python -m tests.golden
+
 lint: $(TOOLS)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(LINT)
 
 docs: $(TOOLS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -40,7 +52,11 @@ $(READY): pyproject.toml constraints.txt
 	$(PIP) -e .
 	@touch $(READY)
 
+$(CHECKERS): $(READY)
+	$(PIP) -e '.[test]'
+	@touch $(CHECKERS)
+
 $(TOOLS): $(READY)
 	@echo "adding the tools of development to $(VENV)"
 	$(PIP) -e '.[dev,docs]'
-	@touch $(TOOLS)
+	@touch $(CHECKERS) $(TOOLS)

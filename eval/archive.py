@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report.results import ARCHIVE, load_results, read_lines
 from mireg.ablation.storage.files import read_json, write_bytes, write_json
-from mireg.ablation.storage.provenance import RECORD, TUNING, differences, read_tuning
+from mireg.ablation.storage.provenance import BY_CELL, RECORD, TUNING, differences, read_tuning
 from mireg.ablation.study.metric import Metric
 
 KEPT = ("step", "seconds", "step_ms")
@@ -23,9 +24,9 @@ KEPT = ("step", "seconds", "step_ms")
 def add(folder: Path, target: Path) -> None:
     """Put the cells of a study's folder into an archive, in place of what it held of them.
 
-    The archive keeps a line per run, with its specification and its accuracy curve and without weights and MI; how
-    the learning rates were chosen; and what the study's record says, without the host's name and the paths. The same
-    runs give the same bytes.
+    The archive keeps a line per run, with its specification, the curve of its metric and, of the baseline and the term,
+    the information plane, without weights and MI; how the learning rates were chosen; and what the study's record says,
+    without the host's name and the paths. The same runs give the same bytes.
 
     Args:
         folder: of the study.
@@ -51,9 +52,18 @@ def add(folder: Path, target: Path) -> None:
 
 
 def _lean(result: dict[str, Any]) -> dict[str, Any]:
-    kept = (*KEPT[:2], Metric.of(result["spec"]["cell"]).validation, *KEPT[2:])
-    curve = [{key: point[key] for key in kept} for point in result["curve"]]
+    kept: tuple[str, ...] = (*KEPT[:2], Metric.of(result["spec"]["cell"]).validation, *KEPT[2:])
+    if result["arm"] in (BASELINE, TERM):
+        kept = (*kept, "plane")
+    curve = [{key: _rounded(point[key]) for key in kept if key in point} for point in result["curve"]]
     return {key: value for key, value in result.items() if key != "weights_sha256"} | {"curve": curve}
+
+
+def _rounded(value: Any) -> Any:
+    """The information plane to a thousandth of a nat; all else as it is."""
+    if not isinstance(value, dict):
+        return value
+    return {key: [None if nats is None else round(nats, 3) for nats in of] for key, of in value.items()}
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]) -> dict[str, Any]:
@@ -61,7 +71,7 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]
     if old and old["study"] != new["study"]:
         raise ValueError(f"the archive is of the study {old['study']!r}, not {new['study']!r}: give another --archive")
     tuning, before = (dict(record.get("tuning", {})) for record in (new, old))
-    steps = {**before.pop("steps", {}), **tuning.pop("steps", {})}
+    by_cell = {key: {**before.pop(key, {}), **tuning.pop(key, {})} for key in BY_CELL}
     changed = differences(before, tuning) if before and tuning else []
     if changed:
         raise ValueError(f"the archive was tuned otherwise ({'; '.join(changed)}): give another --archive")
@@ -78,6 +88,6 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]
         "arms": list(dict.fromkeys([*old.get("arms", []), *new.get("arms", [])])),
         "seeds": sorted({*old.get("seeds", []), *new.get("seeds", [])}),
         "configuration": dict(sorted({**old.get("configuration", {}), **configuration}.items())),
-        "tuning": {**before, **tuning, "steps": dict(sorted(steps.items()))} if steps else {},
+        "tuning": {**before, **tuning, **{key: dict(sorted(of.items())) for key, of in by_cell.items() if of}},
         "made": dict(sorted({**old.get("made", {}), **dict.fromkeys(cells, made)}.items())),
     }

@@ -1,11 +1,13 @@
 """What the term changes inside networks, and whether missing information tells how long training will take.
 
 python -m eval.explain --json FILE --figure FILE --scatter FILE
+python -m eval.explain --study DIR --json FILE --figure FILE       from the runs of a finished study, without training
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from torch.nn.functional import cross_entropy
 
 import mireg
 import models
+from eval import inside as inside_study
 from mireg import diagnostics
 from mireg.ablation.data import Dataset, Split, load
 from mireg.ablation.report.figures import COLOURS, STYLE
@@ -240,6 +243,26 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _of_study(folder: Path, json: Path | None, figure: Path | None) -> int:
+    """What the runs of a study say, into the files and as text; the exit status."""
+    try:
+        summary, results = inside_study.read(folder)
+    except FileNotFoundError as error:
+        print(f"eval.explain: {error}", file=sys.stderr)
+        return 2
+    found = inside_study.over_cells(summary, results)
+    if json:
+        write_json(json, found)
+    shown = [cell for cell in inside_study.SHOWN if inside_study.has_layers(results, cell)]
+    if figure and shown:
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        inside_study.draw_layers(results, shown).savefig(figure)
+    for cell, row in found["by_cell"].items():
+        print(f"{cell}: {row['missing_nats']:.2f} nats missing, {row['speed']:.1f}x")
+    print(inside_study.sentence(found))
+    return 0
+
+
 def main() -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.explain", description=__doc__.splitlines()[0])
@@ -253,7 +276,10 @@ def main() -> int:
         "--stacks", type=int, default=len(STACKS), help="networks of the correlation, the first so many"
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--study", type=Path, help="a finished study's folder or archive: train nothing, read its runs")
     a = parser.parse_args()
+    if a.study:
+        return _of_study(a.study, a.json, a.figure)
     data = load(a.dataset, a.data_dir)
     with flushed_denormals():
         cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}

@@ -10,17 +10,19 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from eval import archive
+from eval import archive, convergence
 from mireg.ablation.report import print_table, tables, write, write_tables
 from mireg.ablation.storage.files import DamagedError, write_bytes
+from mireg.ablation.study.convergence import CONVERGENCE
 
 
-def fill(page: Path, summary: dict[str, Any]) -> None:
-    """Put the tables into a page, between its two markers.
+def fill(page: Path, folder: Path) -> None:
+    """Put the tables of a study's folder or archive into a page, between its two markers.
+
+    The convergence study has a page of its own, with its bar and its figures, which are drawn into the folder.
 
     Raises:
         ValueError: if the page has not these markers.
@@ -29,7 +31,13 @@ def fill(page: Path, summary: dict[str, Any]) -> None:
     _, end, after = rest.partition(MARKERS[1])
     if not (start and end):
         raise ValueError(f"{page} has no {' ... '.join(MARKERS)}: put these lines where the tables belong")
-    write_bytes(page, f"{before}{start}\n\n{tables(summary, level=3)}\n{end}{after}".encode())
+    results, _, summary = write_tables(folder)
+    if summary["study"] == CONVERGENCE.name:
+        convergence.write_pictures(folder, summary, results)
+        text = convergence.sections(summary, results, convergence.relative(folder, page))
+    else:
+        text = tables(summary, level=3)
+    write_bytes(page, f"{before}{start}\n\n{text}\n{end}{after}".encode())
 
 
 MARKERS = ("<!-- tables -->", "<!-- /tables -->")
@@ -49,7 +57,7 @@ def main() -> int:
             archive.add(folder, arguments.archive)
             summary = write_tables(arguments.archive)[2]
         if arguments.page:
-            fill(arguments.page, summary)
+            fill(arguments.page, arguments.archive or folder)
     except (OSError, ValueError) as error:
         print(f"eval.report: {error}", file=sys.stderr)
         return 2

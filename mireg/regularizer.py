@@ -247,6 +247,9 @@ class _Gradients:
         self.layout = layout
         self.strength = strength.detach()
         self.own: Tensor | None = None
+        # Squared lengths: the task's gradient in a backward pass with the term and in one without, the estimate's own.
+        self.beside = self.alone = torch.zeros_like(self.strength)
+        self.term: Tensor | None = None
         branch.register_hook(self.see_own)
         edge = get_gradient_edge(source)
         node, self.output = edge.node, edge.output_nr
@@ -262,10 +265,16 @@ class _Gradients:
     def see_all(self, gradients: Sequence[Tensor | None]) -> None:
         gradient, own = gradients[self.output], self.own
         self.own = None
-        if gradient is None or own is None:  # a backward pass of the task alone, or a second one
+        if gradient is None:
             return
-        task = (gradient.detach().float() - own).square().sum()
-        self.regularizer.see(task, (own / self.strength).square().sum())
+        gradient = gradient.detach().float()
+        if own is None:  # of the task alone; of neither, as in a gradient penalty, is not used
+            self.alone = gradient.square().sum()
+        else:
+            self.beside = (gradient - own).square().sum()  # exactly 0 if the term went backward alone
+            self.term = (own / self.strength).square().sum()
+        if self.term is not None:
+            self.regularizer.see(torch.where(self.beside > 0, self.beside, self.alone), self.term)
 
 
 def pairs(layers: Iterable[str]) -> list[str]:
@@ -279,7 +288,7 @@ def pairs(layers: Iterable[str]) -> list[str]:
 
 
 FOR_TRAINING: dict[str, dict[str, Any]] = {
-    "usable": {"ridge": 0.1, "per_dimension": True, "shared_noise": 0.1},
+    "usable": {"ridge": 0.1, "per_dimension": True, "shared_noise": 0.1, "even": 0.25},
     "kde": {"shared_noise": 0.01},
     "binning": {"slicing": "covarying", "noise": 1.0, "shared_noise": 0.01},
 }

@@ -11,14 +11,19 @@ from torch import nn
 from models.cnn import cnn
 from models.gpt import gpt
 from models.mlp import mlp
-from models.resnet import resnet18
+from models.resnet import resnet, resnet18
+from models.rnn import rnn
+from models.vgg import vgg
 from models.vit import vit
 
 REGISTRY: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
+    "vgg": vgg,
+    "resnet": resnet,
     "resnet18": resnet18,
     "vit": vit,
+    "rnn": rnn,
     "gpt": gpt,
 }
 

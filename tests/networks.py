@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import timm
+import pytest
 import torch
 import torchvision
-import transformers
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu, silu
 
@@ -46,6 +45,7 @@ def tokens_and_labels() -> dict[str, Tensor]:
 
 
 def bert(**options: Any) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=50,
         hidden_size=32,
@@ -55,12 +55,21 @@ def bert(**options: Any) -> nn.Module:
         max_position_embeddings=16,
         **options,
     )
-    return transformers.BertForSequenceClassification(config)
+    network: nn.Module = transformers.BertForSequenceClassification(config)
+    return network
 
 
 def gpt2() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 16}
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+    config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+    network: nn.Module = transformers.GPT2LMHeadModel(config)
+    return network
+
+
+def timm_model(name: str, **options: Any) -> nn.Module:
+    network: nn.Module = pytest.importorskip("timm").create_model(name, num_classes=4, **options)
+    return network
 
 
 def vgg11() -> nn.Module:
@@ -248,11 +257,9 @@ NETWORKS: dict[str, Case] = {
         lambda: torchvision.models.vit_b_16(image_size=32), images(32), layers=("encoder.layers.encoder_layer_0",)
     ),
     "swin_t": Case(torchvision.models.swin_t, images(64), layers=("input", "features.1.0", "features.3.0")),
-    "timm-resnet": Case(
-        lambda: timm.create_model("resnet10t", num_classes=4), images(32), layers=("input", "layer1", "layer3")
-    ),
+    "timm-resnet": Case(lambda: timm_model("resnet10t"), images(32), layers=("input", "layer1", "layer3")),
     "timm-vit": Case(
-        lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, num_classes=4),
+        lambda: timm_model("vit_tiny_patch16_224", img_size=32, depth=3),
         images(32),
         layers=("input", "patch_embed", "blocks.0", "blocks.1"),
     ),

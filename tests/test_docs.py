@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,6 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import mireg
 from models import build
 from tests.networks import bert
+
+lightning = pytest.importorskip("lightning.pytorch")
+transformers = pytest.importorskip("transformers")
 
 TEXT = (Path(__file__).parent.parent / "docs" / "loops.md").read_text()
 BLOCKS = {
@@ -26,7 +27,7 @@ BLOCKS = {
 }
 
 
-class Module(LightningModule):
+class Module(lightning.LightningModule):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

@@ -11,7 +11,7 @@ import weakref
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -156,7 +156,6 @@ class TestNothingIsKept:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 class TestEstimates:
-    @settings(max_examples=20, deadline=None)
     @given(seed=st.integers(0, 10_000), n=st.integers(3, 40))
     def test_order_of_samples(self, name: str, seed: int, n: int) -> None:
         n = max(n, FEWEST_ROWS) if name == "usable" else n  # on fewer, its inverse is lost in rounding
@@ -166,7 +165,6 @@ class TestEstimates:
         estimator = estimators.get(name)
         assert estimator(x[order], y[order]).item() == pytest.approx(estimator(x, y).item(), abs=1e-4)
 
-    @settings(max_examples=20, deadline=None)
     @given(scale=st.floats(1e-3, 1e3))
     def test_scale_of_a_layer(self, name: str, scale: float) -> None:
         generator = torch.Generator().manual_seed(1)

@@ -272,6 +272,8 @@ def test_unwrapped_network_exports() -> None:
 
 
 def test_unwrapped_network_exports_to_onnx() -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
     model = mireg.wrap(network(), weight=0.3)
     train(model, steps=1)
     bare = model.unwrap().eval()

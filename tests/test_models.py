@@ -21,7 +21,7 @@ def test_shapes_and_gradients(name: str, residual: bool, batchnorm: bool) -> Non
     assert any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()) == batchnorm
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit"])
+@pytest.mark.parametrize("name", ["vgg", "resnet", "resnet18", "vit", "rnn"])
 def test_fixed_networks(name: str) -> None:
     network = models.build(name, {}, (3, 16, 16), 7)
     output = network(torch.randn(4, 3, 16, 16))
@@ -44,7 +44,7 @@ def test_orthogonal_init() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("nope", {}, "unknown model 'nope': choose from mlp, cnn, resnet18, vit"),
+        ("nope", {}, "unknown model 'nope': choose from mlp, cnn, vgg, resnet, resnet18, vit"),
         ("mlp", {"deepth": 3}, "no option 'deepth': it has depth"),
         ("mlp", {"depth": "many"}, "depth='many' cannot be read as int"),
         ("mlp", {"depth": 0}, "depth=0: must be at least 1"),
@@ -52,9 +52,35 @@ def test_orthogonal_init() -> None:
         ("mlp", {"activation": "swish"}, "unknown activation 'swish': choose from relu"),
         ("vit", {"heads": 5}, "heads=5: must divide width=64"),
         ("vit", {"patch": 9}, r"height // patch=0: must be at least 1"),
+        ("resnet", {"depth": 9}, "depth=9: a resnet has 8, 14, 20"),
+        ("rnn", {"cell": "mgu"}, "unknown cell 'mgu': choose from lstm, gru, rnn"),
         ("cnn", {"init": "zero"}, "unknown init 'zero': choose from default"),
     ],
 )
 def test_bad_requests(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         models.build(name, options, (1, 8, 8), 10)
+
+
+def test_resnet_8_and_20_have_their_published_size() -> None:
+    sizes = [
+        sum(p.numel() for p in models.build("resnet", {"depth": depth}, (3, 32, 32), 10).parameters())
+        for depth in (8, 20)
+    ]
+    assert sizes == [78_042, 272_474]  # 0.27 million in the paper; the skips' convolutions have 2,752
+
+
+def test_a_vgg_has_nine_convolutions_in_stages_of_growing_width() -> None:
+    network = models.build("vgg", {"width": 4, "batchnorm": True}, (3, 32, 32), 10)
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == [4, 4, 8, 8, 16, 16, 16, 16, 16]
+    with pytest.raises(ValueError, match=r"height // 8=0: must be at least 1"):
+        models.build("vgg", {}, (3, 7, 32), 10)
+
+
+def test_an_rnn_reads_an_image_row_by_row() -> None:
+    network = models.build("rnn", {"depth": 2, "width": 5, "cell": "gru"}, (3, 6, 7), 4).eval()
+    images = torch.randn(2, 3, 6, 7)
+    rows = torch.stack([images[:, :, row].flatten(1) for row in range(6)], 1)
+    torch.testing.assert_close(network(images), network(rows))
+    assert [layer.input_size for layer in network.layers] == [21, 5]

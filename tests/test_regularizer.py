@@ -1,4 +1,4 @@
-"""A reward whose estimator learns while the network trains."""
+"""A reward whose estimator learns while the network trains; a weight that follows the task's gradient."""
 
 from __future__ import annotations
 
@@ -163,3 +163,38 @@ def test_a_batch_that_is_not_finite_does_not_end_the_critic() -> None:
     with pytest.warns(RuntimeWarning, match="not finite"):
         overflow()
     assert all(torch.isfinite(p).all() for p in weights(model))
+
+
+@pytest.mark.parametrize("order", ["together", "task first", "term first"])
+def test_weight_follows_the_task_in_one_backward_pass_or_two(order: str) -> None:
+    model = mireg.wrap(network())
+    x, y = batch(0)
+    task, term = cross_entropy(model(x), y), model.mi_loss(y)
+    if order == "together":
+        (task + term).backward()
+    else:
+        for part in (task, term) if order == "task first" else (term, task):
+            part.backward(retain_graph=True)
+    by_task, by_term = model.regularizer.state_dict()["seen"].sqrt()
+    one = mireg.wrap(network())
+    logits = one(x)
+    (cross_entropy(logits, y) + one.mi_loss(y)).backward()
+    expected = one.regularizer.state_dict()["seen"].sqrt()
+    torch.testing.assert_close(torch.stack([by_task, by_term]), expected)
+    assert expected[0] > 0
+
+
+def test_a_gradient_penalty_is_not_the_task() -> None:
+    def seen(penalise: bool) -> Tensor:
+        model = mireg.wrap(network())
+        x, y = batch(0)
+        x.requires_grad_()
+        logits = model(x)
+        loss = cross_entropy(logits, y) + model.mi_loss(y)
+        loss.backward(retain_graph=True)
+        if penalise:
+            torch.autograd.grad(logits.sum() * 1e3, x, create_graph=True)
+        found: Tensor = model.regularizer.state_dict()["seen"]
+        return found
+
+    torch.testing.assert_close(seen(True), seen(False))

@@ -198,9 +198,18 @@ class TestChosen:
         assert [cell.name for cell in self.study("--config", str(path)).cells] == ["R6"]
         assert [cell.name for cell in self.study("--config", str(path), "--cells", "R1").cells] == ["R1"]
 
+    def test_a_cell_brings_the_other_budgets_of_its_baseline(self) -> None:
+        study = self.study("--cells", "P4", "--arms", "none", "mi", "--steps", "200", "--warmup-steps", "20")
+        assert [(cell.name, cell.steps, cell.warmup_steps) for cell in study.cells] == [
+            ("P4", 200, 20),
+            ("P4-60", 120, 12),
+            ("P4-80", 160, 16),
+        ]
+        assert [study.arms_of(cell) for cell in study.cells] == [("none", "mi"), ("none",), ("none",)]
+
     def test_arms_and_seeds_are_the_cells_own_unless_given(self) -> None:
         study = self.study("--cells", "R3", "R6")
-        assert [len(study.arms_of(cell)) for cell in study.cells] == [13, 5]
+        assert [len(study.arms_of(cell)) for cell in study.cells] == [16, 6]
         assert [study.seeds_of(cell) for cell in study.cells] == [10, 5]
         study = self.study("--cells", "R3", "R6", "--arms", "none", "mi", "--seeds", "3")
         assert {study.arms_of(cell) for cell in study.cells} == {("none", "mi")}

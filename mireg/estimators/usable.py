@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mireg.estimators.base import Estimator, in_full_precision
+from mireg.estimators.even import evened
 from mireg.estimators.gram import TINY, by_width, grouped
 from mireg.estimators.target import codes
 
@@ -46,6 +47,8 @@ class Usable(Estimator):
         shared_noise: variance of noise in every unit of every layer, relative to the mean variance of the
             first layer's units or to 1, whichever is less. Above 0, a layer that passes the signal on too faintly
             reads less.
+        even: nats below which a layer's gradient is evened out over classes, and is then no longer the estimate's
+            own (:func:`mireg.estimators.even.evened`). 0 leaves it as it is.
 
     Source: Xu et al., A theory of usable information under computational constraints, ICLR 2020; Allen, The
     relationship between variable selection and data augmentation and a method for prediction,
@@ -66,6 +69,7 @@ class Usable(Estimator):
         per_dimension: bool = False,
         noise_floor: float = 1e-7,
         shared_noise: float = 0.0,
+        even: float = 0.0,
     ) -> None:
         if ridge != "auto" and not (isinstance(ridge, int | float) and math.isfinite(ridge) and ridge > 0):
             raise ValueError(f"ridge={ridge!r}: give a positive number or 'auto'")
@@ -75,6 +79,9 @@ class Usable(Estimator):
         if not (math.isfinite(shared_noise) and shared_noise >= 0):
             raise ValueError(f"shared_noise={shared_noise!r}: must be a finite number of at least 0")
         self.shared_noise = shared_noise
+        if not (math.isfinite(even) and even >= 0):
+            raise ValueError(f"even={even!r}: must be a finite number of at least 0")
+        self.even = even
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
         with in_full_precision(layers[0]):
@@ -99,9 +106,12 @@ class Usable(Estimator):
             if kept is not None:
                 centred = centred * kept[:, None]
             noise, floor = self._noise(layers), torch.zeros_like(code[0, :1])
-            factor = self._factor(code.shape[1]) if target.is_floating_point() else 0.5
+            if target.is_floating_point():
+                factor, classes = self._factor(code.shape[1]), None
+            else:
+                factor, classes = 0.5, code if kept is None else code * kept[:, None]
 
-            return factor * by_width(layers, lambda stack: self._read(stack, centred, floor, noise, kept))
+            return factor * by_width(layers, lambda stack: self._read(stack, centred, floor, noise, kept, classes))
 
     def _factor(self, dimensions: int) -> float:
         return 0.5 if self.per_dimension else dimensions / 2
@@ -110,10 +120,19 @@ class Usable(Estimator):
         """Variance (0-dim) of the noise in each unit of a layer."""
         return self.shared_noise * layers[0].detach().var(0, correction=0).mean().clamp_max(1)
 
-    def _read(self, layers: Tensor, target: Tensor, floor: Tensor, noise: Tensor, kept: Tensor | None) -> Tensor:
+    def _read(
+        self,
+        layers: Tensor,
+        target: Tensor,
+        floor: Tensor,
+        noise: Tensor,
+        kept: Tensor | None,
+        classes: Tensor | None = None,
+    ) -> Tensor:
         """Log (g,) of baseline over prediction error: layers (g, n, d), target ([g,] n, k) with mean 0."""
         ridge = _best_ridge(layers, target, self.noise_floor, noise, kept) if self.ridge == "auto" else self.ridge
-        log: Tensor = _Reading.apply(layers, target, floor + TINY, self.noise_floor, noise, ridge, kept)
+        even = 2 * self.even  # the log is twice the nats
+        log: Tensor = _Reading.apply(layers, target, floor + TINY, self.noise_floor, noise, ridge, kept, classes, even)
         return log
 
     def ceiling(self, n: int) -> float:
@@ -147,6 +166,8 @@ class _Reading(torch.autograd.Function):
         noise: Tensor,
         ridge: float | Tensor,
         kept: Tensor | None,
+        classes: Tensor | None,
+        even: float,
     ) -> Tensor:
         centred, mean, scale, count = _scaled(layers, noise_floor, noise, kept)
         r = ridge[:, None, None] if isinstance(ridge, Tensor) else ridge
@@ -194,6 +215,8 @@ class _Reading(torch.autograd.Function):
                 if kept is not None:
                     gradient = gradient * kept[:, None]
                 ctx.by_layer = gradient * (-1 / error)[:, None, None]
+                if classes is not None and even:
+                    ctx.by_layer = evened(ctx.by_layer, classes, (baseline / error).log(), even)
             if ctx.needs_input_grad[1]:
                 ctx.by_target = target * (2 / baseline / (1 - 1 / count) ** 2)[:, None, None]
                 ctx.by_target = ctx.by_target - v * (2 / error)[:, None, None]
@@ -205,7 +228,7 @@ class _Reading(torch.autograd.Function):
         factor = gradients[0][:, None, None]
         by_layer = factor * ctx.by_layer if ctx.needs_input_grad[0] else None
         by_target = factor * ctx.by_target if ctx.needs_input_grad[1] else None
-        return by_layer, by_target, None, None, None, None, None
+        return by_layer, by_target, *[None] * 7
 
 
 def _count(rows: Tensor, kept: Tensor | None) -> float | Tensor:

@@ -9,19 +9,21 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def tensors_in(value: object) -> Iterable[Tensor]:
+def tensors_in(value: object) -> list[Tensor]:
     """Every tensor inside nested tuples, lists, mappings and dataclasses, in order."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_in(item)
+        return [value]
+    items: Iterable[object] = ()
+    if isinstance(value, Mapping):
+        items = value.values()
+    elif isinstance(value, (tuple, list)):
+        items = value
     elif is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
-            yield from tensors_in(getattr(value, field.name))
+        items = [getattr(value, field.name) for field in fields(value)]
+    found = []
+    for item in items:
+        found += tensors_in(item)  # no generator: torch.compile traces none in PyTorch 2.8
+    return found
 
 
 def floats_in(value: object) -> list[Tensor]:

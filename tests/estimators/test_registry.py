@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -90,7 +90,6 @@ class TestVariant:
         torch.testing.assert_close(made(variant)(x[order], y[order]), made(variant)(x, y), atol=ROUNDING, rtol=ROUNDING)
 
     def test_scale_and_shift_do_not_matter(self, variant):
-        @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-1.0, 1.0), seed=st.integers(0, 50))
         def check(scale: float, shift: float, seed: int) -> None:
             x, y = related(24, 3, 2, seed, torch.float64)

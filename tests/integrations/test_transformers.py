@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
 from transformers import TrainingArguments
 
 from mireg.integrations.transformers import MITrainer, target_of

@@ -10,12 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from mireg.layers import Taps
 from tests.networks import NETWORKS
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+
+
+def classifier_output(hidden: list[Tensor], logits: Tensor) -> Any:
+    outputs = pytest.importorskip("transformers.modeling_outputs")
+    return outputs.SequenceClassifierOutput(logits=logits, hidden_states=tuple(hidden))
 
 
 class Net(nn.Module):
@@ -59,7 +63,7 @@ class TestEnd:
             lambda hidden, logits: (hidden[0], logits, hidden[1]),
             lambda hidden, logits: [logits, logits.softmax(1), hidden[0]],
             lambda hidden, logits: Result(hidden[0], logits),
-            lambda hidden, logits: SequenceClassifierOutput(logits=logits, hidden_states=tuple(hidden)),
+            classifier_output,
             lambda hidden, logits: (logits.square().mean(), logits),
         ],
     )

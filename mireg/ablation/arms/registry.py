@@ -1,4 +1,4 @@
-"""What is compared: each arm adds a term to the loss of a cell, or changes its network or its learning rates."""
+"""What is compared: each arm adds a term to the loss of a cell, or changes its network, weights or optimizer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mireg import estimators
 from mireg.ablation.arms.baselines import DeepSupervision, LayerwiseBatchEntropy
 from mireg.ablation.arms.loss_term import LossTerm, NoTerm, Term
+from mireg.ablation.arms.lsuv import lsuv
 from mireg.ablation.arms.reward import Reward
 from mireg.ablation.errors import UserError, nearest
 from mireg.regularizer import for_training
@@ -27,6 +28,8 @@ class Arm:
         estimator: name of what the MI term rewards, if the arm has it.
         model_options: of the network, in place of the cell's.
         lr_divisor: in place of the cell's.
+        optimizer: in place of the cell's.
+        initialise: changes the network before training, shown the first training samples.
     """
 
     about: str
@@ -34,6 +37,8 @@ class Arm:
     estimator: str | None = None
     model_options: Mapping[str, Any] = field(default_factory=dict)
     lr_divisor: float | None = None
+    optimizer: str | None = None
+    initialise: Callable[[nn.Module, Tensor], None] | None = None
 
 
 TERM = "mi"
@@ -83,6 +88,8 @@ ARMS: dict[str, Arm] = {
     "residual": Arm("no term: residual connections", model_options={"residual": True}),
     "he": Arm("no term: He initialisation", model_options={"init": "he"}),
     "orthogonal": Arm("no term: orthogonal initialisation", model_options={"init": "orthogonal"}),
+    "lsuv": Arm("no term: layer-sequential unit-variance initialisation (Mishkin & Matas, 2016)", initialise=lsuv),
+    "muon": Arm("no term: Muon for the matrices of hidden layers, AdamW for the rest", optimizer="muon"),
     "layerwise-lr": Arm("no term: the learning rate divided by 2.6 per layer towards the input", lr_divisor=2.6),
     **_of_estimators(),
 }

@@ -1,19 +1,25 @@
-"""The options of the command line, and of a file with settings."""
+"""The options of the command line, and of a file with settings: each is defined once, as a field."""
+
+# ruff: noqa: RUF009  # option() is field()
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import argparse
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
-
-from mireg.ablation.command.toml import read_toml
+from mireg.ablation.command.toml import WORDS, read_toml
 from mireg.ablation.errors import UserError, nearest
+
+
+def option(default: Any, about: str) -> Any:
+    """A setting with its default and a sentence for ``--help``."""
+    return field(default=default, metadata={"help": about})
 
 
 @dataclass(frozen=True)
@@ -28,114 +34,150 @@ class Arguments:
     why), 130 or 143 after SIGINT or SIGTERM, once the state of every run is saved.
     """
 
-    config: Path | None = None
-    """TOML file with settings under the names that they have here; the command line wins."""
-    print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the settings as such a file, and stop."""
+    config: Path | None = option(
+        None, "TOML file with settings under the names that they have here; the command line wins."
+    )
+    print_config: bool = option(False, "Print the settings as such a file, and stop.")
 
-    preset: str | None = None
-    """Named study, by default demo; --list prints them. It does not go with --dataset or --model."""
-    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print presets, datasets, models, arms and estimators, and stop."""
-    cells: tuple[str, ...] = ()
-    """Those of the preset's cells to run; by default all."""
-    arms: tuple[str, ...] = ()
-    """Arms to compare, 'none' being the network as it is."""
-    seeds: int | None = None
-    """Number of seeds; each arm runs with every one."""
-    steps: int | None = None
-    """Training steps of each run."""
-    dataset: str | None = None
-    """Data set: a name, package.module:loader, folder:PATH or text:FILE; see docs/own_network.md."""
-    model: str | None = None
-    """Network: a name, package.module:factory, timm:NAME or torchvision:NAME."""
-    model_options: tuple[str, ...] = ()
-    """Options of the network, as in: depth=10 width=128 activation=sigmoid."""
-    target: float | None = None
-    """Value of the metric on validation data that is to be reached, in the metric's own unit."""
-    metric: str | None = None
-    """accuracy or loss."""
-    batch_size: int | None = None
-    """Samples per step."""
-    eval_every: int | None = None
-    """Steps between evaluations."""
-    lr: float | None = None
-    """Learning rate, of all arms; a preset that tunes it then does not."""
-    optimizer: str | None = None
-    """adam, adamw, sgd (Nesterov), or muon for the matrices of hidden layers with AdamW for the rest."""
-    schedule: str | None = None
-    """Of the learning rate: constant, or cosine or linear down to 0 at the last step."""
-    warmup_steps: int | None = None
-    """Steps in which the learning rate rises from 0."""
-    weight_decay: float | None = None
-    """Of parameters of at least two dimensions."""
-    momentum: float | None = None
-    """Of sgd."""
-    augment: str | None = None
-    """none, or flip-crop for images."""
-    precision: str | None = None
-    """Of the forward pass: float32, bfloat16 or float16."""
-    compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Train with torch.compile."""
-    weight: float | None = None
-    """Weight of the MI term at the first step, relative to the task's gradient."""
-    decay_steps: int | None = None
-    """Steps over which the weight falls to 0."""
-    lr_divisor: float | None = None
-    """Divide the learning rate by it once more per layer towards the input."""
-    diagnostics: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """At each evaluation also measure drift, covariate shift, gradients and ranks."""
-    layers: tuple[str, ...] = ()
-    """Layers whose outputs are rewarded: names or globs; by default all successive ones."""
-    out: Path | None = None
-    """Folder for the results; by default out/ and the study's name."""
-    data_dir: Path = Path("data")
-    """Where data sets are looked for and downloaded to."""
-    device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
-    executor: Literal["local", "ray"] = "local"
-    """Where runs go: processes on this machine, or tasks on a Ray cluster whose machines share --out and --data-dir."""
-    ray_address: str | None = None
-    """Ray cluster; by default the one in RAY_ADDRESS, or else this machine alone."""
-    workers: int | None = None
-    """Processes on this machine; by default the cores divided by the threads."""
-    threads: int = 1
-    """CPU threads of each run; results are the same to the bit only at the same number."""
-    checkpoint_seconds: float = 20.0
-    """Least time between checkpoints of a run; 0 writes one at every step."""
-    progress: Literal["auto", "bars", "lines", "json"] = "auto"
-    """Bars or lines on standard error (auto: bars on a terminal), or a JSON object a line on standard output."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print nothing but warnings and errors."""
+    preset: str | None = option(
+        None, "Named study, by default demo; --list prints them. It does not go with --dataset or --model."
+    )
+    list: bool = option(False, "Print presets, datasets, models, arms and estimators, and stop.")
+    cells: tuple[str, ...] = option((), "Those of the preset's cells to run; by default all.")
+    arms: tuple[str, ...] = option((), "Arms to compare, 'none' being the network as it is.")
+    seeds: int | None = option(None, "Number of seeds; each arm runs with every one.")
+    steps: int | None = option(None, "Training steps of each run.")
+    dataset: str | None = option(
+        None, "Data set: a name, package.module:loader, folder:PATH or text:FILE; see docs/own_network.md."
+    )
+    model: str | None = option(None, "Network: a name, package.module:factory, timm:NAME or torchvision:NAME.")
+    model_options: tuple[str, ...] = option((), "Options of the network, as in: depth=10 width=128 activation=sigmoid.")
+    target: float | None = option(
+        None, "Value of the metric on validation data that is to be reached, in the metric's own unit."
+    )
+    metric: str | None = option(None, "accuracy or loss.")
+    batch_size: int | None = option(None, "Samples per step.")
+    eval_every: int | None = option(None, "Steps between evaluations.")
+    lr: float | None = option(None, "Learning rate, of all arms; a preset that tunes it then does not.")
+    optimizer: str | None = option(
+        None, "adam, adamw, sgd (Nesterov), or muon for the matrices of hidden layers with AdamW for the rest."
+    )
+    schedule: str | None = option(
+        None, "Of the learning rate: constant, or cosine or linear down to 0 at the last step."
+    )
+    warmup_steps: int | None = option(None, "Steps in which the learning rate rises from 0.")
+    weight_decay: float | None = option(None, "Of parameters of at least two dimensions.")
+    momentum: float | None = option(None, "Of sgd.")
+    augment: str | None = option(None, "none, or flip-crop for images.")
+    precision: str | None = option(None, "Of the forward pass: float32, bfloat16 or float16.")
+    compile: bool = option(False, "Train with torch.compile.")
+    weight: float | None = option(None, "Weight of the MI term at the first step, relative to the task's gradient.")
+    decay_steps: int | None = option(None, "Steps over which the weight falls to 0.")
+    lr_divisor: float | None = option(None, "Divide the learning rate by it once more per layer towards the input.")
+    diagnostics: bool = option(False, "At each evaluation also measure drift, covariate shift, gradients and ranks.")
+    layers: tuple[str, ...] = option(
+        (), "Layers whose outputs are rewarded: names or globs; by default all successive ones."
+    )
+    out: Path | None = option(None, "Folder for the results; by default out/ and the study's name.")
+    data_dir: Path = option(Path("data"), "Where data sets are looked for and downloaded to.")
+    device: str = option("auto", "cpu, cuda, or auto: cuda where there is one.")
+    executor: Literal["local", "ray"] = option(
+        "local",
+        "Where runs go: processes on this machine, or tasks on a Ray cluster that shares --out and --data-dir.",
+    )
+    ray_address: str | None = option(
+        None, "Ray cluster; by default the one in RAY_ADDRESS, or else this machine alone."
+    )
+    workers: int | None = option(None, "Processes on this machine; by default the cores divided by the threads.")
+    threads: int = option(1, "CPU threads of each run; results are bit-identical only at the same number.")
+    checkpoint_seconds: float = option(20.0, "Least time between checkpoints of a run; 0 writes one at every step.")
+    progress: Literal["auto", "bars", "lines", "json"] = option(
+        "auto",
+        "Bars or lines on standard error (auto: bars on a terminal), or a JSON object a line on standard output.",
+    )
+    quiet: bool = option(False, "Print nothing but warnings and errors.")
 
 
 NOT_IN_FILES = frozenset({"config", "print_config", "list"})
 
 
 def parse(argv: Sequence[str] | None, program: str) -> Arguments:
-    """Read the command line, over the file that it names, if any."""
-    arguments = read_command_line(argv, Arguments(), program)
-    if arguments.config is None:
-        return arguments
-    return read_command_line(argv, read_toml(arguments.config, Arguments, NOT_IN_FILES), program)
+    """Read the command line, over the file that it names, if any.
 
-
-def read_command_line(argv: Sequence[str] | None, default: Arguments, program: str) -> Arguments:
-    """Read the command line; what it leaves out is taken from the default."""
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            arguments, unknown = tyro.cli(Arguments, args=argv, default=default, return_unknown_args=True, prog=program)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        # tyro explains at length in a box; its first paragraph is what is wrong.
-        text = re.sub("[╭╮╰╯│]|──+", "", box.getvalue().partition("\n")[2]).strip()
-        raise UserError(" ".join(re.split(r"\n\s*\n", text)[0].split())) from None
+    Raises:
+        UserError: on an unknown option or a value of another type, in the command line or the file.
+    """
+    words, unknown = _parser(program).parse_known_args(argv)
     if unknown:
-        known = [f"--{name.replace('_', '-')}" for name in Arguments.__dataclass_fields__]
+        known = [_flag(field.name) for field in fields(Arguments)]
         raise UserError(f"unknown option {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
-    return arguments
+    config = getattr(words, "config", None)
+    settings = Arguments() if config is None else read_toml(config, Arguments, NOT_IN_FILES)
+    return replace(settings, **vars(words))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    """A parser of the fields of :class:`Arguments`, which leaves out what is not given."""
+    parser = _Parser(
+        prog=program,
+        description=inspect.getdoc(Arguments),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    hints = typing.get_type_hints(Arguments)
+    for setting in fields(Arguments):
+        hint = hints[setting.name]
+        about = setting.metadata["help"]
+        if setting.default not in (None, (), False):
+            about += f" (default: {setting.default})"
+        parser.add_argument(_flag(setting.name), dest=setting.name, help=about, **_how(hint))
+    return parser
+
+
+def _how(hint: Any) -> dict[str, Any]:
+    """How argparse reads a value of that type."""
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    if hint is bool:
+        return {"action": "store_true"}
+    if typing.get_origin(hint) is Literal:
+        return {"choices": typing.get_args(hint)}
+    if typing.get_origin(hint) is tuple:
+        return {"action": _Tuple, "nargs": "*", "metavar": "WORD"}
+    return {"type": _reader(hint), "metavar": {int: "N", float: "X"}.get(hint, hint.__name__.upper())}
+
+
+class _Tuple(argparse.Action):
+    """Words as a tuple, which is what the settings hold."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
+def _reader(kind: type) -> Callable[[str], Any]:
+    """Reads one word, and says what it must be where it is not."""
+
+    def read(text: str) -> Any:
+        if "\0" in text:
+            raise argparse.ArgumentTypeError(f"{text!r} must not hold a zero character")
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} must be {WORDS[kind]}") from None
+
+    return read
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def given(arguments: Arguments, *names: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -72,16 +73,31 @@ def config_text(arguments: Arguments, study: Study, out: Path, catalogue: Catalo
 
 def _settings(study: Study, cell: Cell) -> str:
     values = asdict(cell)
-    for name in ("name", "arms", "seeds", "tuning_steps", "diagnostics", "model_options", "arm_lr"):
+    for name in (
+        "name",
+        "arms",
+        "seeds",
+        "tuning_steps",
+        "tuning_lrs",
+        "arm_tuning_lrs",
+        "diagnostics",
+        "model_options",
+        "arm_lr",
+    ):
         del values[name]
     if study.tuning:
-        values["lr"] = f"best of {', '.join(map(str, study.tuning.lrs))}"
+        values["lr"] = f"best of {_listed(cell.tuning_lrs or study.tuning.lrs)}"
+        values |= {f"lr of {arm}": f"best of {_listed(lrs)}" for arm, lrs in cell.arm_tuning_lrs.items()}
     rates = "".join(f", lr of {arm} {lr}" for arm, lr in cell.arm_lr.items())
     options = _written(cell.model_options)
     return (
         f"{_written(values)}{rates}; {options or 'the defaults of the model'}; seeds={study.seeds_of(cell)}; "
         f"arms {', '.join(study.arms_of(cell))}"
     )
+
+
+def _listed(rates: Iterable[float]) -> str:
+    return ", ".join(map(str, rates))
 
 
 def _written(values: Any) -> str:

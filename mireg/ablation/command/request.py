@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,18 @@ def _preset(arguments: Arguments, catalogue: Catalogue) -> Study:
     if arguments.seeds is not None:
         changes["seeds"] = None
     options = read_options(arguments.model_options)
-    cells = tuple(replace(cell, **changes, model_options={**cell.model_options, **options}) for cell in cells)
-    return replace(study, cells=cells)
+    return replace(study, cells=tuple(_changed(cell, cells, changes, options) for cell in cells))
+
+
+def _changed(cell: Cell, cells: Sequence[Cell], changes: Mapping[str, Any], options: Mapping[str, str]) -> Cell:
+    """A cell of a preset with what the arguments change: on another budget it keeps its arms and its share of it."""
+    parent = next((other for other in cells if other.name == cell.budget_of), None)
+    if parent is not None:
+        changes = {key: value for key, value in changes.items() if key != "arms"}
+        for key in ("steps", "warmup_steps"):
+            if key in changes:
+                changes[key] = max(1, round(changes[key] * cell.steps / parent.steps))
+    return replace(cell, **changes, model_options={**cell.model_options, **options})
 
 
 def _check_model(name: str, catalogue: Catalogue) -> None:
@@ -147,12 +157,15 @@ def _check_options(study: Study, cell: Cell, catalogue: Catalogue) -> None:
 
 
 def _chosen_cells(study: Study, names: tuple[str, ...]) -> tuple[Cell, ...]:
-    """The cells of these names in this order, all where none is given."""
+    """The cells of these names in this order, each with the baseline's other budgets; all where none is given."""
     known = {cell.name: cell for cell in study.cells}
     for name in names:
         if name not in known:
             raise UserError(f"unknown cell {name!r}{nearest(name, known)}: choose from {', '.join(known)}")
-    return tuple(known[name] for name in dict.fromkeys(names or known))
+    wanted = [
+        cell for name in names or known for cell in study.cells if name in (cell.name, cell.budget_of or cell.name)
+    ]
+    return tuple({cell.name: cell for cell in wanted}.values())
 
 
 def read_options(texts: tuple[str, ...]) -> dict[str, str]:

@@ -60,7 +60,7 @@ def load(name: str, data_dir: Path, context: int = CONTEXT) -> Dataset:
     """
     kind, colon, rest = name.partition(":")
     if name in DATASETS:
-        return DATASETS[name](data_dir)
+        return DATASETS[name](data_dir, context)
     if not (kind and colon and rest):
         choices = ", ".join([*DATASETS, *FORMS])
         raise UserError(f"unknown dataset {name!r}{nearest(name, DATASETS)}: choose from {choices}")

@@ -1,4 +1,4 @@
-"""Image data sets that go by a name, downloaded if need be."""
+"""Data sets that go by a name, downloaded if need be."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mireg.ablation.data.dataset import CLASSIFICATION, Dataset, Samples
+from mireg.ablation.data.dataset import CLASSIFICATION, REGRESSION, Dataset, Samples
+from mireg.ablation.data.folder import load_folder
+from mireg.ablation.data.text import load_text
 from mireg.ablation.errors import UserError
 
 VALIDATION = 5000
@@ -22,7 +24,7 @@ SYSTEM_FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Where a Linux distribution's package puts a data set."""
 
 
-def _digits(data_dir: Path) -> Dataset:
+def _digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -30,6 +32,21 @@ def _digits(data_dir: Path) -> Dataset:
     images = torch.from_numpy(bunch.images[order].astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target[order].astype(np.int64))
     return _split("digits", images[:1400], labels[:1400], images[1400:], labels[1400:], validation=200)
+
+
+def _diabetes() -> Dataset:
+    """442 patients: 10 measurements, and the progress of the disease a year later, standardised."""
+    from sklearn.datasets import load_diabetes
+
+    bunch = load_diabetes()
+    order = np.random.default_rng(0).permutation(len(bunch.target))
+    columns = np.column_stack([bunch.data, bunch.target])[order]
+    columns = (columns - columns[:282].mean(0)) / columns[:282].std(0)
+    inputs, targets = torch.from_numpy(columns).float().split([10, 1], 1)
+    train, validation, test = (
+        Samples(inputs[part], targets[part]) for part in (slice(282), slice(282, 362), slice(362, None))
+    )
+    return Dataset("diabetes", REGRESSION, train, validation, test, outputs=1)
 
 
 def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
@@ -59,10 +76,19 @@ def _idx_folder(name: str, torchvision_name: str, data_dir: Path) -> Path:
 
 
 def _cifar10(data_dir: Path) -> Dataset:
+    """From a folder of images, ``cifar10/train`` and ``cifar10/test``, or the Python version."""
     from torchvision.datasets import CIFAR10
 
+    if (data_dir / "cifar10" / "train").is_dir():
+        return load_folder("cifar10", data_dir / "cifar10")
     if not (data_dir / CIFAR10.base_folder).exists():
-        _download("cifar10", "CIFAR10", data_dir, f"unpack its Python version into {data_dir}")
+        _download(
+            "cifar10",
+            "CIFAR10",
+            data_dir,
+            f"unpack its Python version into {data_dir}, or images into train/CLASS and test/CLASS of "
+            f"{data_dir / 'cifar10'}",
+        )
     try:
         train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
     except RuntimeError as error:  # its checksums
@@ -70,6 +96,16 @@ def _cifar10(data_dir: Path) -> Dataset:
     images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
     labels = [torch.tensor(part.targets) for part in (train, test)]
     return _split("cifar10", images[0], labels[0], images[1], labels[1], VALIDATION)
+
+
+def _shakespeare(data_dir: Path, context: int) -> Dataset:
+    path = data_dir / "shakespeare.txt"
+    if not path.exists():
+        raise UserError(
+            f"dataset 'shakespeare' is not on this machine: put the plays, as plain text, into {path} (those of the "
+            "char-rnn examples, 1.1 million characters), or name the folder that holds it with --data-dir"
+        )
+    return load_text("shakespeare", path, context)
 
 
 def _download(name: str, torchvision_name: str, data_dir: Path, remedy: str) -> None:
@@ -120,9 +156,12 @@ def _split(name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: 
     )
 
 
-DATASETS: dict[str, Callable[[Path], Dataset]] = {
-    "digits": _digits,
-    "fashion-mnist": lambda data_dir: _mnist_family("fashion-mnist", "FashionMNIST", data_dir),
-    "mnist": lambda data_dir: _mnist_family("mnist", "MNIST", data_dir),
-    "cifar10": _cifar10,
+DATASETS: dict[str, Callable[[Path, int], Dataset]] = {
+    "digits": lambda data_dir, context: _digits(),
+    "fashion-mnist": lambda data_dir, context: _mnist_family("fashion-mnist", "FashionMNIST", data_dir),
+    "mnist": lambda data_dir, context: _mnist_family("mnist", "MNIST", data_dir),
+    "cifar10": lambda data_dir, context: _cifar10(data_dir),
+    "diabetes": lambda data_dir, context: _diabetes(),
+    "shakespeare": lambda data_dir, context: _shakespeare(data_dir, context),
 }
+"""What loads each, from the folder of the data and the characters that a sample of a text has."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mireg.ablation.arms import ARMS
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.errors import UserError
 from mireg.ablation.events import EventHandler
@@ -24,6 +25,7 @@ from mireg.ablation.study.config import Cell, RunSpec, Study
 from mireg.ablation.study.tuning import choose
 from mireg.ablation.training.group import Group, check_divides
 from mireg.ablation.training.loop import evaluate
+from mireg.ablation.training.recipe import hidden_matrices
 from mireg.ablation.training.tasks import METRICS, check_outputs
 from mireg.ablation.user_code import blame
 
@@ -151,11 +153,12 @@ def _check_cells(study: Study, setup: Setup, group: Group) -> None:
     datasets = {
         key: load(key[0], setup.data_dir, key[1]) for key in {(c.dataset, c.context): None for c in study.cells}
     }
-    checked: list[Cell] = []
+    checked: list[tuple[Cell, object]] = []
     for spec in study.runs():
-        if spec.cell not in checked:
+        network = (spec.cell, ARMS[spec.arm].initialise)
+        if network not in checked:
             _check_builds(spec, setup, datasets[spec.cell.dataset, spec.cell.context], group)
-            checked.append(spec.cell)
+            checked.append(network)
 
 
 def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -> None:
@@ -167,6 +170,8 @@ def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -
         raise UserError(f"{cell.name}: metric={cell.metric!r} does not apply to {dataset.task}: choose from {choices}")
     if cell.diagnostics and not dataset.train.batch(slice(0, 1))[0].is_floating_point():
         raise UserError(f"{cell.name}: diagnostics need inputs that are real numbers, and {cell.dataset} has tokens")
+    if cell.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        raise UserError(f"{cell.name}: optimizer='muon' needs PyTorch 2.9 or newer, and this is {torch.__version__}")
     if cell.augment != "none" and len(dataset.input_shape) != 3:
         raise UserError(f"{cell.name}: augment={cell.augment!r} needs images, and a sample is {dataset.input_shape}")
     few = replace(dataset, validation=dataset.validation.first(SAMPLES))
@@ -174,6 +179,13 @@ def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -
     with torch.random.fork_rng(devices=[]):
         try:
             network = setup.build(cell, dataset)
+            if initialise := ARMS[spec.arm].initialise:
+                initialise(network, inputs)
+            if cell.optimizer == "muon" and not hidden_matrices(network):
+                raise UserError(
+                    f"{cell.name}, arm {spec.arm}: muon does not apply, {cell.model!r} has no matrix between its first "
+                    "and its last layer, and convolutions and recurrent weights are not muon's; leave it out"
+                )
             with torch.no_grad():
                 check_outputs(dataset, network.eval()(inputs), len(inputs))
             value = evaluate(network, few, spec)[cell.measured.validation]

@@ -17,8 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report.statistics import performance_profile
 from mireg.ablation.report.text import metric_name
+from mireg.ablation.storage.plane import fill_planes, has_plane
 from mireg.ablation.study.metric import Metric, to_target
 
 COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
@@ -105,12 +107,20 @@ def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dic
         if has_information(runs)
         else {}
     )
+    planes = planes_of(cell, runs)
+    of_plane = {}
+    if planes:
+        layers = "each layer a point, the last one larger; dashed, what the input tells about the target"
+        of_plane[f"Information plane over training: {layers}"] = _svg_figure(
+            partial(fill_planes, curves=planes), (1 + 3.4 * len(planes), 3.2)
+        )
     return {
         f"Validation {cell['metric']} by step: median over seeds, band from the lowest to the highest{dotted}": _svg(
             lambda axes: draw_metric(axes, cell, runs, look)
         ),
         **survival,
         **of_information,
+        **of_plane,
         f"{metric_name(cell).capitalize()} after the last step: a dot per seed, a bar at the median": _svg(
             lambda axes: _dots(axes, {arm: [r[metric.final] for r in of] for arm, of in runs.items()}, look),
             rows=len(runs),
@@ -122,27 +132,42 @@ def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dic
     }
 
 
+def planes_of(cell: dict[str, Any], runs: Runs) -> dict[str, list[dict[str, Any]]]:
+    """Curves, by title, of the first seed with which both the baseline and the term measured the information plane.
+
+    Where one of them has none, those of the other.
+    """
+    looked = {
+        arm: {run["seed"]: run["curve"] for run in runs.get(arm, []) if has_plane(run["curve"])}
+        for arm in (BASELINE, TERM)
+    }
+    looked = {arm: of for arm, of in looked.items() if of}
+    common = sorted(set.intersection(*map(set, looked.values()))) if looked else []
+    return {f"{cell['cell']}: {arm}, seed {common[0]}": of[common[0]] for arm, of in looked.items() if common}
+
+
 def profile_figure(summary: dict[str, Any], look: dict[str, Line]) -> str:
     """The performance profile over the cells, as SVG."""
+    return _svg(lambda axes: draw_profile(axes, summary["cells"], look))
 
-    def draw(axes: Axes) -> None:
-        profile = performance_profile(summary["cells"])
-        end = 1.25 * max([r for ratios in profile.values() for r in ratios if np.isfinite(r)], default=1.0)
-        for arm, ratios in profile.items():
-            solved = [r for r in ratios if np.isfinite(r)]
-            share = np.arange(len(solved) + 1) / len(ratios)
-            axes.step([1, *solved, end], [0, *share[1:], share[-1]], where="post", **look[arm].options)
-        axes.set_xscale("log", subs=[])
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.set(
-            xlabel="steps to target, over the fastest arm's",
-            ylabel="share of cells",
-            ylim=(-0.02, 1.04),
-            xlim=(0.97, end),
-        )
 
-    return _svg(draw)
+def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: dict[str, Line]) -> None:
+    """The performance profile over cells of a summary."""
+    profile = performance_profile(cells)
+    end = 1.25 * max([r for ratios in profile.values() for r in ratios if np.isfinite(r)], default=1.0)
+    for arm, ratios in profile.items():
+        solved = [r for r in ratios if np.isfinite(r)]
+        share = np.arange(len(solved) + 1) / len(ratios)
+        axes.step([1, *solved, end], [0, *share[1:], share[-1]], where="post", label=arm, **look[arm].options)
+    axes.set_xscale("log", subs=[])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(
+        xlabel="steps to target, over the fastest arm's",
+        ylabel="share of cells",
+        ylim=(-0.02, 1.04),
+        xlim=(0.97, end),
+    )
 
 
 def curves_png(cells: Sequence[dict[str, Any]], runs: dict[str, Runs], look: dict[str, Line]) -> bytes:
@@ -286,9 +311,20 @@ def _svg(draw: Callable[[Axes], None], rows: int | None = None) -> str:
         draw: fills the axes.
         rows: of a chart with a row per arm, which grows with them.
     """
+    size = (4.8, 3 if rows is None else max(1.4, 0.6 + 0.24 * rows))
+    return _svg_figure(lambda figure: draw(figure.add_subplot()), size)
+
+
+def _svg_figure(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
+    """Charts in the page's own text colour.
+
+    Args:
+        draw: fills the figure.
+        size: in inches.
+    """
     with mpl.rc_context(STYLE | ON_PAGE):
-        figure = Figure(figsize=(4.8, 3 if rows is None else max(1.4, 0.6 + 0.24 * rows)), layout="constrained")
-        draw(figure.add_subplot())
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -55,8 +55,9 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
     tuning, before = _tuning(study), old.get("tuning", {})
     if old["invocations"]:
         if before and tuning:  # cells may be added
-            before = {**before, "steps": {**tuning["steps"], **before["steps"]}}
-            tuning = {**tuning, "steps": {**before["steps"], **tuning["steps"]}}
+            for key in BY_CELL:
+                was, now = before.get(key, {}), tuning[key]
+                before, tuning = {**before, key: {**now, **was}}, {**tuning, key: {**was, **now}}
         refuse_changes(f"the tuning in {out}", before, tuning)
     configuration = old["configuration"]
     for spec in study.runs():
@@ -103,17 +104,30 @@ def processor() -> str:
     return f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores"
 
 
+BY_CELL = ("steps", "lrs_of")
+"""What a study's record of its tuning has cell by cell."""
+
+
 def _tuning(study: Study) -> dict[str, Any]:
-    """The grid, its seeds and, by cell, the budget of a tuning run; empty without tuning."""
+    """The grid, its seeds and, by cell, the budget of a tuning run and a grid of its own; empty without tuning."""
     if study.tuning is None:
         return {}
     steps = {cell.name: study.tuning_runs(cell)[0].cell.steps for cell in study.cells}
-    return {**plain(asdict(study.tuning)), "steps": steps}
+    own = {
+        cell.name: {arm: lrs for arm in study.arms_of(cell) if (lrs := study.lrs_of(cell, arm)) != study.tuning.lrs}
+        for cell in study.cells
+    }
+    own = {cell: arms for cell, arms in own.items() if arms}
+    return {key: plain(value) for key, value in {**asdict(study.tuning), "steps": steps, "lrs_of": own}.items()}
+
+
+OF_THE_STUDY = ("arms", "seeds", "tuning_steps", "tuning_lrs", "arm_tuning_lrs")
+"""Of a cell's fields, those that say which runs there are, and change none."""
 
 
 def settings(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What decides the outcome of a run beside its seed, in plain types, from a specification as a dictionary."""
-    cell = {key: value for key, value in plain(spec["cell"]).items() if key not in ("arms", "seeds", "tuning_steps")}
+    cell = {key: value for key, value in plain(spec["cell"]).items() if key not in OF_THE_STUDY}
     lr = cell.pop("arm_lr").get(spec["arm"], cell["lr"])  # another arm's rate is no business of this one
     return {"cell": {**cell, "lr": lr}, "term": plain(spec["term"])}
 

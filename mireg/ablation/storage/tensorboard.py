@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from mireg.ablation.arms import ARMS
+from mireg.ablation.storage.plane import draw_planes, has_plane
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.study.metric import Metric, to_target
 
@@ -83,6 +84,9 @@ class Tracker:
             "term/share_of_loss": point["term_share"],
             **point.get("diagnostics", {}),
         }
+        if "plane" in point:
+            scalars["information/last_layer_about_target"] = point["plane"]["target"][-1]
+            scalars["information/last_layer_about_input"] = point["plane"]["input"][-1]
         for index, (pair, nats) in enumerate(point["mi"].items()):
             # Numbered, so that the page lists pairs from the input to the output.
             scalars[f"mi_nats/{index:03d}_{pair}"] = nats
@@ -140,6 +144,9 @@ class Tracker:
         step = curve[-1]["step"]
         self._writer.add_figure("mi/by_pair_and_step", draw_heat_map(curve), step)
         self._writer.add_figure("mi/flow_from_input_to_output", draw_flow(curve), step)
+        if has_plane(curve):
+            title = f"{self._spec.cell.name}: {self._spec.arm}, seed {self._spec.seed}"
+            self._writer.add_figure("information_plane/layers_by_step", draw_planes({title: curve}), step)
 
     def _add_scalars(self, scalars: Mapping[str, float | None], step: int) -> None:
         # One event for all of them: a tenth of the cost of one call of add_scalar() each.

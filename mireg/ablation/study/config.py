@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -57,6 +58,9 @@ class Cell:
         arms: of this cell, in place of the study's.
         seeds: of this cell, in place of the study's number.
         tuning_steps: budget of a tuning run, where it is less than that of a run.
+        tuning_lrs: learning rates to choose from, in place of the study's.
+        arm_tuning_lrs: the same of arms with another optimizer, whose rates are of another size: as many as the others
+            have.
         budget_of: name of the cell that this one is on another budget, with the baseline alone: from it the steps that
             an arm saves are read (:func:`mireg.ablation.report.saved.steps_saved`).
     """
@@ -86,6 +90,8 @@ class Cell:
     arms: tuple[str, ...] = ()
     seeds: int | None = None
     tuning_steps: int | None = None
+    tuning_lrs: tuple[float, ...] = ()
+    arm_tuning_lrs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     budget_of: str | None = None
 
     def __post_init__(self) -> None:
@@ -113,7 +119,7 @@ class Cell:
         check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
         check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
         check("lr_divisor", self.lr_divisor, 1 <= self.lr_divisor < math.inf, "give at least 1")
-        for lr in (self.lr, *self.arm_lr.values()):
+        for lr in (self.lr, *self.arm_lr.values(), *self.tuning_lrs, *itertools.chain(*self.arm_tuning_lrs.values())):
             check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
         _check_arms(self.arms)
         if self.seeds is not None:
@@ -142,7 +148,12 @@ class Cell:
         """The cell with what an arm changes about it."""
         arm = named_arm(name)
         divisor = self.lr_divisor if arm.lr_divisor is None else arm.lr_divisor
-        return replace(self, model_options={**self.model_options, **arm.model_options}, lr_divisor=divisor)
+        return replace(
+            self,
+            model_options={**self.model_options, **arm.model_options},
+            lr_divisor=divisor,
+            optimizer=arm.optimizer or self.optimizer,
+        )
 
 
 @dataclass(frozen=True)
@@ -201,6 +212,10 @@ class Study:
         if self.tuning:
             used = set(self.seed_numbers).intersection(self.tuning.seed_numbers)
             check("first_seed", self.first_seed, not used, "keep clear of the seeds that tuning uses")
+            for cell in self.cells:
+                number = len(cell.tuning_lrs or self.tuning.lrs)
+                for arm, lrs in cell.arm_tuning_lrs.items():
+                    check(f"arm_tuning_lrs of {arm}", lrs, len(lrs) == number, f"give {number}, as other arms have")
 
     @property
     def seed_numbers(self) -> range:
@@ -220,6 +235,11 @@ class Study:
         """Number of seeds of a cell."""
         return self.seeds if cell.seeds is None else cell.seeds
 
+    def lrs_of(self, cell: Cell, arm: str) -> tuple[float, ...]:
+        """The learning rates that an arm of a cell is tuned over."""
+        assert self.tuning is not None
+        return cell.arm_tuning_lrs.get(arm) or cell.tuning_lrs or self.tuning.lrs
+
     def runs(self, cells: Iterable[Cell] | None = None) -> list[RunSpec]:
         """Every run, of some of the cells, the seeds outermost so that an interrupted study holds whole pairs."""
         chosen = self.cells if cells is None else tuple(cells)
@@ -238,8 +258,8 @@ class Study:
         return [
             RunSpec(replace(cell.as_trained(arm), steps=steps, lr=lr, arm_lr={}), arm, seed, self.term, tuning=True)
             for seed in self.tuning.seed_numbers
-            for lr in self.tuning.lrs
             for arm in self.arms_of(cell)
+            for lr in self.lrs_of(cell, arm)
         ]
 
 

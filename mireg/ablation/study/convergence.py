@@ -1,4 +1,7 @@
-"""The study that settles where the term helps and where it does not: seven cells to rescue, seven to leave unharmed."""
+"""The study that settles where the term helps and where it does not.
+
+Seven cells to rescue (R) and seven that train well (H) on one recipe, and seven (P) on the recipes that people use.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,20 @@ CONTROLS = ("target-shuffled", "mi-label-free", "pairs-shuffled")
 RIVALS = ("deep-supervision", "last-layer", "lbe")
 """Other terms."""
 
-REMEDIES = ("batchnorm", "residual", "he", "orthogonal", "layerwise-lr")
+REMEDIES = ("batchnorm", "residual", "he", "orthogonal", "lsuv", "layerwise-lr")
 """What one would do instead."""
+
+ESTIMATORS = ("kde", "binning")
+"""The term with other estimators, where it has a target too."""
 
 HEALTHY = (*TERM, "target-shuffled", "deep-supervision", "last-layer")
 """Arms of the cells that train by themselves."""
 
 HEAVY = (*TERM, "target-shuffled", "deep-supervision")
 """Arms of the cells whose runs take minutes."""
+
+BUDGETS = {"60": 0.6, "80": 0.8}
+"""Shorter schedules of the baseline, from which the steps that an arm saves are read, and their share of the steps."""
 
 
 def _cell(name: str, model: str, target: float, steps: int, arms: tuple[str, ...], **options: Any) -> Cell:
@@ -47,38 +56,146 @@ def _beside(*same: str) -> tuple[str, ...]:
     return (*TERM, *CONTROLS, *RIVALS, *(arm for arm in REMEDIES if arm not in same))
 
 
+def _recipe(name: str, dataset: str, model: str, steps: int, arms: tuple[str, ...], **recipe: Any) -> tuple[Cell, ...]:
+    """A cell that is compared at the end of its schedule, warm-up and cosine, and the baseline on shorter ones."""
+    heavy = "seeds" not in recipe
+    seeds = recipe.pop("seeds", 5)
+    cells = []
+    for suffix, share in {"": 1.0, **{f"-{percent}": share for percent, share in BUDGETS.items()}}.items():
+        budget = round(share * steps)
+        cell = Cell(
+            f"{name}{suffix}",
+            dataset,
+            model,
+            None,
+            budget,
+            schedule="cosine",
+            warmup_steps=budget // 10,
+            eval_every=50 if steps <= 1000 else 100,
+            arms=TERM[:1] if suffix else arms,
+            seeds=seeds,
+            tuning_steps=budget // 2 if heavy else None,
+            budget_of=name if suffix else None,
+            **recipe,
+        )
+        cells.append(cell)
+    return tuple(cells)
+
+
+# Muon runs in P3 and P6: torch.optim.Muon works in bfloat16, which most CPUs emulate, and then takes a second per step
+# on the matrices of P4 and P5. It has none between the first and the last layer of P1, P2 and P7.
+
+SGD: dict[str, Any] = {
+    "optimizer": "sgd",
+    "weight_decay": 5e-4,
+    "augment": "flip-crop",
+    "tuning_lrs": (0.02, 0.05, 0.1),
+}
+"""Momentum 0.9, Nesterov; flips and crops."""
+
 CONVERGENCE = Study(
     name="convergence",
     cells=(
         _cell(
-            "R1", "mlp", 0.75, 6000, _beside("orthogonal"), depth=10, width=128, activation="sigmoid", init="orthogonal"
+            "R1",
+            "mlp",
+            0.75,
+            6000,
+            (*_beside("orthogonal"), *ESTIMATORS),
+            depth=10,
+            width=128,
+            activation="sigmoid",
+            init="orthogonal",
         ),
         _cell(
             "R2", "mlp", 0.70, 1500, _beside("orthogonal"), depth=20, width=128, activation="sigmoid", init="orthogonal"
         ),
-        _cell("R3", "mlp", 0.75, 1500, _beside(), depth=30, width=128),
+        _cell("R3", "mlp", 0.75, 1500, (*_beside(), *ESTIMATORS), depth=30, width=128),
         _cell("R4", "mlp", 0.75, 1000, _beside(), depth=100, width=128),
         _cell(
             "R5",
             "mlp",
             0.75,
             1500,
-            (*HEALTHY, "batchnorm", "residual", "orthogonal", "layerwise-lr"),
+            (*HEALTHY, "batchnorm", "residual", "orthogonal", "lsuv", "layerwise-lr"),
             depth=64,
             width=32,
             init="he",
         ),
-        _heavy("R6", "cnn", 0.65, 600, (*HEAVY, "batchnorm"), depth=14, width=16),
-        _heavy("R7", "mlp", 0.60, 1000, (*HEAVY, "batchnorm"), depth=500, width=128),
-        _cell("H1", "mlp", 0.80, 1000, HEALTHY, depth=30, width=128, init="he"),
+        _heavy("R6", "cnn", 0.65, 600, (*HEAVY, "batchnorm", "lsuv"), depth=14, width=16),
+        _heavy("R7", "mlp", 0.60, 1000, (*HEAVY, "batchnorm", "lsuv"), depth=500, width=128),
+        _cell("H1", "mlp", 0.80, 1000, (*HEALTHY, *ESTIMATORS), depth=30, width=128, init="he"),
         _cell("H2", "mlp", 0.80, 1000, HEALTHY, depth=30, width=128, init="he", batchnorm=True),
         _cell("H3", "mlp", 0.80, 1000, HEALTHY, depth=30, width=128, residual=True, batchnorm=True),
         _heavy("H4", "cnn", 0.75, 600, HEAVY, depth=14, width=16, batchnorm=True),
         _heavy("H5", "resnet18", 0.80, 300, HEAVY),
         _heavy("H6", "vit", 0.75, 600, HEAVY),
         _cell("H7", "mlp", 0.80, 1000, HEALTHY, depth=3, width=256),
+        *_recipe("P1", "cifar10", "vgg", 400, (*HEAVY, "lsuv"), model_options={"batchnorm": True}, **SGD),
+        *_recipe("P2", "cifar10", "resnet", 400, HEAVY, **SGD),
+        *_recipe(
+            "P3",
+            "cifar10",
+            "vit",
+            400,
+            (*HEAVY, "muon"),
+            optimizer="adamw",
+            weight_decay=0.05,
+            augment="flip-crop",
+            tuning_lrs=(1e-3, 3e-3, 1e-2),
+        ),
+        *_recipe(
+            "P4",
+            "shakespeare",
+            "gpt",
+            600,
+            HEAVY,
+            model_options={"context": 64},
+            batch_size=16,
+            optimizer="adamw",
+            weight_decay=0.1,
+            betas=(0.9, 0.99),
+            metric="loss",
+            tuning_lrs=(1e-3, 3e-3, 1e-2),
+        ),
+        *_recipe(
+            "P5",
+            "fashion-mnist",
+            "mlp",
+            1500,
+            (*HEALTHY, "batchnorm", "residual", "orthogonal", "lsuv"),
+            model_options={"depth": 30, "width": 128, "init": "he"},
+            seeds=10,
+            optimizer="adamw",
+            weight_decay=0.01,
+        ),
+        *_recipe(
+            "P6",
+            "diabetes",
+            "mlp",
+            300,
+            (*HEALTHY, "batchnorm", "residual", "lsuv", "muon"),
+            model_options={"depth": 6, "width": 64, "init": "he"},
+            seeds=10,
+            batch_size=64,
+            optimizer="adamw",
+            weight_decay=0.05,
+            metric="loss",
+        ),
+        *_recipe(
+            "P7",
+            "fashion-mnist",
+            "rnn",
+            300,
+            HEAVY,
+            model_options={"depth": 20, "width": 32, "cell": "lstm"},
+            batch_size=64,
+            optimizer="adamw",
+            weight_decay=0.01,
+            tuning_lrs=(1e-3, 3e-3, 1e-2),
+        ),
     ),
-    arms=(*TERM, *CONTROLS, *RIVALS, *REMEDIES),
+    arms=(*TERM, *CONTROLS, *RIVALS, *REMEDIES, "muon", *ESTIMATORS),
     first_seed=100,
     tuning=Tuning(lrs=(3e-4, 1e-3, 3e-3)),
 )

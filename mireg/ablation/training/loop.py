@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mireg.ablation.arms import ARMS
+from mireg.ablation.arms import ARMS, BASELINE
 from mireg.ablation.data import Dataset
 from mireg.ablation.errors import Stopped
 from mireg.ablation.events import EventHandler
@@ -79,6 +79,8 @@ def train(
     metric = cell.measured
     seed_everything(spec.seed)
     network = build(cell, dataset).to(device)
+    if initialise := ARMS[spec.arm].initialise:
+        initialise(network, data.train.batch(slice(0, cell.batch_size))[0])
     term = ARMS[spec.arm].term(network, spec.term, data.train.batch(slice(0, EXAMPLES))[0])
     compiled: Any = torch.compile(term.model) if cell.compile else term.model
     forward = group.join(compiled)
@@ -111,7 +113,8 @@ def train(
         for step in range(start, cell.steps + 1):
             evaluated = bool(curve) and curve[-1]["step"] == step  # and then saved, and resumed here
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:
-                point = {"step": step, "seconds": round(seconds, 4), **evaluate(network, data, spec)}
+                plane = looks_inside(spec, step, curve)
+                point = {"step": step, "seconds": round(seconds, 4), **evaluate(network, data, spec, plane=plane)}
                 if not math.isfinite(point[metric.validation]):
                     where = f"step {step}, arm {spec.arm}"
                     failure = f"{where}: the validation {metric.name} is not finite; a lower learning rate may help"
@@ -197,18 +200,40 @@ def train(
     tell({"event": "finish", "run": spec.path, "failure": failure})
 
 
-def evaluate(network: nn.Module, data: Dataset, spec: RunSpec) -> dict[str, Any]:
-    """The validation metric, and the MI in nats, where it is finite, of every successive pair on the probe samples."""
+def looks_inside(spec: RunSpec, step: int, curve: list[dict[str, Any]]) -> bool:
+    """Whether an evaluation also measures the information plane: whenever the steps have doubled, and in the end.
+
+    It costs as much as a few dozen steps of a deep network, so that runs of the baseline and of the term alone have it.
+    """
+    if spec.tuning or not (spec.arm == BASELINE or ARMS[spec.arm].estimator):
+        return False
+    last = max((point["step"] for point in curve if "plane" in point), default=None)
+    return last is None or step == spec.cell.steps or step >= 2 * max(1, last)
+
+
+def evaluate(network: nn.Module, data: Dataset, spec: RunSpec, *, plane: bool = False) -> dict[str, Any]:
+    """The validation metric, and what the layers tell, in nats, on the probe samples.
+
+    Returns:
+        The metric; as ``mi`` the MI of every successive pair, where it is finite; and as ``plane``, if asked for, layer
+        by layer what it tells about the ``target`` and about the ``input`` (:class:`mireg.measure.LayerRecord`).
+    """
     metric = spec.cell.measured
     value = score(network, data.validation, data.task, metric.name)
     if not math.isfinite(value):
         return {metric.validation: value, "mi": {}}
-    probe = data.validation.batch(slice(0, PROBE))[0]
-    found = measure(network, [probe], layers=spec.term.layer_spec, permutations=0)
-    return {
+    probe = data.validation.batch(slice(0, PROBE))
+    found = measure(network, [probe], layers=spec.term.layer_spec, permutations=0, target=plane)
+    point: dict[str, Any] = {
         metric.validation: value,
         "mi": {record.pair: record.nats for record in found if math.isfinite(record.nats)},
     }
+    if plane:
+        point["plane"] = {
+            "target": [_finite_or_none(record.about_target) for record in found.layers],
+            "input": [_finite_or_none(record.about_input) for record in found.layers],
+        }
+    return point
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -16,6 +16,7 @@ import models
 from mireg.ablation.arms import ARMS, LossTerm, Term
 from mireg.ablation.arms.baselines import DeepSupervision, LayerwiseBatchEntropy, batch_entropy
 from mireg.ablation.arms.loss_term import NoTerm
+from mireg.ablation.arms.lsuv import lsuv
 from mireg.ablation.errors import UserError
 from mireg.ablation.study.config import Cell
 from tests.ablation.running import run
@@ -153,3 +154,39 @@ def test_deep_supervision_catches_nothing_once_its_weight_is_0() -> None:
     resumed.load_state_dict(term.state_dict())
     resumed.model(X)
     assert not resumed.model._caught
+
+
+class TestLSUV:
+    def test_every_layer_has_unit_variance_and_orthogonal_weights(self) -> None:
+        net = models.build("cnn", {"depth": 3, "width": 8}, (1, 8, 8), 3)
+        lsuv(net, X)
+        seen = []
+        layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        for layer in layers:
+            layer.register_forward_hook(lambda module, inputs, output: seen.append(output.std().item()))
+        net(X)
+        assert seen == pytest.approx([1.0] * 5, rel=1e-4)
+        weight = layers[1].weight.flatten(1)
+        gram = weight @ weight.T
+        torch.testing.assert_close(gram / gram[0, 0], torch.eye(8), atol=1e-4, rtol=0)
+
+    def test_statistics_and_random_numbers_stay(self) -> None:
+        net = models.build("mlp", {"depth": 3, "width": 6, "batchnorm": True}, (1, 8, 8), 3)
+        before, state = {name: b.clone() for name, b in net.named_buffers()}, torch.get_rng_state()
+        lsuv(net, X)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(torch.equal(b, before[name]) for name, b in net.named_buffers())
+        assert not any(m._forward_hooks for m in net.modules())
+
+    def test_inputs_without_variance_leave_finite_weights(self) -> None:
+        lsuv(net := network(), torch.zeros_like(X))
+        assert all(p.isfinite().all() for p in net.parameters())
+
+    def test_it_says_where_it_does_not_apply(self) -> None:
+        with pytest.raises(UserError, match=r"'lsuv' does not apply: cell.weight_ih belongs to a LSTMCell"):
+            lsuv(nn.ModuleDict({"cell": nn.LSTMCell(2, 3)}), X)
+
+
+def test_muon_takes_the_optimizer_of_the_cell() -> None:
+    cell = Cell("cell", "digits", "mlp", 0.8, 2, optimizer="sgd")
+    assert (cell.as_trained("muon").optimizer, cell.as_trained("mi").optimizer) == ("muon", "sgd")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import train
@@ -15,7 +15,6 @@ from mireg.ablation.command.arguments import NOT_IN_FILES, Arguments
 from mireg.ablation.command.toml import as_toml, read_toml
 from mireg.ablation.study.presets import PRESETS
 
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 NAMES = [name for name in Arguments.__dataclass_fields__ if name not in NOT_IN_FILES]
 
 
@@ -76,7 +75,7 @@ class TestFile:
         assert (printed["steps"], printed["seeds"], printed["arms"], printed["lr"]) == (8, 2, ["none", "mi"], 1.0)
         assert "target" not in printed
 
-    @settings(relaxed, max_examples=100)
+    @settings(max_examples=100)
     @given(
         st.fixed_dictionaries(
             {},
@@ -126,14 +125,14 @@ class TestFuzz:
         if status == 0:
             tomllib.loads(captured.out)
 
-    @settings(relaxed, max_examples=500)
+    @settings(max_examples=500)
     @given(table=st.dictionaries(near, st.one_of(likely, scalars, st.lists(st.one_of(likely, scalars), max_size=3))))
     def test_tables(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], table: dict[str, Any]) -> None:
         path = tmp_path / "study.toml"
         path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in table.items()), encoding="utf-8")
         self.check(path, capsys)
 
-    @settings(relaxed, max_examples=200)
+    @settings(max_examples=200)
     @given(data=st.one_of(st.binary(), st.text(alphabet="=[]{}'\"\n.#-_ 19etruanifsd,\\u").map(str.encode)))
     def test_bytes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes) -> None:
         path = tmp_path / "study.toml"
@@ -147,8 +146,12 @@ class TestCommandLine:
         [
             (["--stpes", "9"], "unknown option --stpes (did you mean --steps?)"),
             (["--batchsize=9"], "unknown option --batchsize=9 (did you mean --batch-size?)"),
-            (["--steps", "x"], "--steps"),
-            (["--executor", "slurm"], "slurm"),
+            (["--steps", "x"], "--steps: 'x' must be a whole number"),
+            (["--lr", "fast"], "--lr: 'fast' must be a number"),
+            (["--steps"], "--steps: expected one argument"),
+            (["extra"], "unknown option extra"),
+            (["--step", "9"], "unknown option --step (did you mean --steps?)"),
+            (["--executor", "slurm"], "--executor: invalid choice: 'slurm' (choose from"),
             (["--preset", "dmeo"], "unknown preset 'dmeo' (did you mean demo?): choose from demo"),
             (["--steps", "0"], "steps=0: give at least 1"),
             (["--seeds", "0"], "seeds=0: give at least 1 and at most 10000"),

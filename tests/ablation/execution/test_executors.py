@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import train
 from mireg.ablation.storage.files import read_json
@@ -152,3 +153,11 @@ def test_torchrun_one_process_of_which_is_killed(tmp_path: Path, serial: Path) -
         for ours, theirs in zip(curve[1:], alone[1:], strict=True):
             assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
     assert len(outcome(tmp_path)) == 4
+
+
+def test_an_optimizer_that_this_torch_lacks_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    assert train.main(["--optimizer", "muon", "--steps", "2", "--out", str(tmp_path / "out")]) == 2
+    assert "optimizer='muon' needs PyTorch 2.9 or newer" in capsys.readouterr().err

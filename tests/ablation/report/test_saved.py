@@ -57,6 +57,13 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.8 <= np.mean(hits) <= 1
 
 
+def test_speed_in_seconds_counts_what_the_arm_costs() -> None:
+    baseline = {steps: line(steps, 5) for steps in BUDGETS}
+    found = steps_saved(1000, line(1250, 5), baseline, Metric(), [1.25] * 5)
+    assert found["seconds_ratio"] == pytest.approx(1.0)
+    assert found["seconds_ci95"] == pytest.approx([1.0, 1.0])
+
+
 def test_one_seed_has_no_interval() -> None:
     assert steps_saved(1000, line(1250, 1), {steps: line(steps, 1) for steps in BUDGETS}, Metric())["ci95"] is None
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mireg.ablation.storage.files import DamagedError, read_result, read_sealed, write_bytes, write_result, write_sealed
 
 CPU = torch.device("cpu")
-in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -33,7 +32,7 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == [path]
 
 
-@in_one_folder
+@settings(max_examples=50)
 @given(where=st.integers(0, 10**6), bit=st.integers(0, 7), cut=st.booleans())
 def test_any_damage_to_a_sealed_file_shows(tmp_path: Path, where: int, bit: int, cut: bool) -> None:
     path = tmp_path / "sealed"

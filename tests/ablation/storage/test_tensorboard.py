@@ -122,7 +122,12 @@ def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path):
     assert {"mi_nats/000_input→layers.0", "result/test_accuracy", "diagnostics_feature_drift/layer_001"} <= set(
         tags["scalars"]
     )
-    assert tags["images"] == ["mi/by_pair_and_step", "mi/flow_from_input_to_output"]
+    assert tags["images"] == [
+        "mi/by_pair_and_step",
+        "mi/flow_from_input_to_output",
+        "information_plane/layers_by_step",
+    ]
+    assert {"information/last_layer_about_target", "information/last_layer_about_input"} <= set(tags["scalars"])
 
 
 @pytest.fixture(scope="module")

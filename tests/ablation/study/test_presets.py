@@ -8,10 +8,13 @@ import torch
 import models
 from mireg.ablation.arms import ARMS
 from mireg.ablation.study.presets import PRESETS
+from mireg.ablation.training.recipe import hidden_matrices
 from mireg.layers import Taps
 
 CONVERGENCE = PRESETS["convergence"]
 CELLS = {cell.name: cell for cell in CONVERGENCE.cells}
+RESCUED_OR_HEALTHY = [name for name in CELLS if name[0] in "RH"]
+RECIPES = [name for name in CELLS if name[0] == "P" and "-" not in name]
 LAYERS = {"R1": 10, "R2": 20, "R3": 30, "R4": 100, "R5": 64, "R6": 15, "R7": 500} | {
     "H1": 30,
     "H2": 30,
@@ -21,7 +24,7 @@ LAYERS = {"R1": 10, "R2": 20, "R3": 30, "R4": 100, "R5": 64, "R6": 15, "R7": 500
 }
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", RESCUED_OR_HEALTHY)
 def test_layers_of_the_convergence_study(name: str) -> None:
     cell = CELLS[name]
     taps = Taps(models.build(cell.model, cell.model_options, (1, 28, 28), 10).eval())
@@ -30,7 +33,7 @@ def test_layers_of_the_convergence_study(name: str) -> None:
     assert len(taps.chain) == 1 + LAYERS[name] if name in LAYERS else len(taps.chain) >= 5
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", RESCUED_OR_HEALTHY)
 def test_arms_of_the_convergence_study(name: str) -> None:
     cell = CELLS[name]
     arms = CONVERGENCE.arms_of(cell)
@@ -47,10 +50,45 @@ def test_arms_of_the_convergence_study(name: str) -> None:
 
 
 def test_size_of_the_convergence_study() -> None:
-    assert [cell.steps for cell in CONVERGENCE.cells] == [
+    assert [cell.steps for cell in CONVERGENCE.cells if not cell.budget_of] == [
         *(6000, 1500, 1500, 1000, 1500, 600, 1000),
         *(1000, 1000, 1000, 600, 300, 600, 1000),
+        *(400, 400, 400, 600, 1500, 300, 300),
     ]
     runs = [*CONVERGENCE.runs(), *(spec for cell in CONVERGENCE.cells for spec in CONVERGENCE.tuning_runs(cell))]
     assert len({spec.path for spec in runs}) == len(runs)
     assert not {spec.seed for spec in runs if spec.tuning} & {spec.seed for spec in runs if not spec.tuning}
+
+
+SHAPES = {"cifar10": ((3, 32, 32), 10), "fashion-mnist": ((1, 28, 28), 10), "diabetes": ((10,), 1)}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_decays_to_the_end_of_every_budget(name: str) -> None:
+    cell = CELLS[name]
+    assert (cell.schedule, cell.target) == ("cosine", None)
+    assert cell.warmup_steps == cell.steps // 10
+    assert {"none", "mi", "target-shuffled", "deep-supervision"} <= set(CONVERGENCE.arms_of(cell))
+    shorter = [other for other in CONVERGENCE.cells if other.budget_of == name]
+    assert [other.steps / cell.steps for other in shorter] == pytest.approx([0.6, 0.8])
+    for other in shorter:
+        assert CONVERGENCE.arms_of(other) == ("none",)
+        assert (other.model, other.model_options, other.optimizer) == (cell.model, cell.model_options, cell.optimizer)
+        assert CONVERGENCE.seeds_of(other) == CONVERGENCE.seeds_of(cell)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_arm_of_a_recipe_applies_to_its_network(name: str) -> None:
+    cell = CELLS[name]
+    shape, outputs = SHAPES.get(cell.dataset, ((64,), 65))
+    inputs = torch.randn(4, *shape) if cell.dataset in SHAPES else torch.randint(65, (4, 64))
+    for arm in CONVERGENCE.arms_of(cell):
+        trained = cell.as_trained(arm)
+        network = models.build(trained.model, trained.model_options, shape, outputs)
+        if initialise := ARMS[arm].initialise:
+            initialise(network, inputs)
+        assert trained.optimizer != "muon" or hidden_matrices(network)
+    taps = Taps(network.eval())
+    with torch.no_grad():
+        taps.run(inputs)
+    assert len(taps.chain) >= 5

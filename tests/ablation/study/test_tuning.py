@@ -239,3 +239,26 @@ class TestStudy:
         monkeypatch.setitem(presets.PRESETS, "tuned", broken)
         assert train.main(command(tmp_path, "--seeds", "1")) == 0
         assert read_tuning(tmp_path)["tiny"]["none"]["tried"]["1e+36"] == {"steps": [None], "accuracy": [0.0]}
+
+
+def test_a_cell_and_an_arm_may_have_a_grid_of_their_own() -> None:
+    cell = replace(CELL, name="own", tuning_lrs=(0.1, 0.2), arm_tuning_lrs={"muon": (1e-3, 1e-2)})
+    study = replace(STUDY, cells=(CELL, cell), arms=("none", "muon"))
+    tried = {
+        (spec.cell.name, spec.arm): study.lrs_of(spec.cell, spec.arm)
+        for cell in study.cells
+        for spec in study.tuning_runs(cell)
+    }
+    assert tried == {
+        ("tiny", "none"): (1e-5, 3e-3),
+        ("tiny", "muon"): (1e-5, 3e-3),
+        ("own", "none"): (0.1, 0.2),
+        ("own", "muon"): (1e-3, 1e-2),
+    }
+    assert len({spec.path for spec in study.tuning_runs(cell)}) == 4
+
+
+def test_every_arm_is_tuned_over_as_many_rates() -> None:
+    cell = replace(CELL, arm_tuning_lrs={"lbe": (1e-3,)})
+    with pytest.raises(UserError, match=r"arm_tuning_lrs of lbe=\(0.001,\): give 2, as other arms have"):
+        replace(STUDY, cells=(cell,))

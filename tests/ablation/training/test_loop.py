@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -119,11 +119,7 @@ class TestResume:
         run(tmp_path / "cut", digits, what)
         assert outcome(tmp_path / "cut") == whole
 
-    @settings(
-        max_examples=15,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
+    @settings(max_examples=15)
     @given(stop_after=st.integers(0, STEPS - 1), damage=st.sampled_from(["cut", "flip", "gone", "both"]))
     def test_from_the_checkpoint_before_a_damaged_one(
         self,

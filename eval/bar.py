@@ -1,0 +1,325 @@
+"""What the convergence study has to show, line by line, and whether it does: read off the raw runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mireg.ablation.report.statistics import CONFIDENCE, RESAMPLES, student
+from mireg.ablation.report.summary import difference_key
+from mireg.ablation.report.verdicts import SEEDS_FOR_A_VERDICT
+from mireg.ablation.study.convergence import CONVERGENCE
+from mireg.ablation.study.metric import Metric
+
+MET, NOT_MET, NOT_RUN = "met", "not met", "not run"
+
+NOISE = 0.001
+"""By how much a final accuracy may be lower beyond noise: 0.1 points."""
+
+SPEEDS = {"R5": 1.8, "H1": 2.0, "H2": 1.5, "H4": 2.0, "H6": 1.6, "H7": 1.25, "H3": 1.2}
+"""How many times fewer steps than the baseline."""
+
+WITHIN = {"R1": 75, "R2": 100, "R3": 125, "R6": 125}
+"""Steps to target, in the median; each seed may take twice that."""
+
+SAVED = {"P1": 0.12, "P3": 0.20, "P4": 0.05}
+"""Share of the baseline's steps."""
+
+IN_SECONDS = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "H2", "H4", "H6", "P1", "P3")
+AGAINST_HEADS = ("R1", "R2", "R3", "H1", "H2", "H4", "H6")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the bar.
+
+    Attributes:
+        cell: what it is asked of.
+        asked: of it.
+        found: with its interval.
+        status: :data:`MET`, :data:`NOT_MET` or :data:`NOT_RUN`.
+    """
+
+    cell: str
+    asked: str
+    found: str
+    status: str
+
+
+class NotRunError(Exception):
+    """A cell or an arm has no runs, or too few for an interval."""
+
+
+class Study:
+    """A summary and its runs, in which what is missing is a :class:`NotRunError`."""
+
+    def __init__(self, summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+        self._cells = {cell["cell"]: cell for cell in summary["cells"]}
+        self._results = results
+
+    def cell(self, name: str) -> dict[str, Any]:
+        """A cell of the summary."""
+        if name not in self._cells:
+            raise NotRunError("the cell has no runs")
+        cell: dict[str, Any] = self._cells[name]
+        return cell
+
+    def arm(self, cell: str, name: str) -> dict[str, Any]:
+        """An arm of it."""
+        arms = self.cell(cell)["arms"]
+        if name not in arms:
+            raise NotRunError(f"`{name}` has no runs")
+        found: dict[str, Any] = arms[name]
+        if found["n_seeds"] < SEEDS_FOR_A_VERDICT:
+            raise NotRunError(f"{found['n_seeds']} seeds are too few to say")
+        return found
+
+    def versus(self, cell: str, name: str, key: str = "vs_none") -> dict[str, Any]:
+        """What the summary says of an arm over the baseline, or (``key`` another arm) of the term over that."""
+        arm = self.arm(cell, name)
+        found = arm.get("vs_none") if key == "vs_none" else arm.get("over", {}).get(key)
+        if not found:
+            raise NotRunError(f"nothing to compare `{name}` with")
+        return dict(found)
+
+    def at(self, cell: str, arm: str, step: int) -> dict[int, float]:
+        """The validation metric at a step, by seed."""
+        self.arm(cell, arm)
+        key = Metric.of(self.cell(cell)).validation
+        runs = [run for run in self._results if run["cell"] == cell and run["arm"] == arm]
+        found = {
+            run["seed"]: next((p[key] for p in run["curve"] if p["step"] == step), 0.0 if run["failure"] else None)
+            for run in runs
+        }
+        if None in found.values():
+            raise NotRunError(f"nothing was measured at step {step}")
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+def median_interval(values: Sequence[float | None]) -> tuple[float, float, float]:
+    """Median of steps to target, a miss infinite, and its percentile bootstrap interval."""
+    steps = np.array([math.inf if value is None else value for value in values])
+    pick = np.random.default_rng(0).integers(len(steps), size=(RESAMPLES, len(steps)))
+    with np.errstate(invalid="ignore"):
+        medians = np.nan_to_num(np.median(steps[pick], axis=1), nan=math.inf, posinf=math.inf)
+    medians.sort()
+    tail = (1 - CONFIDENCE) / 2
+    low, high = medians[int(tail * RESAMPLES)], medians[min(RESAMPLES - 1, int((1 - tail) * RESAMPLES))]
+    return float(np.median(steps)), float(low), float(high)
+
+
+def lines(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[Line]:
+    """Every line of the bar, in order."""
+    study = Study(summary, results)
+    found = []
+    for cell, steps in WITHIN.items():
+        asked = f"{steps} steps to target in the median, each seed within {2 * steps}"
+        found.append(_line(cell, asked, _within(study, cell)))
+    found.append(_line("R3", "at least 80% at step 300 on every seed", lambda: _lowest(study, "R3", 300, 0.8)))
+    found.append(_line("R4", "at least as good as `he` at step 600", lambda: _as_good_as(study, "R4", "he", 600)))
+    found.append(_line("R7", "at least 60% at step 1,000 on every seed", lambda: _lowest(study, "R7", 1000, 0.6)))
+    for cell, speed in SPEEDS.items():
+        found.append(_line(cell, f"at least {speed:g} times fewer steps than `none`", _speed(study, cell, speed)))
+    for cell in ("H3", "H5", "P2"):
+        found.append(_line(cell, "not slower than 0.95 times `none`", _unharmed(study, cell)))
+        found.append(_line(cell, "ends at most 0.1 points below `none` beyond noise", _ends(study, cell, -NOISE)))
+    for cell, share in SAVED.items():
+        found.append(_line(cell, f"saves at least {share:.0%} of the steps", _saves(study, cell, share)))
+        found.append(_line(cell, "ends no worse than `none`", _ends(study, cell, 0.0)))
+    found.append(_line("P5", "ends at least 0.4 points above `none`, interval above 0", lambda: _higher(study, "P5")))
+    found += [_line(cell, "faster than `none` in seconds", _seconds(study, cell, 1.0)) for cell in IN_SECONDS]
+    cells = [cell.name for cell in CONVERGENCE.cells if not cell.budget_of]
+    rest = [cell for cell in cells if cell not in IN_SECONDS]
+    found += [_line(cell, "at most 5% slower in seconds", _seconds(study, cell, 0.95)) for cell in rest]
+    found += [_line(cell, "`target-shuffled` is not faster than `none`", _control(study, cell)) for cell in cells]
+    for cell in ("R3", "H4"):
+        check = _over(study, cell, "target-shuffled", 2)
+        found.append(_line(cell, "at least 2 times fewer steps than `target-shuffled`", check))
+    found += [_line(cell, "`pairs-shuffled` never starts", _never(study, cell)) for cell in ("R1", "R3")]
+    found += [_line(cell, "not slower than `deep-supervision`", _not_slower(study, cell)) for cell in AGAINST_HEADS]
+    found.append(_line(", ".join(AGAINST_HEADS), "faster than `deep-supervision` on at least 3", _count(study)))
+    return found
+
+
+Check = Callable[[], tuple[str, bool]]
+"""Says what was found, and whether it is enough."""
+
+
+def _line(cell: str, asked: str, check: Check) -> Line:
+    try:
+        found, good = check()
+    except NotRunError as missing:
+        return Line(cell, asked, str(missing), NOT_RUN)
+    return Line(cell, asked, found, MET if good else NOT_MET)
+
+
+def _within(study: Study, cell: str) -> Check:
+    def check() -> tuple[str, bool]:
+        values = study.arm(cell, "mi")["steps_to_target"]["values"]
+        median, low, high = median_interval(values)
+        worst = max(math.inf if value is None else value for value in values)
+        text = f"{_steps(median)} [{_steps(low)}, {_steps(high)}], slowest {_steps(worst)}"
+        return text, high <= WITHIN[cell] and worst <= 2 * WITHIN[cell]
+
+    return check
+
+
+def _steps(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:g}"
+
+
+def _lowest(study: Study, cell: str, step: int, bar: float) -> tuple[str, bool]:
+    values = list(study.at(cell, "mi", step).values())
+    above = sum(value >= bar for value in values)
+    return f"{above} of {len(values)} seeds; lowest {min(values):.1%}, highest {max(values):.1%}", above == len(values)
+
+
+def _as_good_as(study: Study, cell: str, arm: str, step: int) -> tuple[str, bool]:
+    ours, theirs = study.at(cell, "mi", step), study.at(cell, arm, step)
+    gains = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    if len(gains) < 2:
+        raise NotRunError("no interval")
+    mean, half = student(gains)
+    text = f"{np.median(list(ours.values())):.1%} and {np.median(list(theirs.values())):.1%} in the median: "
+    return text + f"{_points(mean, (mean - half, mean + half))}", mean - half >= 0
+
+
+def _speed(study: Study, cell: str, bar: float) -> Check:
+    return lambda: _ratio(study.versus(cell, "mi"), "steps_ratio", "ci95", bar)
+
+
+def _ratio(versus: Mapping[str, Any], key: str, interval_key: str, bar: float) -> tuple[str, bool]:
+    value, interval = versus[key], versus[interval_key]
+    if value is None or interval is None:
+        if versus.get("steps_ratio", 0) is None:
+            return "neither got there", False
+        raise NotRunError("no interval")
+    sign = {"at least": "≥", "at most": "≤"}.get(versus.get("bound") or "", "")
+    return f"{sign}{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]", interval[0] >= bar
+
+
+def _saving(study: Study, cell: str, arm: str = "mi") -> dict[str, Any]:
+    found = study.arm(cell, arm).get("steps_saved")
+    if not found or found["ci95"] is None:
+        raise NotRunError("steps saved: `none` has no other budgets, or gains nothing by them")
+    return dict(found)
+
+
+def _unharmed(study: Study, cell: str) -> Check:
+    def check() -> tuple[str, bool]:
+        if study.cell(cell)["target"] is not None:
+            return _ratio(study.versus(cell, "mi"), "steps_ratio", "ci95", 0.95)
+        saved = _saving(study, cell)
+        mean, low, high = (1 / (1 - share) for share in (saved["mean"], *saved["ci95"]))
+        return f"{mean:.2f} [{low:.2f}, {high:.2f}]", low >= 0.95
+
+    return check
+
+
+def _saves(study: Study, cell: str, bar: float) -> Check:
+    def check() -> tuple[str, bool]:
+        saved = _saving(study, cell)
+        low, high = saved["ci95"]
+        return f"{saved['mean']:.0%} [{100 * low:.0f}, {100 * high:.0f}]", low >= bar
+
+    return check
+
+
+def _gain(study: Study, cell: str) -> tuple[float, float, float, Metric]:
+    """How much better the term ends, and the interval, better being above 0."""
+    metric = Metric.of(study.cell(cell))
+    found = study.arm(cell, "mi").get(difference_key(metric))
+    if not found or found["ci95"] is None:
+        raise NotRunError("no interval")
+    low, high = sorted(metric.gain(edge) for edge in found["ci95"])
+    return metric.gain(found["mean"]), low, high, metric
+
+
+def _ends(study: Study, cell: str, least: float) -> Check:
+    def check() -> tuple[str, bool]:
+        mean, low, high, metric = _gain(study, cell)
+        if metric.is_share:
+            return _points(mean, (low, high)), high >= least
+        return f"{mean:+.3g} better [{low:+.3g}, {high:+.3g}]", high >= 0
+
+    return check
+
+
+def _higher(study: Study, cell: str) -> tuple[str, bool]:
+    mean, low, high, _ = _gain(study, cell)
+    return _points(mean, (low, high)), mean >= 0.004 and low > 0
+
+
+def _points(mean: float, interval: tuple[float, float]) -> str:
+    return f"{100 * mean:+.1f} points [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
+
+
+def _seconds(study: Study, cell: str, bar: float) -> Check:
+    def check() -> tuple[str, bool]:
+        if study.cell(cell)["target"] is None:
+            text, _ = _ratio(saved := _saving(study, cell), "seconds_ratio", "seconds_ci95", bar)
+            low = saved["seconds_ci95"][0]
+        else:
+            versus = study.versus(cell, "mi")
+            text, _ = _ratio(versus, "seconds_ratio", "seconds_ci95", bar)
+            low = (versus["seconds_ci95"] or [0.0])[0]
+        return text, low > bar if bar == 1 else low >= bar
+
+    return check
+
+
+def _control(study: Study, cell: str) -> Check:
+    def check() -> tuple[str, bool]:
+        if study.cell(cell)["target"] is None:
+            saved = _saving(study, cell, "target-shuffled")
+            low, high = saved["ci95"]
+            return f"saves {saved['mean']:.0%} [{100 * low:.0f}, {100 * high:.0f}]", low <= 0
+        versus = study.versus(cell, "target-shuffled")
+        if versus["steps_ratio"] is None:
+            return "neither got there", True
+        text, _ = _ratio(versus, "steps_ratio", "ci95", 1)
+        return text, versus["ci95"][0] <= 1
+
+    return check
+
+
+def _over(study: Study, cell: str, arm: str, bar: float) -> Check:
+    return lambda: _ratio(study.versus(cell, "mi", arm), "steps_ratio", "ci95", bar)
+
+
+def _never(study: Study, cell: str) -> Check:
+    def check() -> tuple[str, bool]:
+        arm = study.arm(cell, "pairs-shuffled")
+        return f"{arm['n_reached']} of {arm['n_seeds']} seeds reach the target", arm["n_reached"] == 0
+
+    return check
+
+
+def _not_slower(study: Study, cell: str) -> Check:
+    def check() -> tuple[str, bool]:
+        versus = study.versus(cell, "mi", "deep-supervision")
+        text, _ = _ratio(versus, "steps_ratio", "ci95", 1)
+        return text, versus["steps_ratio"] is not None and versus["ci95"][1] >= 1
+
+    return check
+
+
+def _count(study: Study) -> Check:
+    def check() -> tuple[str, bool]:
+        faster, missing = [], 0
+        for cell in AGAINST_HEADS:
+            try:
+                if _ratio(study.versus(cell, "mi", "deep-supervision"), "steps_ratio", "ci95", math.inf)[0]:
+                    interval = study.versus(cell, "mi", "deep-supervision")["ci95"]
+                    faster += [cell] if interval and interval[0] > 1 else []
+            except NotRunError:
+                missing += 1
+        if missing and len(faster) < 3:
+            raise NotRunError(f"{missing} of these cells have no runs")
+        return f"{len(faster)}: {', '.join(faster) or 'none'}", len(faster) >= 3
+
+    return check

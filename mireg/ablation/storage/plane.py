@@ -1,0 +1,60 @@
+"""The information plane over training: layers as points, steps as colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+Curve = Sequence[Mapping[str, Any]]
+"""Points of a run, some of which have ``plane``, see :func:`mireg.ablation.training.loop.evaluate`."""
+
+COLOURS = colormaps["viridis"]
+
+
+def has_plane(curve: Curve) -> bool:
+    """Whether a run measured the plane."""
+    return any("plane" in point for point in curve)
+
+
+def fill_planes(figure: Figure, curves: Mapping[str, Curve]) -> None:
+    """Draw the plane of one or more runs side by side, on the same axes.
+
+    The layers of a network at one step are joined from the first to the last, which has a larger mark. The input
+    itself, which tells all about itself, would lie far to the right: what it tells about the target is a dashed line.
+
+    Args:
+        figure: to draw into.
+        curves: by title, runs that measured the plane.
+    """
+    panels = figure.subplots(1, len(curves), sharex=True, sharey=True, squeeze=False)[0]
+    steps = sorted({point["step"] for curve in curves.values() for point in curve if "plane" in point})
+    colour = {step: COLOURS(0.9 * index / max(1, len(steps) - 1)) for index, step in enumerate(steps)}
+    for axes, (title, curve) in zip(panels, curves.items(), strict=True):
+        looked = [point for point in curve if "plane" in point]
+        for point in looked:
+            x, y = (
+                [float("nan") if value is None else value for value in point["plane"][key]]
+                for key in ("input", "target")
+            )
+            axes.plot(x[1:], y[1:], "-", color=colour[point["step"]], linewidth=0.8, alpha=0.6)
+            axes.plot(x[1:-1], y[1:-1], "o", color=colour[point["step"]], markersize=3.5)
+            axes.plot(x[-1:], y[-1:], "o", color=colour[point["step"]], markersize=8)
+        axes.axhline(looked[0]["plane"]["target"][0] or 0.0, color="#888888", linestyle="--", linewidth=1)
+        axes.set(xlabel="information about the input, nats per dimension")
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("information about the target, nats")
+    handles = [
+        panels[0].plot([], [], "o", color=colour[step], markersize=6, label=f"step {step:,}")[0] for step in steps
+    ]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+
+
+def draw_planes(curves: Mapping[str, Curve]) -> Figure:
+    """A figure of its own, see :func:`fill_planes`."""
+    figure = Figure(figsize=(1.2 + 4.0 * len(curves), 3.6), dpi=120, layout="constrained")
+    fill_planes(figure, curves)
+    return figure

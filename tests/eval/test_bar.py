@@ -1,0 +1,148 @@
+"""The bar of the convergence study, on runs that never ran."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import archive, convergence, inside, report
+from eval.bar import MET, NOT_MET, NOT_RUN, Line, lines, median_interval
+from mireg.ablation.report.summary import summarise
+from tests.ablation.report.synthetic import result, write_study
+
+
+def runs(cell: str, seeds: int = 6, **reached: int | None) -> list[dict[str, Any]]:
+    return [
+        result(arm.replace("_", "-"), seed, step, cell=cell) for arm, step in reached.items() for seed in range(seeds)
+    ]
+
+
+def judged(*results: list[dict[str, Any]]) -> dict[tuple[str, str], Line]:
+    flat = [run for group in results for run in group]
+    return {(line.cell, line.asked): line for line in lines(summarise("convergence", flat), flat)}
+
+
+def status(found: dict[tuple[str, str], Line], cell: str, words: str) -> str:
+    (line,) = [line for (name, asked), line in found.items() if name == cell and words in asked]
+    return line.status
+
+
+def test_what_has_no_runs_is_not_run() -> None:
+    found = judged(runs("H1", none=500, mi=100))
+    assert status(found, "R4", "`he`") == NOT_RUN
+    assert status(found, "H1", "`target-shuffled` is not faster") == NOT_RUN
+    assert status(found, "H1", "2 times fewer") == MET
+    few = judged(runs("H1", seeds=2, none=500, mi=100))
+    assert status(few, "H1", "2 times fewer") == NOT_RUN
+    assert any("2 seeds are too few" in line.found for line in few.values())
+
+
+@pytest.mark.parametrize(("mi", "verdict"), [(125, MET), (150, NOT_MET), (None, NOT_MET)])
+def test_steps_within(mi: int | None, verdict: str) -> None:
+    assert status(judged(runs("R3", none=None, mi=mi)), "R3", "125 steps") == verdict
+
+
+def test_one_slow_seed_misses_the_bar_whatever_the_median() -> None:
+    slow = [
+        *runs("R3", seeds=9, none=None, mi=100),
+        result("mi", 9, 300, cell="R3"),
+        result("none", 9, None, cell="R3"),
+    ]
+    line = judged(slow)["R3", "125 steps to target in the median, each seed within 250"]
+    assert (line.status, line.found) == (NOT_MET, "100 [100, 100], slowest 300")
+
+
+def test_the_interval_decides_and_not_the_median() -> None:
+    results = [result("none", seed, 500, cell="H1") for seed in range(6)]
+    results += [result("mi", seed, 200 if seed < 4 else 400, cell="H1") for seed in range(6)]
+    line = judged(results)["H1", "at least 2 times fewer steps than `none`"]
+    assert line.found.startswith("2.50 [")
+    assert line.status == NOT_MET
+
+
+def test_controls_and_baselines() -> None:
+    cell = runs("R3", none=800, mi=100, target_shuffled=800, pairs_shuffled=None, deep_supervision=75)
+    found = judged(cell)
+    assert status(found, "R3", "`target-shuffled` is not faster") == MET
+    assert status(found, "R3", "fewer steps than `target-shuffled`") == MET
+    assert status(found, "R3", "`pairs-shuffled` never") == MET
+    assert status(found, "R3", "not slower than `deep") == NOT_MET
+    quick = judged(runs("R3", none=800, mi=100, target_shuffled=100, pairs_shuffled=100))
+    assert status(quick, "R3", "`target-shuffled` is not faster") == NOT_MET
+    assert status(quick, "R3", "fewer steps than `target-shuffled`") == NOT_MET
+    assert status(quick, "R3", "`pairs-shuffled` never") == NOT_MET
+
+
+def test_a_miss_is_infinite_in_the_interval_of_a_median() -> None:
+    assert median_interval([100] * 5) == (100, 100, 100)
+    middle, low, high = median_interval([100, 100, 100, None, None])
+    assert (middle, low) == (100, 100)
+    assert math.isinf(high)
+
+
+def planed(results: list[dict[str, Any]], known: list[float]) -> list[dict[str, Any]]:
+    """Runs that measured the information plane at their first and last point."""
+    for run in results:
+        for point in (run["curve"][0], run["curve"][-1]):
+            point["plane"] = {"target": known, "input": [2.0] * len(known)}
+    return results
+
+
+def test_missing_information_is_ranked_with_the_speed_over_the_cells() -> None:
+    results = [
+        run
+        for cell, last, mi in (("H1", 0.9, 400), ("H2", 0.5, 200), ("R3", 0.1, 100))
+        for run in planed(runs(cell, none=800, mi=mi), [1.0, 0.7, last])
+    ]
+    found = inside.over_cells(summarise("convergence", results), results)
+    assert found["by_cell"]["R3"] == {"missing_nats": pytest.approx(0.9), "speed": 8.0}
+    assert (found["cells"], found["spearman"]) == (3, pytest.approx(1.0))
+    assert "n = 3 cells" in inside.sentence(found)
+    one = inside.over_cells(summarise("convergence", results[:12]), results[:12])
+    assert one["spearman"] is None
+
+
+def test_the_page_is_built_from_the_archive_alone_and_says_what_was_not_run(tmp_path: Path) -> None:
+    results = planed(runs("R3", none=None, mi=100, target_shuffled=None, batchnorm=300), [0.8, 0.4, 0.1])
+    write_study(tmp_path / "study", results)
+    record = (tmp_path / "study" / "study.json").read_text().replace("synthetic", "convergence")
+    (tmp_path / "study" / "study.json").write_text(record)
+    kept, page = tmp_path / "results" / "convergence", tmp_path / "page.md"
+    archive.add(tmp_path / "study", kept)
+    page.write_text("# Page\n\n<!-- tables -->\n<!-- /tables -->\n\nEnd.\n")
+    report.fill(page, kept)
+    text = page.read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| R3 | mlp")]
+    assert "never (0 of 6) | 100 | ≥10.0x [10.0, 10.0]" in rows[0]
+    assert "`batchnorm`: 300 | 6 |" in rows[0]
+    assert "| P4 | gpt context=64, shakespeare | not run |" in text
+    for name in ("profile.png", "plane-R3.png", "layers.png"):
+        assert f"(results/convergence/{name})" in text
+        assert (kept / name).read_bytes().startswith(b"\x89PNG")
+    assert "saved.png" not in text
+    report.fill(page, kept)
+    assert page.read_text() == text
+
+
+def test_a_cell_without_a_target_is_read_by_the_end_of_its_schedule() -> None:
+    ends = {400: {"none": 0.60, "mi": 0.70, "deep-supervision": 0.65}, 240: {"none": 0.50}, 320: {"none": 0.55}}
+    results = []
+    for steps, arms in ends.items():
+        name = "P1" if steps == 400 else f"P1-{steps}"
+        for arm, end in arms.items():
+            for seed in range(6):
+                values = (0.1, end + seed / 1000)
+                run = result(arm, seed, 0, cell=name, steps=steps, target=None, values=values)
+                run["spec"]["cell"]["budget_of"] = None if steps == 400 else "P1"
+                results.append(run)
+    found = judged(results)
+    assert status(found, "P1", "saves at least 12%") == MET
+    assert status(found, "P1", "ends no worse") == MET
+    assert status(found, "P1", "faster than `none` in seconds") == MET
+    text = convergence.sections(summarise("convergence", results), results, "x")
+    (row,) = [line for line in text.splitlines() if line.startswith("| P1 | vgg")]
+    assert "`deep-supervision`: 65" in row
+    assert "x/saved.png" in text

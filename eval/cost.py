@@ -11,9 +11,9 @@ import multiprocessing
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +34,7 @@ import models
 from mireg import estimators
 from mireg.ablation.storage.provenance import processor
 from mireg.schedules import Schedule
+from mireg.timing import ratio, step_times
 from mireg.wrapper import DEFAULT_WEIGHT
 
 TRAINING = 2000
@@ -93,10 +94,8 @@ class Training:
         self.images = torch.randn(setting.batch_size, *setting.input_shape, device=device)
         self.labels = torch.randint(10, (setting.batch_size,), device=device)
 
-    def step(self) -> float:
-        """One training step; the seconds that it took."""
-        self._synchronise()
-        began = time.perf_counter()
+    def step(self) -> None:
+        """One training step."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = cross_entropy(self.forward(self.images), self.labels)
             if isinstance(self.model, mireg.MIRegularized):
@@ -104,19 +103,13 @@ class Training:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self._synchronise()
-        return time.perf_counter() - began
 
     def go_to(self, step: int) -> None:
         """Let the schedule take the next step for this one."""
         self.model.regularizer.start_at(step)
 
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
-
-def step_times(
+def phase_times(
     setting: Setting, device: torch.device, seconds: float, phases: Sequence[str] = PHASES
 ) -> dict[str, Any]:
     """Median step time of each phase, and its ratio to no wrapper, from interleaved steps.
@@ -133,24 +126,15 @@ def step_times(
     trainings = {"none": None, "off": 0.0, "used": DEFAULT_WEIGHT}
     made = {phase: Training(setting, device, trainings[phase]) for phase in phases}
 
-    def run(phase: str) -> float:
+    def run(phase: str) -> None:
         if phase == "used":
             made[phase].go_to(0)
-        return made[phase].step()
+        made[phase].step()
 
-    for phase in phases:  # the first pass is observed; allocators and caches warm up
-        run(phase)
-    times: dict[str, list[float]] = {phase: [] for phase in phases}
-    end = time.monotonic() + seconds
-    while len(times["none"]) < 2 or time.monotonic() < end:
-        shift = len(times["none"]) % len(phases)
-        for phase in [*phases[shift:], *phases[:shift]]:
-            times[phase].append(run(phase))
+    times = step_times({phase: partial(run, phase) for phase in phases}, device, rounds=2, seconds=seconds)
     return {
-        "ms": {phase: 1000 * median(values) for phase, values in times.items()},
-        "ratio": {
-            phase: median(a / b for a, b in zip(values, times["none"], strict=True)) for phase, values in times.items()
-        },
+        "ms": {phase: median(values) for phase, values in times.items()},
+        "ratio": {phase: ratio(values, times["none"]) for phase, values in times.items()},
         "rounds": len(times["none"]),
     }
 
@@ -206,7 +190,7 @@ def growth(device: torch.device, seconds: float) -> dict[str, list[dict[str, flo
                 setting = replace(base, **{option: value})
             else:
                 setting = replace(base, options={**base.options, option: value})
-            times = step_times(setting, device, seconds, ACTIVE)["ms"]
+            times = phase_times(setting, device, seconds, ACTIVE)["ms"]
             added = times["used"] - times["none"]
             found[what].append({"value": value, "step_ms": times["none"], "added_ms": added})
     return found
@@ -219,14 +203,14 @@ def measure(device: torch.device, seconds: float, report: Callable[[str], None])
         report(setting.name)
         for compiled in (False, True) if device.type == "cuda" else (False,):
             chosen = replace(setting, compiled=compiled)
-            times = step_times(chosen, device, seconds)
+            times = phase_times(chosen, device, seconds)
             row = {**asdict(chosen), **times, **averages(times["ratio"]), "peak_mb": peak_memory(chosen, device)}
             networks.append(row)
             report(f"  {row['active']:.3f} while active, {row['training']:.3f} over {TRAINING} steps")
     report("estimators")
     known = [name for name in ESTIMATORS if name in estimators.names()]
     by_estimator = {
-        name: step_times(replace(SETTINGS[0], estimator=name), device, seconds / 10, ACTIVE)["ratio"]["used"]
+        name: phase_times(replace(SETTINGS[0], estimator=name), device, seconds / 10, ACTIVE)["ratio"]["used"]
         for name in known
     }
     report("growth")
@@ -265,8 +249,8 @@ def print_tables(found: dict[str, Any], console: Console) -> None:
             " → ".join(f"{memory[name]:.0f}" for name in ("none", "used")),
         )
     console.print(table)
-    for name, ratio in found["estimators"].items():
-        console.print(f"{SETTINGS[0].name}, {name}: {ratio:.3f} while active", highlight=False)
+    for name, active in found["estimators"].items():
+        console.print(f"{SETTINGS[0].name}, {name}: {active:.3f} while active", highlight=False)
     for what, points in found["growth"].items():
         text = ", ".join(f"{p['value']:.0f}: {p['added_ms']:.1f} ms of {p['step_ms']:.1f}" for p in points)
         console.print(f"added by {what}: {text}", highlight=False)

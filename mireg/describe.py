@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mireg.layers import tensors_in
+from mireg.timing import ratio, step_times
 from mireg.wrapper import MIRegularized, wrap
 
 ROUNDS = 5
@@ -100,24 +100,26 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
             size = len(next(iter(layers.values())))
             target = torch.arange(size, device=next(iter(layers.values())).device) % CLASSES
 
-        def milliseconds(used: bool) -> float:
+        def step(used: bool) -> None:
             twin.zero_grad()
             twin.regularizer.start_at(0)
-            began = _now(layers)
             outputs = (twin if used else twin.module)(*args, **kwargs)
             total = torch.stack([t.float().sum() for t in tensors_in(outputs) if t.requires_grad]).sum()
             (total + twin.mi_loss(target) if used else total).backward()
-            return 1000 * (_now(layers) - began)
 
-        times = [(milliseconds(False), milliseconds(True)) for _ in range(ROUNDS + 1)][1:] if layers else []
-    step = median(bare for bare, _ in times) if times else 0.0
+        bare_ms = added_ms = 0.0
+        if layers:
+            device = next(iter(layers.values())).device
+            times = step_times({"bare": lambda: step(False), "used": lambda: step(True)}, device, rounds=ROUNDS)
+            bare_ms = median(times["bare"])
+            added_ms = max(0.0, bare_ms * (ratio(times["used"], times["bare"]) - 1))
     description = Description(
         shapes={name: tuple(layer.shape) for name, layer in layers.items()},
         information={name: nats.item() for name, nats in twin.mi_terms().items()},
         estimator=twin.regularizer.estimator.name,
         verdict=twin.verdict,
-        step_ms=step,
-        term_ms=max(0.0, step * (median(used / bare for bare, used in times) - 1)) if times else 0.0,
+        step_ms=bare_ms,
+        term_ms=added_ms,
     )
     print(description)
     return description
@@ -125,9 +127,3 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
 
 def _size(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape[1:])) or "1"
-
-
-def _now(layers: Mapping[str, Tensor]) -> float:
-    if any(layer.device.type != "cpu" for layer in layers.values()):
-        torch.accelerator.synchronize()
-    return time.perf_counter()

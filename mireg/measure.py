@@ -137,13 +137,17 @@ class Measurement:
         return self._plane() if self.layers else self._profile()
 
     def _plane(self) -> Figure:
-        """Layers as connected points: on x, information about the input; on y, about the target."""
+        """Layers as connected points: on x, information about the input; on y, about the target.
+
+        The input is left out: what it says about itself lies far to the right of all layers.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(5.0, 4.0), layout="constrained")
         axes = figure.subplots()
-        axes.plot([r.about_input for r in self.layers], [r.about_target for r in self.layers], marker="o")
-        for r in self.layers:
+        layers = [r for r in self.layers if r.layer != INPUT] or self.layers
+        axes.plot([r.about_input for r in layers], [r.about_target for r in layers], marker="o")
+        for r in layers:
             place = (r.about_input, r.about_target)
             axes.annotate(r.layer, place, xytext=(4, 4), textcoords="offset points", fontsize=8)
         axes.set_xlabel("information about the input (nats per dimension)")

@@ -20,9 +20,6 @@ POOLED = 64
 POSITIONS = 4
 """Positions that stand for one sample: neighbours in a sequence or a map say much the same."""
 
-CANDIDATES = 4
-"""Positions looked at for each one taken, so that those with a target can be preferred."""
-
 POOLS: tuple[Callable[[Tensor, Any], Tensor], ...] = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
 """By number of position dimensions, from 1."""
 
@@ -33,8 +30,8 @@ def choose_rows(
     """The rows of layers and target that an estimate uses.
 
     Batches are shuffled, so the samples are the first ones: a leading slice is a view. Of a target with a class or
-    values per position the rows are positions instead, :data:`POSITIONS` times as many, evenly spaced, others at each
-    step.
+    values per position the rows are positions instead, :data:`POSITIONS` times as many, evenly spaced among those that
+    have a target, others at each step.
 
     Args:
         layers: L tensors (n, channels, positions ...).
@@ -67,14 +64,15 @@ def choose_rows(
         )
     dense = _dense(target, layers) if target.is_floating_point() else None
     if dense is not None:
-        sample, place = _positions(dense[:, 0], POSITIONS * samples, step)
+        everywhere = torch.ones_like(dense[:, 0], dtype=torch.bool)
+        sample, place = _positions(everywhere, POSITIONS * samples, step)
         rows = [_at(layer, sample, place, dense.shape[2:]) for layer in layers]
         return as_matrices(rows), dense.flatten(2)[sample, :, place]
     if target.is_floating_point():
         return as_matrices([pool(layer, samples) for layer in layers]), as_matrices([pool(target, samples)])[0]
     if target.ndim == 1 or target[0].numel() == 1:
         return as_matrices([pool(layer, samples) for layer in layers]), target.flatten()[:samples]
-    sample, place = _positions(target, POSITIONS * samples, step)
+    sample, place = _positions(target != IGNORED, POSITIONS * samples, step)
     rows = [_at(layer, sample, place, target.shape[1:]) for layer in layers]
     return as_matrices(rows), target.flatten(1)[sample, place]
 
@@ -108,20 +106,22 @@ def pool(layer: Tensor, samples: int) -> Tensor:
     return rows
 
 
-def _positions(target: Tensor, count: int, step: int) -> tuple[Tensor, Tensor]:
-    """Samples and flat positions (rows,) that are evenly spaced, those with a target first."""
-    total = target.numel()
-    stride = max(1, total // (CANDIDATES * count))
-    spaced = torch.arange(step % stride, total, stride, device=target.device)
-    ignored = target.flatten()[spaced] == IGNORED
-    # Every k-th of what is left, so that the rows come from all over the batch.
-    order = spaced[ignored.to(torch.uint8).argsort(stable=True)]
-    spacing = max(1, len(order) // count) if len(order) > count else 1
-    first = torch.arange(len(order), device=target.device)
-    turn = (first % spacing) * len(order) + first  # one in each group of `spacing`, then the next in each
-    kept = order[turn.argsort()][:count]
-    kept = kept[(target.flatten()[kept] == IGNORED).to(torch.uint8).argsort(stable=True)]
-    places = target[0].numel()
+def _positions(wanted: Tensor, count: int, step: int) -> tuple[Tensor, Tensor]:
+    """Samples and flat positions (rows,), evenly spaced among those that are wanted.
+
+    Args:
+        wanted: (n, positions ...), whether a position has a target. Where fewer than ``count`` have, all of these come
+            first, then others: the number of rows must not depend on values, which would wait for the device.
+        count: at most so many.
+        step: varies them.
+    """
+    rank, rest = wanted.flatten().cumsum(0), wanted.logical_not().flatten().cumsum(0)  # from 1
+    found = rank[-1]
+    turn = torch.arange(min(count, len(rank)), device=wanted.device)
+    spread = turn * found // count + step % (found // count).clamp_min(1)
+    index = torch.where(found > count, spread, turn)
+    kept = torch.where(index < found, torch.searchsorted(rank, index + 1), torch.searchsorted(rest, index - found + 1))
+    places = wanted[0].numel()
     return kept // places, kept % places
 
 

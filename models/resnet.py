@@ -7,7 +7,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18 as torchvision_resnet18
 
 from models.parts import check_size
 
@@ -21,6 +20,8 @@ def resnet18(input_shape: tuple[int, ...], classes: int) -> nn.Module:
 
     Source: He et al., Deep residual learning for image recognition, CVPR 2016, section 4.2 for the stem.
     """
+    from torchvision.models import resnet18 as torchvision_resnet18  # slow to import: only where it is used
+
     _check_images("resnet18", input_shape)
     network = torchvision_resnet18(num_classes=classes)
     network.conv1 = nn.Conv2d(input_shape[0], 64, 3, 1, 1, bias=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -310,8 +311,17 @@ READS: list[Callable[[mireg.MIRegularized], object]] = [
 ]
 
 
-def ten_steps(read: Callable[[mireg.MIRegularized], object], moment: int) -> list[Tensor]:
-    model = mireg.wrap(network(), weight=1.0)
+def maps() -> nn.Sequential:
+    torch.manual_seed(0)
+    stack = [nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()]
+    return nn.Sequential(*stack, nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
+
+
+def ten_steps(
+    make: Callable[[], nn.Module], labels: bool, read: Callable[[mireg.MIRegularized], object], moment: int
+) -> list[Tensor]:
+    """Parameters after two steps, one that is looked at in a moment of it, and ten more."""
+    model = mireg.wrap(make(), weight=1.0)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for step in range(13):
 
@@ -322,7 +332,7 @@ def ten_steps(read: Callable[[mireg.MIRegularized], object], moment: int) -> lis
         x, y = batch(step)
         output = model(x)
         look(0)
-        loss = cross_entropy(output, y) + model.mi_loss(y)
+        loss = cross_entropy(output, y) + (model.mi_loss(y) if labels else model.mi_loss())
         look(1)
         optimizer.zero_grad()
         look(2)
@@ -333,30 +343,42 @@ def ten_steps(read: Callable[[mireg.MIRegularized], object], moment: int) -> lis
     return [p.detach() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("moment", range(5))
-def test_reading_never_changes_training(moment: int) -> None:
-    expected = ten_steps(lambda model: None, moment)
+@pytest.mark.parametrize("moment", range(5), ids=["forward", "mi_loss", "zero_grad", "backward", "step"])
+@pytest.mark.parametrize("labels", [True, False], ids=["target", "label-free"])
+@pytest.mark.parametrize("make", [network, maps])
+def test_reading_never_changes_training(make: Callable[[], nn.Module], labels: bool, moment: int) -> None:
+    expected = ten_steps(make, labels, lambda model: None, moment)
     for read in READS:
-        assert all(torch.equal(a, b) for a, b in zip(ten_steps(read, moment), expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(ten_steps(make, labels, read, moment), expected, strict=True))
 
 
 def test_wrapping_leaves_torch_as_it_was() -> None:
+    import torch._dynamo.config
     import torch._functorch.config
+    import torch._inductor.config
 
-    def settings() -> list[Any]:
-        return [
-            torch._functorch.config.donated_buffer,
-            torch.get_default_dtype(),
-            torch.is_grad_enabled(),
-            torch.are_deterministic_algorithms_enabled(),
-            torch.get_num_threads(),
-            torch.get_float32_matmul_precision(),
-            torch.autograd.graph.saved_tensors_hooks is not None,
-        ]
+    def settings() -> dict[str, Any]:
+        found = {
+            name: read()
+            for name, read in vars(torch).items()
+            if name.startswith(("get_", "is_", "are_")) and callable(read) and takes_nothing(read)
+        }
+        for config in (torch._functorch.config, torch._dynamo.config, torch._inductor.config):
+            found |= {f"{config.__name__}.{name}": value for name, value in config.get_config_copy().items()}
+        for backend in (torch.backends.cudnn, torch.backends.cuda.matmul, torch.backends.mkldnn):
+            names = ("enabled", "benchmark", "deterministic", "allow_tf32", "fp32_precision")
+            found |= {f"{backend}.{name}": getattr(backend, name, None) for name in names}
+        return {name: v.tolist() if isinstance(v, Tensor) else v for name, v in found.items()}
 
+    def takes_nothing(function: Callable[..., Any]) -> bool:
+        try:
+            return not inspect.signature(function).parameters
+        except ValueError:  # a function of the C library
+            return function in (torch.is_grad_enabled, torch.is_inference_mode_enabled, torch.get_num_threads)
+
+    net, (x, y) = network(), batch()
     before = settings()
-    x, y = batch()
-    model = mireg.wrap(network(), weight=1.0)
+    model = mireg.wrap(net, weight=1.0)
     assert settings() == before
     (cross_entropy(model(x), y) + model.mi_loss(y)).backward()
     model.unwrap()

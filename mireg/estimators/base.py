@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mireg.estimators.target import IGNORED, check_target, codes
+
+Share = TypeVar("Share")
+
+NEXT, LAST = slice(1, None), slice(-1, None)
+"""Partners of the layers but the last: each one's next, or the last layer for all."""
 
 
 class Estimator(ABC):
@@ -94,9 +99,7 @@ class Estimator(ABC):
 
     def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
         """:meth:`about` on checked (n, d_l) matrices and a checked target, with no check of the values."""
-        if not target.is_floating_point():
-            rows = target.to(layers[0].device) != IGNORED
-            layers, target = [layer[rows] for layer in layers], target.to(layers[0].device)[rows]
+        layers, target = _with_target(layers, target)
         code, _ = codes(target, layers[0])
         between = [side for layer in layers for side in (layer, code)]
         return self.estimate(between)[::2]
@@ -157,6 +160,38 @@ class Estimator(ABC):
         return f"{type(self).__name__}({options})"
 
 
+class PairEstimator(Estimator):
+    """An estimator that computes a share of each layer and then joins the shares of pairs.
+
+    A subclass implements :meth:`estimate_pairs`.
+    """
+
+    def estimate(self, layers: list[Tensor]) -> Tensor:
+        return self.estimate_pairs(layers, NEXT)
+
+    def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
+        layers, target = _with_target(layers, target)
+        return self.estimate_pairs([*layers, codes(target, layers[0])[0]], LAST)
+
+    @abstractmethod
+    def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
+        """Estimates of each matrix but the last with its partner, (L - 1,).
+
+        Args:
+            layers: L matrices (n, d_l).
+            partner: :data:`NEXT` or :data:`LAST`, an index into the L shares; it gives L - 1 of them, or one to
+                broadcast.
+        """
+
+
+def _with_target(layers: list[Tensor], target: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The rows that have a target, of classes."""
+    if target.is_floating_point():
+        return layers, target
+    rows = target.to(layers[0].device) != IGNORED
+    return [layer[rows] for layer in layers], target.to(layers[0].device)[rows]
+
+
 def check_samples(layers: Sequence[Tensor], fewest: int = 2) -> None:
     """Raise unless the layers are floating-point tensors with the same n >= 2 rows, and enough of them."""
     if len(layers) < fewest:
@@ -198,6 +233,16 @@ def as_matrices(layers: Sequence[Tensor]) -> list[Tensor]:
     """The layers as (n, d_l) matrices in one dtype, float32 or wider."""
     dtype = torch.float64 if any(layer.dtype == torch.float64 for layer in layers) else torch.float32
     return [layer.flatten(1).to(dtype) if layer.ndim > 1 else layer[:, None].to(dtype) for layer in layers]
+
+
+def paired(shares: Sequence[Share], partner: slice) -> list[tuple[Share, Share]]:
+    """Each share but the last with its partner's, where there is a loop over pairs.
+
+    >>> paired("abc", NEXT), paired("abc", LAST)
+    ([('a', 'b'), ('b', 'c')], [('a', 'c'), ('b', 'c')])
+    """
+    others = shares[1:] if partner == NEXT else [shares[-1]] * (len(shares) - 1)
+    return list(zip(shares[:-1], others, strict=True))
 
 
 def in_full_precision(tensor: Tensor) -> torch.autocast:

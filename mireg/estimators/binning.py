@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mireg.estimators.base import Estimator, in_full_precision
+from mireg.estimators.base import NEXT, PairEstimator, in_full_precision
 from mireg.estimators.gram import TINY, by_width, compress, noise_variance, random_directions, standardise
 
 
-class Binning(Estimator):
+class Binning(PairEstimator):
     """Sliced MI from soft histograms, averaged over random pairs of projections.
 
     Each layer is projected on random directions; slice k of a layer is paired with slice k of the
@@ -94,31 +94,32 @@ class Binning(Estimator):
         self.noise_floor = noise_floor
         self.seed = seed
 
-    def estimate(self, layers: list[Tensor]) -> Tensor:
+    def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
             slices = 1 if all(layer.shape[1] == 1 for layer in layers) else self.slices
             if self.slicing == "random":
                 z = by_width(layers, lambda stack: self._project(stack, slices))  # (L, slices, n)
             else:
                 slices = 2 * math.ceil(slices / 2)
-                z = self._covarying(layers, slices)  # (2, (L - 1) slices, n)
+                z = self._covarying(layers, slices, partner)  # (2, (L - 1) slices, n)
+                partner = NEXT
             z = z * (z.square().mean(-1, keepdim=True) + self.noise).rsqrt()
             together = max(1, CHUNK // (len(z) * z.shape[-1] * self._bins(z.shape[-1])))
-            nats = torch.cat([self._nats(part) for part in z.split(together, 1)], 1)
+            nats = torch.cat([self._nats(part, partner) for part in z.split(together, 1)], 1)
             return nats.clamp_max(math.log(z.shape[-1])).view(len(layers) - 1, slices).mean(-1)
 
-    def _nats(self, z: Tensor) -> Tensor:
-        """MI (L - 1, slices) of each slice (L, slices, n) with the same slice of the next layer."""
-        x, y = z[:-1], z[1:]
+    def _nats(self, z: Tensor, partner: slice) -> Tensor:
+        """MI (L - 1, slices) of each slice (L, slices, n) with the same slice of the layer's partner."""
+        x, y = z[:-1], z[partner]
         rho = (x * y).mean(-1, keepdim=True) / (1 + FINITE)
         unexplained = 1 - rho.square()
         scale = unexplained.rsqrt()
         rests = (y - rho * x) * scale, (x - rho * y) * scale
-        counts = _Counts.apply(*(self._assign(values) for values in (z, *rests)))
+        counts = _Counts.apply(*(self._assign(values) for values in (z, *rests)), partner)
         single, given_x, given_y = (
             self._entropy(counts[i].flatten(2), counts[i + 1].flatten(2), z.shape[-1]) for i in (0, 2, 4)
         )
-        return -unexplained[..., 0].log() / 2 + (single[:-1] + single[1:]) - (given_x + given_y) / 2
+        return -unexplained[..., 0].log() / 2 + (single[:-1] + single[partner]) - (given_x + given_y) / 2
 
     def _project(self, stack: Tensor, slices: int) -> Tensor:
         """Slices (g, slices, n) of a stack (g, n, d), centred."""
@@ -127,8 +128,8 @@ class Binning(Estimator):
         z = compress((stack - mean) @ random_directions(stack, slices, self.seed), floor).mT
         return z - z.mean(-1, keepdim=True)
 
-    def _covarying(self, layers: list[Tensor], slices: int) -> Tensor:
-        """Random slices of each layer, and what covaries most with each in the layer before and in the one after.
+    def _covarying(self, layers: list[Tensor], slices: int, partner: slice) -> Tensor:
+        """Random slices of each layer, and what covaries most with each in the other layer of the pair.
 
         Returns:
             (2, (L - 1) slices, n), pair after pair, centred; half of a pair's slices are
@@ -146,8 +147,9 @@ class Binning(Estimator):
             return found * ((found * drawn).sum(-2, keepdim=True) + TINY).rsqrt()  # that direction's length
 
         gram, drawn = by_width(layers, share).split([n, slices // 2], -1)
-        first = torch.cat([drawn[:-1], covarying(gram[:-1], drawn[1:])], -1)
-        second = torch.cat([covarying(gram[1:], drawn[:-1]), drawn[1:]], -1)
+        of_first, of_second = drawn[:-1], drawn[partner].expand_as(drawn[:-1])
+        first = torch.cat([of_first, covarying(gram[:-1], of_second)], -1)
+        second = torch.cat([covarying(gram[partner], of_first), of_second], -1)
         return torch.stack([first, second]).mT.flatten(1, 2)
 
     def _bins(self, n: int) -> int:
@@ -198,36 +200,44 @@ class _Counts(torch.autograd.Function):
     """Sums over samples of memberships and of their squares: in the bins, and in the cells of two tables for each pair.
 
     Takes memberships (L, slices, bins, n) of the layers, and (L - 1, slices, bins, n) of what goes with each layer but
-    the last, and with each but the first. Every gradient is one buffer that is added to.
+    the last, and with each partner of these. Every gradient is one buffer that is added to.
     """
 
     @staticmethod
-    def forward(ctx: Any, layers: Tensor, firsts: Tensor, seconds: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, layers: Tensor, firsts: Tensor, seconds: Tensor, partner: slice) -> tuple[Tensor, ...]:
         ctx.save_for_backward(layers, firsts, seconds)
+        ctx.partner = partner
         squares = layers.square()
         return (
             layers.sum(-1),
             squares.sum(-1),
             layers[:-1] @ firsts.mT,
             squares[:-1] @ firsts.square().mT,
-            layers[1:] @ seconds.mT,
-            squares[1:] @ seconds.square().mT,
+            layers[partner] @ seconds.mT,
+            squares[partner] @ seconds.square().mT,
         )
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         layers, *others = ctx.saved_tensors
         squares = layers.square()
         by_layer, by_square = (gradients[i][..., None].expand_as(layers).contiguous() for i in (0, 1))
         found = []
-        for i, (other, side) in enumerate(zip(others, (slice(None, -1), slice(1, None)), strict=True)):
-            by_joint, by_joint_square = (gradients[2 + 2 * i + j].flatten(0, 1) for j in (0, 1))
-            by_layer[side].flatten(0, 1).baddbmm_(by_joint, other.flatten(0, 1))
-            by_square[side].flatten(0, 1).baddbmm_(by_joint_square, other.square().flatten(0, 1))
-            by_other = (by_joint.mT @ layers[side].flatten(0, 1)).view_as(other)
-            by_other_square = (by_joint_square.mT @ squares[side].flatten(0, 1)).view_as(other)
+        for i, (other, side) in enumerate(zip(others, (slice(None, -1), ctx.partner), strict=True)):
+            by_joint, by_joint_square = gradients[2 + 2 * i : 4 + 2 * i]
+            _add_products(by_layer[side], by_joint, other)
+            _add_products(by_square[side], by_joint_square, other.square())
+            by_other, by_other_square = by_joint.mT @ layers[side], by_joint_square.mT @ squares[side]
             found.append(by_other.addcmul_(other, by_other_square, value=2))
-        return by_layer.addcmul_(layers, by_square, value=2), *found
+        return by_layer.addcmul_(layers, by_square, value=2), *found, None
+
+
+def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``left @ right`` (G, slices, bins, n) to as many totals, or their sum over G to one."""
+    if len(total) == len(left):
+        total.flatten(0, 1).baddbmm_(left.flatten(0, 1), right.flatten(0, 1))
+    else:
+        total += (left @ right).sum(0)
 
 
 SPAN = 3.5

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mireg.estimators.base import Estimator, in_full_precision
+from mireg.estimators.base import PairEstimator, in_full_precision
 from mireg.estimators.gram import by_width, standardise
 
 
-class Gaussian(Estimator):
+class Gaussian(PairEstimator):
     """MI of the Gaussian with the layers' covariance: ``-1/2 sum log(1 - rho_i^2)``.
 
     rho_i are the canonical correlations, taken from the projections H on the layers' columns:
@@ -54,21 +54,21 @@ class Gaussian(Estimator):
         self.space = space
         self.noise_floor = noise_floor
 
-    def estimate(self, layers: list[Tensor]) -> Tensor:
+    def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
             n, widest = layers[0].shape[0], max(layer.shape[1] for layer in layers)
             if self.space == "feature" or (self.space == "auto" and widest < n):
                 roots = by_width(layers, lambda stack: self._root(stack, widest))  # (L, n, widest)
                 freedom = roots.square().sum((-2, -1))
-                cross = roots[:-1].mT @ roots[1:]
+                cross = roots[:-1].mT @ roots[partner]
                 cross = cross @ cross.mT
             else:
                 projections = by_width(layers, self._projection)  # (L, n, n)
                 freedom = projections.diagonal(dim1=-2, dim2=-1).sum(-1)
-                cross = projections[:-1] @ projections[1:]
+                cross = projections[:-1] @ projections[partner]
             identity = torch.eye(cross.shape[-1], dtype=cross.dtype, device=cross.device)
             information: Tensor = -torch.linalg.slogdet(identity - cross).logabsdet / 2
-            information = information - freedom[:-1] * freedom[1:] / (2 * (n - 1))
+            information = information - freedom[:-1] * freedom[partner] / (2 * (n - 1))
             return information.to(layers[0].dtype)
 
     def ceiling(self, n: int) -> float:

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mireg.estimators.base import Estimator, in_full_precision
+from mireg.estimators.base import PairEstimator, in_full_precision
 from mireg.estimators.gram import TINY, gram, squared_distances
 
 
-class HSIC(Estimator):
+class HSIC(PairEstimator):
     """Hilbert-Schmidt independence criterion of successive layers, with Gaussian kernels.
 
     Biased: ``tr(K H L H) / (n - 1)^2``, in [0, 1]; it is 0 at independence only as n grows. Unbiased:
@@ -41,18 +41,18 @@ class HSIC(Estimator):
         self.unbiased = unbiased
         self.noise_floor = noise_floor
 
-    def estimate(self, layers: list[Tensor]) -> Tensor:
+    def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
             k = torch.exp(squared_distances(layers, self.noise_floor) * (-0.5 / self.bandwidth**2))
             if self.unbiased:
-                return unbiased_hsic(k[:-1], k[1:])
+                return unbiased_hsic(k[:-1], k[partner])
             n = k.shape[-1]
             centred = k - k.mean(-1, keepdim=True)
             centred = centred - centred.mean(-2, keepdim=True)  # H K H; the trace needs it of one side
-            return (centred[:-1] * k[1:]).sum((-2, -1)) / (n - 1) ** 2
+            return (centred[:-1] * k[partner]).sum((-2, -1)) / (n - 1) ** 2
 
 
-class CKA(Estimator):
+class CKA(PairEstimator):
     """Linear centred kernel alignment of successive layers, in [0, 1].
 
     ``CKA = HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y))`` with linear kernels. It says how alike the
@@ -82,15 +82,15 @@ class CKA(Estimator):
         self.noise_floor = noise_floor
         self.unbiased = unbiased
 
-    def estimate(self, layers: list[Tensor]) -> Tensor:
+    def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
             k = gram(layers, self.noise_floor)  # of centred samples: H K H with H the centring matrix
             if self.unbiased:
                 own = unbiased_hsic(k, k).clamp_min(0)  # a U-statistic: it can fall below 0
                 length = (own + TINY).sqrt()
-                return unbiased_hsic(k[:-1], k[1:]) / (length[:-1] * length[1:] + COLLAPSED)
+                return unbiased_hsic(k[:-1], k[partner]) / (length[:-1] * length[partner] + COLLAPSED)
             length = (k.square().mean((1, 2)) + TINY).sqrt()
-            return (k[:-1] * k[1:]).mean((1, 2)) / (length[:-1] * length[1:] + COLLAPSED)
+            return (k[:-1] * k[partner]).mean((1, 2)) / (length[:-1] * length[partner] + COLLAPSED)
 
 
 COLLAPSED = 1e-6

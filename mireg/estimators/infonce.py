@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from mireg.distributed import mean_over_ranks
-from mireg.estimators.base import Estimator, as_matrices, check_finite, check_samples, in_full_precision
+from mireg.estimators.base import NEXT, PairEstimator, as_matrices, check_finite, check_samples, in_full_precision
 from mireg.estimators.gram import by_width, compress, random_directions
 
 
-class InfoNCE(Estimator):
+class InfoNCE(PairEstimator):
     """Contrastive lower bound, ``log n + mean_i [s_ii - log sum_j exp s_ij]``, of both directions.
 
     ``s_ij`` scores the pairing of row i of one layer with row j of the next by the inner product of
@@ -93,9 +93,9 @@ class InfoNCE(Estimator):
             self._critic.load_state_dict(state["critic"])
             self._optimizer.load_state_dict(state["optimizer"])
 
-    def estimate(self, layers: list[Tensor]) -> Tensor:
+    def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
-            return self._bound(by_width(layers, self._inputs))
+            return self._bound(by_width(layers, self._inputs), partner)
 
     def fit(self, *layers: Tensor, steps: int = 400, batch: int = 256, learning_rate: float = 1e-2) -> None:
         """Train the critic on samples; judge it on others.
@@ -163,10 +163,11 @@ class InfoNCE(Estimator):
         z = compress(stack, self.noise_floor * stack.square().mean(squares_over, keepdim=True))
         return pad(z, (0, self.features - z.shape[-1]))
 
-    def _bound(self, inputs: Tensor) -> Tensor:
+    def _bound(self, inputs: Tensor, partner: slice = NEXT) -> Tensor:
         """Estimates (L - 1,) from the critic's inputs (L, n, features)."""
         self._take_shape(len(inputs) - 1, inputs)
-        scores = self._critic(inputs[:-1], inputs[1:])
+        first = inputs[:-1]
+        scores = self._critic(first, inputs[partner].expand_as(first))
         matched = scores.diagonal(dim1=-2, dim2=-1).mean(-1)
         others = (torch.logsumexp(scores, -1) + torch.logsumexp(scores, -2)).mean(-1) / 2
         bound: Tensor = math.log(inputs.shape[1]) + matched - others

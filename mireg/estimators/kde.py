@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -10,11 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from mireg.estimators.base import Estimator, in_full_precision
+from mireg.estimators.base import NEXT, PairEstimator, in_full_precision, paired
 from mireg.estimators.gram import compress, squared_distances
 
 
-class KDE(Estimator):
+class KDE(PairEstimator):
     """MI of layers seen through Gaussian noise, by pairwise-distance entropies.
 
     The entropy of a layer T + N(0, sigma^2 I) is bounded by the mean over samples of
@@ -68,23 +67,23 @@ class KDE(Estimator):
         self.noise_floor = noise_floor
         self.shared_noise = shared_noise
 
-    def estimate(self, layers: list[Tensor]) -> Tensor:
+    def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
             if self.bandwidth == "auto":
-                return self._whitened(layers)
+                return self._whitened(layers, partner)
             distances = squared_distances(layers, self.noise_floor, self.shared_noise)
-            own, joint, _ = _KernelSums.apply(distances, [-0.5 / b**2 for b in self.bandwidth])
+            own, joint, _ = _KernelSums.apply(distances, [-0.5 / b**2 for b in self.bandwidth], partner)
             entropy, joint = (math.log(own.shape[-1]) - sums.log().mean(-1) for sums in (own, joint))
-            nats: Tensor = (entropy[:, :-1] + entropy[:, 1:] - joint).mean(0)
+            nats: Tensor = (entropy[:, :-1] + entropy[:, partner] - joint).mean(0)
             return nats
 
-    def _whitened(self, layers: list[Tensor]) -> Tensor:
+    def _whitened(self, layers: list[Tensor], partner: slice) -> Tensor:
         """The estimate at the automatic bandwidth."""
         compressed = [compress(layer, self.noise_floor * layer.square().mean(0, keepdim=True)) for layer in layers]
         centred = [z - z.mean(0) for z in compressed]
         spectra = [_mahalanobis(z) for z in centred]
-        pairs = zip(itertools.pairwise(centred), itertools.pairwise(spectra), strict=True)
-        nats = torch.stack([_pair(x, y, of_x, of_y) for (x, y), (of_x, of_y) in pairs])
+        whole = list(zip(centred, spectra, strict=True))
+        nats = torch.stack([_pair(x, y, of_x, of_y) for (x, of_x), (y, of_y) in paired(whole, partner)])
         return nats.clamp_max(math.log(len(layers[0]))).to(layers[0].dtype)
 
 
@@ -135,32 +134,35 @@ CHUNK = 512
 
 
 class _KernelSums(torch.autograd.Function):
-    """Sums of each sample's kernels with all, (B, L, n) of the layers and (B, L - 1, n) of their successive products.
+    """Sums of each sample's kernels with all, (B, L, n) of the layers and (B, L - 1, n) of products with partners.
 
     Takes squared distances (L, n, n) and the factors of B exponents, and gives the kernels, too. Kernels are the
     largest tensors of the estimate: here they are passed over as few times as it takes.
     """
 
     @staticmethod
-    def forward(ctx: Any, distances: Tensor, factors: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, distances: Tensor, factors: list[float], partner: slice) -> tuple[Tensor, Tensor, Tensor]:
         kernel = torch.stack([distances * factor for factor in factors]).exp_()
         ctx.save_for_backward(kernel)
-        ctx.factors = factors
+        ctx.factors, ctx.partner = factors, partner
         ctx.set_materialize_grads(False)
-        return kernel.sum(-1), (kernel[:, :-1] * kernel[:, 1:]).sum(-1), kernel
+        return kernel.sum(-1), (kernel[:, :-1] * kernel[:, partner]).sum(-1), kernel
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None, None]:
         (kernel,) = ctx.saved_tensors
         own, joint, direct = gradients
         by_kernel = torch.zeros_like(kernel) if own is None else own[..., None].expand_as(kernel).contiguous()
         if joint is not None:
-            by_kernel[:, :-1].addcmul_(joint[..., None], kernel[:, 1:])
-            by_kernel[:, 1:].addcmul_(joint[..., None], kernel[:, :-1])
+            by_kernel[:, :-1].addcmul_(joint[..., None], kernel[:, ctx.partner])
+            if ctx.partner == NEXT:
+                by_kernel[:, 1:].addcmul_(joint[..., None], kernel[:, :-1])
+            else:
+                by_kernel[:, -1] += (joint[..., None] * kernel[:, :-1]).sum(1)
         if direct is not None:  # in a second derivative
             by_kernel += direct
         first, *others = (by_kernel * kernel).unbind()
         by_distance = first * ctx.factors[0]
         for part, factor in zip(others, ctx.factors[1:], strict=True):
             by_distance.add_(part, alpha=factor)
-        return by_distance, None
+        return by_distance, None, None

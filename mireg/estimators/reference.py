@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import digamma, ndtri
-from scipy.stats import rankdata
-from sklearn.metrics import mutual_info_score
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from mireg.estimators.base import Estimator
+from mireg.estimators.base import PairEstimator, paired
+
+# SciPy and scikit-learn are imported where they are used: they would be most of what `import mireg` takes.
 
 
-class KSG(Estimator):
+class KSG(PairEstimator):
     """Kraskov's nearest-neighbour estimate, in its second form.
 
     ``psi(k) - 1/k + psi(n) - <psi(n_x) + psi(n_y)>``: n_x samples are no further away in x than the
@@ -51,13 +48,15 @@ class KSG(Estimator):
             raise ValueError(f"k={k}: at least 1 neighbour is needed")
         self.k = k
 
-    def estimate(self, layers: list[Tensor]) -> Tensor:
+    def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         samples = [_normal_scores(layer.detach().double().cpu().numpy()) for layer in layers]
-        nats = [self._pair(x, y) for x, y in itertools.pairwise(samples)]
+        nats = [self._pair(x, y) for x, y in paired(samples, partner)]
         return layers[0].new_tensor(nats)
 
     def ceiling(self, n: int) -> float:
         """What n samples give where no neighbourhood in x or y holds more than the k neighbours."""
+        from scipy.special import digamma
+
         k = min(NEIGHBOURS[0] if self.k is None else self.k, n - 1)
         return max(math.log(n), float(digamma(n) - digamma(k)))
 
@@ -82,12 +81,18 @@ WIDEST = 6
 
 def _normal_scores(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each unit mapped to normal quantiles by rank, equal values to equal scores."""
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
     scores = ndtri((rankdata(rows, axis=0) - 0.5) / len(rows))
     return np.asarray(scores / math.sqrt(rows.shape[1]))
 
 
 def _ksg(x: NDArray[np.float64], y: NDArray[np.float64], neighbours: list[int]) -> NDArray[np.float64]:
     """One estimate for each number of neighbours, which ascend."""
+    from scipy.special import digamma
+    from sklearn.neighbors import NearestNeighbors
+
     joint = np.hstack([x, y])
     nearest = NearestNeighbors(metric="chebyshev", n_neighbors=neighbours[-1]).fit(joint)
     order = nearest.kneighbors(return_distance=False)
@@ -126,7 +131,7 @@ CHUNK = 512
 """Rows of distances held at once."""
 
 
-class HardBinning(Estimator):
+class HardBinning(PairEstimator):
     """MI of layers cut into bins, every distinct row of bins a symbol; scikit-learn counts.
 
     The estimate of the information-plane literature. Wide layers make every row a symbol of its own,
@@ -153,9 +158,11 @@ class HardBinning(Estimator):
             raise ValueError(f"bins={bins}: at least 2 bins are needed")
         self.bins = bins
 
-    def estimate(self, layers: list[Tensor]) -> Tensor:
+    def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
+        from sklearn.metrics import mutual_info_score
+
         symbols = [self._symbols(layer.detach().double().cpu().numpy()) for layer in layers]
-        return layers[0].new_tensor([float(mutual_info_score(x, y)) for x, y in itertools.pairwise(symbols)])
+        return layers[0].new_tensor([float(mutual_info_score(x, y)) for x, y in paired(symbols, partner)])
 
     def _symbols(self, rows: NDArray[np.float64]) -> NDArray[np.int64]:
         bins = self.bins if self.bins is not None else max(4, round(2 * len(rows) ** (1 / 3)))

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mireg.estimators.base import Estimator, in_full_precision
+from mireg.estimators.base import PairEstimator, in_full_precision
 from mireg.estimators.gram import squared_distances
 
 
-class Renyi(Estimator):
+class Renyi(PairEstimator):
     """Matrix-based Rényi MI, ``S(A) + S(B) - S(A∘B)`` of Gaussian Gram matrices of trace 1.
 
     ``S_alpha(A) = log(tr A^alpha) / (1 - alpha)``, in nats. It is a functional of the Gram matrices,
@@ -45,14 +45,14 @@ class Renyi(Estimator):
         self.bandwidth = bandwidth
         self.noise_floor = noise_floor
 
-    def estimate(self, layers: list[Tensor]) -> Tensor:
+    def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
             distances = squared_distances(layers, self.noise_floor)
             n = distances.shape[-1]
             sigma = [self.bandwidth or n ** (-1 / (4 + layer.shape[1])) for layer in layers]
             kernel = torch.exp(distances * distances.new_tensor([-0.5 / s**2 for s in sigma])[:, None, None])
             entropy = self._entropy(kernel)
-            return entropy[:-1] + entropy[1:] - self._entropy(kernel[:-1] * kernel[1:])
+            return entropy[:-1] + entropy[partner] - self._entropy(kernel[:-1] * kernel[partner])
 
     def _entropy(self, kernel: Tensor) -> Tensor:
         """Entropies (...,) of Gram matrices (..., n, n) with ones on the diagonal."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.utils.hooks import RemovableHandle
 
 from mireg.layers.chain import Chain, chosen, named
@@ -113,7 +114,7 @@ class Taps:
             hook.remove()
         self._hooks.clear()
 
-    @torch.compiler.disable
+    @_disable_dynamo  # as torch.compiler.disable, which imports the compiler at once: a second or more
     def observe(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
         """An observed :meth:`run`, never compiled: install the taps on what it finds."""
         self.reason = _hidden_by()

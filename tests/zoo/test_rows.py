@@ -27,3 +27,30 @@ def test_values_of_positions_are_rows(layer: tuple[int, ...], target: tuple[int,
 def test_values_of_samples_are_pooled(target: tuple[int, ...]) -> None:
     rows, read = choose_rows([torch.randn(32, 4, 6), torch.randn(32, 7)], torch.randn(target), 16, step=0)
     assert len(rows[0]) == len(rows[1]) == len(read) == 16
+
+
+@pytest.mark.parametrize("step", [0, 1, 7])
+@pytest.mark.parametrize("share", [0.02, 0.2, 1.0])
+def test_positions_without_a_target_are_taken_only_where_no_other_is_left(share: float, step: int) -> None:
+    places, known = 96, round(share * 96)
+    target = torch.full((32, places), -100)
+    for row in target:
+        row[torch.randperm(places)[:known]] = torch.randint(5, (known,))
+    hidden = torch.arange(32.0 * places).view(32, 1, places)
+    (rows, *_), read = choose_rows([hidden, hidden], target, 64, step)
+    assert len(read) == len(rows) == 256
+    assert len(rows.unique()) == 256  # none is taken twice
+    assert torch.equal(target.flatten()[rows[:, 0].long()], read)
+    assert int((read != -100).sum()) == min(256, 32 * known)
+    if 32 * known > 256:  # from all over the batch, and others at each step
+        assert len((rows // places).unique()) == 32
+        (others, *_), _ = choose_rows([hidden, hidden], target, 64, step + 1)
+        assert not torch.equal(rows, others)
+
+
+def test_values_of_minus_100_are_values() -> None:
+    values = torch.full((32, 6), -100.0)
+    values[:, ::2] = 1.0
+    hidden = torch.randn(32, 4, 6)
+    _, read = choose_rows([hidden, hidden], values, 16, step=0)
+    assert 0 < int((read == -100).sum()) < 64

@@ -102,6 +102,7 @@ class _Watched(nn.Module):
         super().__init__()
         self.network = network
         self.taps = taps
+        self.active = True  # whether anything is caught
         self._hidden: list[str] = []
         self._caught: dict[str, Tensor] = {}
 
@@ -116,7 +117,7 @@ class _Watched(nn.Module):
         return outputs, [caught[name] for name in self._hidden]
 
     def forward(self, inputs: Tensor) -> Any:
-        if not (self.training and torch.is_grad_enabled()):
+        if not (self.active and self.training and torch.is_grad_enabled()):
             return self.network(inputs)
         result, self._caught = self.taps.run(inputs)
         return result
@@ -160,13 +161,16 @@ class DeepSupervision(LossTerm):
         self._watched.heads = self._heads  # as the alphas of the batch entropy
         self._weight = Linear(1.0, settings.decay_steps)
         self._samples = settings.samples
-        self._step = 0
+        self._start_at(0)
         self._losses: dict[str, Tensor] = {}
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        weight, self._step = self._weight(self._step), self._step + 1
+        weight = self._weight(self._step)
+        self._start_at(self._step + 1)
+        if not weight:
+            return torch.zeros_like(task)
         caught = self._watched.take()
-        if not weight or target is None:
+        if target is None:
             return torch.zeros_like(task)
         rows, code = choose_rows(list(caught.values()), target, self._samples, self._step)
         assert code is not None
@@ -188,7 +192,12 @@ class DeepSupervision(LossTerm):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._heads.load_state_dict(state["heads"])
-        self._step = state["step"]
+        self._start_at(state["step"])
+
+    def _start_at(self, step: int) -> None:
+        """Once the weight is 0, the layers are caught no more."""
+        self._step = step
+        self._watched.active = self._weight(step) != 0
 
     def bare_copy(self) -> nn.Module:
         return self._watched.bare_copy()

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mireg.ablation import report
 from mireg.ablation.command.arguments import Arguments, parse
 from mireg.ablation.command.printing import config_text, print_list
 from mireg.ablation.command.request import Catalogue, chosen_study
@@ -92,6 +91,8 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
             return 128 + number
     failed = [result for result in results if result["failure"]]
     if group.writes and len(failed) < len(results):
+        from mireg.ablation import report  # with SciPy and matplotlib: not for --help, nor for workers
+
         report.print_table(report.write(out), console)
         report.print_places(out, console)
     for result in failed:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -18,6 +16,9 @@ from mireg.ablation.arms import ARMS
 from mireg.ablation.storage.plane import draw_planes, has_plane
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.study.metric import Metric, to_target
+
+if TYPE_CHECKING:  # matplotlib is imported by what draws: it is slow, and every command would wait for it
+    from matplotlib.figure import Figure
 
 DRAWING_SHARE = 0.01
 """Of a run's time may go into figures while it trains; the last ones are drawn after its last step."""
@@ -188,6 +189,8 @@ def as_table(spec: RunSpec) -> str:
 
 def draw_heat_map(curve: Sequence[dict[str, Any]], name: str) -> Figure:
     """MI of each successive pair (rows, from the input down) by step, with the run's name on it."""
+    from matplotlib.figure import Figure
+
     pairs = list(curve[0]["mi"])
     figure = Figure(figsize=(5, max(2.6, 0.8 + 0.2 * min(len(pairs), 40))), dpi=120, layout="constrained")
     axes = figure.add_subplot()
@@ -204,6 +207,9 @@ def draw_heat_map(curve: Sequence[dict[str, Any]], name: str) -> Figure:
 
 def draw_flow(curve: Sequence[dict[str, Any]], name: str, lines: int = 6) -> Figure:
     """MI along the network, from the input to the output, at a few steps, with the run's name on it."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5, 3), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     chosen = np.unique(np.linspace(0, len(curve) - 1, lines).astype(int))

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 import mireg
 import models
 from mireg.ablation.arms import ARMS, LossTerm, Term
-from mireg.ablation.arms.baselines import LayerwiseBatchEntropy, batch_entropy
+from mireg.ablation.arms.baselines import DeepSupervision, LayerwiseBatchEntropy, batch_entropy
 from mireg.ablation.arms.loss_term import NoTerm
 from mireg.ablation.arms.lsuv import lsuv
 from mireg.ablation.errors import UserError
@@ -136,6 +136,24 @@ class TestLayerwiseBatchEntropy:
         bare = LayerwiseBatchEntropy(module := network(), Term(), X[:2]).bare_copy()
         assert torch.equal(bare(X), module(X))
         assert not any(m._forward_hooks for m in bare.modules())
+
+
+def test_deep_supervision_catches_nothing_once_its_weight_is_0() -> None:
+    term = DeepSupervision(network(), Term(decay_steps=2), X[:2])
+    caught = []
+
+    def step() -> torch.Tensor:
+        task = term.model(X).sum()
+        caught.append(len(term.model._caught))
+        return term(task, torch.arange(len(X)) % 2)
+
+    added = [step().item() for _ in range(4)]
+    assert [bool(each) for each in added] == [True, True, False, False]
+    assert [bool(count) for count in caught] == [True, True, False, False]
+    resumed = DeepSupervision(network(), Term(decay_steps=2), X[:2])
+    resumed.load_state_dict(term.state_dict())
+    resumed.model(X)
+    assert not resumed.model._caught
 
 
 class TestLSUV:

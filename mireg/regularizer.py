@@ -23,8 +23,8 @@ from mireg.schedules import Schedule
 TARGET = "target"
 """What the target is called in the names of estimates, ``"layer→target"``."""
 
-LABEL_FREE = 0.25
-"""Share of the weight with which the term acts where it is given no target."""
+LABEL_FREE = 0.01
+"""Share of the weight with which the term acts where it is given no target: more than this harms autoencoders."""
 
 FEWEST_ROWS = 8
 """Below which an estimate says nothing, and no term is added."""
@@ -112,8 +112,8 @@ class MIRegularizer:
 
         Args:
             layers: outputs of successive layers in order, (n, channels, positions ...) each.
-            target: see :func:`mireg.rows.choose_rows`; None rewards what the layers know of each other, with a quarter
-                of the weight.
+            target: see :func:`mireg.rows.choose_rows`; None rewards what the layers know of each other, with a
+                hundredth of the weight.
             layouts: where the network itself has samples and channels; left out, first and second.
 
         Returns:

@@ -105,7 +105,7 @@ class Usable(Estimator):
             centred = code - (code if kept is None else code * kept[:, None]).sum(0) / _count(code, kept)
             if kept is not None:
                 centred = centred * kept[:, None]
-            noise, floor = self._noise(layers), torch.zeros_like(code[0, :1])
+            noise, floor = self._noise(layers, kept), torch.zeros_like(code[0, :1])
             if target.is_floating_point():
                 factor, classes = self._factor(code.shape[1]), None
             else:
@@ -116,9 +116,16 @@ class Usable(Estimator):
     def _factor(self, dimensions: int) -> float:
         return 0.5 if self.per_dimension else dimensions / 2
 
-    def _noise(self, layers: Sequence[Tensor]) -> Tensor:
+    def _noise(self, layers: Sequence[Tensor], kept: Tensor | None = None) -> Tensor:
         """Variance (0-dim) of the noise in each unit of a layer."""
-        return self.shared_noise * layers[0].detach().var(0, correction=0).mean().clamp_max(1)
+        rows = layers[0].detach()
+        if kept is None:
+            variance = rows.var(0, correction=0)
+        else:
+            count = _count(rows, kept)
+            centred = (rows - kept @ rows / count) * kept[:, None]
+            variance = centred.square().sum(0) / count
+        return self.shared_noise * variance.mean().clamp_max(1)
 
     def _read(
         self,

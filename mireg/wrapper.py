@@ -66,7 +66,7 @@ class MIRegularized(nn.Module):
             target: what the layers are rewarded for knowing, on any device: integer classes (n,); values (n,) or
                 (n, k), or of any shape that starts with n, read position by position where every layer has these
                 positions; or one class per position (n, positions ...), as for tokens and pixels, where -100 is
-                skipped. Without it the layers are rewarded for what each keeps of the one before, with a quarter of
+                skipped. Without it the layers are rewarded for what each keeps of the one before, with a hundredth of
                 the weight.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Makes pages of notebooks, and puts the pages in order."""
+"""Makes a page of every notebook."""
 
 from __future__ import annotations
 
@@ -9,44 +9,13 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-ORDER = (
-    "index",
-    "install",
-    "quickstart",
-    "loops",
-    "own_network",
-    "method",
-    "notebook",
-    "convergence",
-    "study",
-    "cost",
-    "estimators",
-    "diagnostics",
-    "api",
-)
-"""Pages and folders as the menu lists them, those there are; others follow."""
-
-TITLES = {"estimators": "Estimators", "api": "Reference"}
-
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Put a page beside every notebook, which itself stays as a download."""
     for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
         page = notebook.src_uri.removesuffix(".ipynb") + ".md"
         files.append(File.generated(config, page, content=as_markdown(Path(notebook.abs_src_path or ""))))
-    config.nav = menu([file.src_uri for file in files if file.is_documentation_page()])
     return files
-
-
-def menu(pages: list[str]) -> list[Any]:
-    """The navigation: single pages, and a section per folder, its index first."""
-    sections: dict[str, list[str]] = {}
-    for page in sorted(pages, key=lambda page: (not page.endswith("index.md"), page)):
-        sections.setdefault(page.removesuffix(".md").split("/")[0], []).append(page)
-    known = [name for name in ORDER if name in sections]
-    names = known + [name for name in sections if name not in known]
-    folders = {page.split("/")[0] for page in pages if "/" in page}
-    return [{TITLES.get(n, n.capitalize()): sections[n]} if n in folders else sections[n][0] for n in names]
 
 
 def as_markdown(notebook: Path) -> str:

@@ -65,19 +65,18 @@ def compare(
         UserError: on a bad request, or if the folder holds other results.
         RuntimeError: if a run raised an error; the finished ones are kept.
 
-    Example:
-        >>> def train(run):
-        ...     model = run.wrap(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))).to(run.device)
-        ...     optimizer = torch.optim.Adam(model.parameters())
-        ...     for step in range(1, 101):
-        ...         x, y = batch()
-        ...         loss = cross_entropy(model(x), y) + run.mi_loss(y)
-        ...         optimizer.zero_grad()
-        ...         loss.backward()
-        ...         optimizer.step()
-        ...         if step % 10 == 0:
-        ...             run.log(step, accuracy=evaluate(model))
-        >>> compare(train, target=0.9)  # doctest: +SKIP
+    >>> def train(run):
+    ...     model = run.wrap(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))).to(run.device)
+    ...     optimizer = torch.optim.Adam(model.parameters())
+    ...     for step in range(1, 101):
+    ...         x, y = batch()
+    ...         loss = cross_entropy(model(x), y) + run.mi_loss(y)
+    ...         optimizer.zero_grad()
+    ...         loss.backward()
+    ...         optimizer.step()
+    ...         if step % 10 == 0:
+    ...             run.log(step, accuracy=evaluate(model))
+    >>> compare(train, target=0.9)  # doctest: +SKIP
     """
     _check(train, arms, seeds, workers)
     Metric(metric, mode)

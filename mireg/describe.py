@@ -1,4 +1,4 @@
-"""What the term would see of a network, and what it would cost, before any training."""
+"""The layers that the term would reward in a network, and its cost, before any training."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Description:
 
     Attributes:
         shapes: of each layer's output on the example, (samples, channels, positions ...).
-        information: usable information of each estimate by name, in nats (dependence: no unit).
-        estimator: its name.
-        verdict: whether the term would act, on what, and why (:attr:`mireg.MIRegularized.verdict`).
-        step_ms: forward and backward pass of the network on the example.
-        term_ms: what the term adds to that at a step that uses it, its part of the backward pass included.
+        information: estimates by name, in nats (for a dependence: without a unit).
+        estimator: the estimator's name.
+        verdict: whether the term would be active, on which layers, and why (:attr:`mireg.MIRegularized.verdict`).
+        step_ms: milliseconds of a forward and a backward pass on the example.
+        term_ms: milliseconds that the term adds to a step that uses it, including its part of the backward pass.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -59,16 +59,15 @@ class Description:
 
 
 def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> Description:
-    """Print the successive layers of a network, whether the term would act on them, and what that would cost.
+    """Print the successive layers of a network, whether the term would be active on them, and its cost.
 
-    A copy of the network runs, in training mode; the network itself, its buffers and the random numbers
-    stay as they are.
+    A copy of the network is run in training mode; the network itself, its buffers and the random state do not change.
 
     Args:
-        model: a network, or a wrapped one, to see what its own layers and estimator give.
+        model: a network, or a wrapped one, whose own layers and estimator are then used.
         example: a batch as the network takes it: a tensor, a tuple of positional arguments, or a dict of
             keyword arguments.
-        target: as for :meth:`mireg.MIRegularized.mi_loss`; random classes stand in for one.
+        target: as for :meth:`mireg.MIRegularized.mi_loss`; without it, made-up classes are used.
 
     Returns:
         What was printed.

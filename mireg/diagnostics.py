@@ -1,7 +1,6 @@
-"""Instruments for one question: how can a layer learn while every layer below it moves?
+"""Measurements for one question: how can a layer learn while every layer below it moves?
 
-Pure functions of tensors; nothing here changes a network. Each says what it costs, in passes over
-a batch. What they show on deep networks stands in the documentation's page on diagnostics.
+Pure functions of tensors; nothing here changes a network. Each docstring gives the cost in passes over a batch.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def feature_drift(before: Tensor, after: Tensor) -> float:
 
 
 def alignment_drift(before: Tensor, after: Tensor) -> float:
-    """How far the arrangement of the samples has moved, whatever the scale and the rotation.
+    """How far the arrangement of the samples has changed, apart from scale and rotation.
 
     ``1 - CKA`` with linear kernels, between 0 and 1; NaN where a layer is the same for every
     sample. Costs two forward passes.
@@ -62,9 +61,9 @@ def covariate_shift(
 ) -> list[tuple[float, float]]:
     """Internal covariate shift: what the update of the layers below does to a layer's gradient.
 
-    With G the gradient of layer i at the parameters W of all layers, and G' its gradient where the
-    layers below i alone have taken their step: ``(|G - G'|, cos(G, G'))``. The norm has the unit of
-    the loss over that of the weights; a cosine of 1 is no shift. Costs two backward passes per
+    With G the gradient of layer i at the parameters W of all layers, and G' its gradient after only the
+    layers below i have taken their step: ``(|G - G'|, cos(G, G'))``. The norm has the unit of
+    the loss over that of the weights; a cosine of 1 means no shift. Costs two backward passes per
     sampled layer.
 
     Args:
@@ -72,7 +71,7 @@ def covariate_shift(
         before: the parameters at a step.
         after: the parameters one step later.
         layers: names of each layer's parameters, from the input to the output.
-        sampled: layers, by index, to look at.
+        sampled: indices of the layers to measure.
 
     Source: Santurkar et al., How does batch normalization help optimization?, NeurIPS 2018,
     definition 2.1.
@@ -131,7 +130,7 @@ def input_gradients(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Ten
 
 
 def autocorrelation(gradients: Tensor) -> Tensor:
-    """How alike the gradients at points some way apart on a line are: shattering is its fast decay.
+    """Autocorrelation of the gradients along a line; with shattered gradients it decays fast.
 
     With g_t centred over the line, ``sum_t g_t . g_{t+k} / sum_t |g_t|^2`` at each lag k; no unit.
     White noise gives 1, 0, 0, ...; NaN where the gradient is the same everywhere, as in a linear
@@ -174,7 +173,7 @@ def mean_cosine(gradients: Tensor) -> float:
 
 
 def effective_rank(features: Tensor) -> float:
-    """How many directions the features of n samples really use.
+    """How many directions the features of n samples effectively use.
 
     ``exp(H)``, H the entropy (nats) of the singular values of the centred features, divided by their
     sum: r for r equally strong directions. NaN where every sample has the same features. Costs a
@@ -196,7 +195,7 @@ def participation_ratio(features: Tensor) -> float:
     """How many directions hold the variance of the features.
 
     ``(sum v)^2 / sum v^2`` over the variances v along the principal directions: r for r equally strong ones. It counts
-    strong directions, where :func:`effective_rank` counts faint ones, too. NaN where every sample has the same
+    strong directions, whereas :func:`effective_rank` also counts faint ones. NaN if every sample has the same
     features. Costs a forward pass and a product of n x d matrices.
 
     Args:
@@ -213,11 +212,11 @@ def participation_ratio(features: Tensor) -> float:
 
 
 def effective_parameters(count: int, nats: float) -> float:
-    """Effective number of the parameters between two layers that share so much information.
+    """Effective number of the parameters between two layers, given their mutual information.
 
-    ``count * exp(-I)``: the simplest reading of the paper's statement that the effective number is
-    exponentially smaller in the mutual information. The I of n samples is at most log n, so this is
-    at least ``count / n``. Costs an estimate of I.
+    ``count * exp(-I)``: the simplest interpretation of the paper's statement that the mutual information makes the
+    effective number exponentially smaller. From n samples I is at most log n, so this is at least ``count / n``. Costs
+    an estimate of I.
 
     Args:
         count: of the parameters between the layers.

@@ -26,13 +26,13 @@ NARROW = 3
 
 
 def recommend(*layers: Tensor) -> str:
-    """Name of the estimator whose number on these layers deserves the most trust.
+    """Name of the most trustworthy estimator for these layers.
 
-    Nearest neighbours (``ksg``) where no layer has more than 3 units: they assume no distribution, but values that
-    do not repeat. Beyond that ``gaussian``: what the layers have in common linearly, and no more; no estimator
-    here finds the rest between wide layers. It wants many more samples than units: with fewer than some ten times
-    as many, independent layers read well above 0, as their null floor shows. The choice rests on the truth table
-    (``python -m eval.truth``), whose tasks of more than 3 units a side are all normal.
+    Nearest neighbours (``ksg``) if no layer has more than 3 units: they assume no distribution, only that values do
+    not repeat. Beyond that ``gaussian``: what the layers have in common linearly, and no more; no estimator here finds
+    the rest between wide layers. It needs many more samples than units: with fewer than about ten times as many, it is
+    well above 0 for independent layers, as their null floor shows. The choice is based on the truth table
+    (``python -m eval.truth``), whose tasks of more than 3 units per side are all normal.
 
     Args:
         layers: samples (n, d_l).
@@ -52,8 +52,8 @@ class PairRecord:
         nats: mean estimate over the batches.
         spread: standard deviation of the estimate over the batches; 0 for a single one.
         ceiling: the largest value that the estimator can return on that many samples.
-        null_floor: mean estimate with the rows of each layer shuffled: what reads as MI, and is none.
-        parameters: number of parameters from the one layer to the other, in registration order.
+        null_floor: mean estimate with the rows of each layer shuffled, where the true MI is 0.
+        parameters: number of parameters between the two layers, in registration order.
     """
 
     pair: str
@@ -72,9 +72,9 @@ class PairRecord:
     def effective_parameters(self) -> float:
         """``parameters * exp(-nats)``, after Hodas & Stinis (Frontiers in Psychology 9:1185, 2018).
 
-        It ranks layers and networks that were measured alike: same estimator, same number of
-        samples. As a count it is not to be quoted: the true MI of a deterministic network is
-        unbounded or constant, and an estimate stops at its ceiling.
+        It ranks layers and networks that were measured in the same way: same estimator, same number of samples. Do not
+        quote it as a count: the true MI of a deterministic network is unbounded or constant, and an estimate cannot
+        exceed its ceiling.
         """
         return effective_parameters(self.parameters, self.nats)
 
@@ -84,9 +84,9 @@ class LayerRecord:
     """A layer in the information plane: usable information, mean over the batches, in nats.
 
     Attributes:
-        layer: its name.
-        about_target: what a linear reader gets out of it about the target.
-        about_input: and about the network's first layer, in nats per dimension.
+        layer: the layer's name.
+        about_target: usable information about the target.
+        about_input: usable information about the network's first layer, in nats per dimension.
     """
 
     layer: str
@@ -96,10 +96,14 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What :func:`measure` found: a sequence of :class:`PairRecord`, printable as a table.
+    """Result of :func:`measure`: a sequence of :class:`PairRecord`, printable as a table.
 
     Attributes:
-        layers: the information plane, where a target was given.
+        estimator: the estimator's name.
+        samples: rows of each batch.
+        records: one per successive pair of layers.
+        measures: ``"mutual information"``, ``"usable information"`` or ``"dependence"``.
+        layers: the information plane, if a target was given.
     """
 
     estimator: str
@@ -133,7 +137,7 @@ class Measurement:
         return "\n".join(lines)
 
     def figure(self) -> Figure:
-        """Where a target was given, the information plane; else the estimates along the network."""
+        """Figure of the information plane if a target was given, otherwise of the estimates along the network."""
         return self._plane() if self.layers else self._profile()
 
     def _plane(self) -> Figure:
@@ -195,25 +199,26 @@ def measure(
 ) -> Measurement:
     """Estimate the MI between successive layers over the batches of a loader.
 
-    The network runs in evaluation mode, without gradients, and is left in the mode it was in.
-    Batches of another size than the first are skipped, since estimates of unlike size do not average.
+    The network runs in evaluation mode, without gradients; its mode is restored afterwards. Batches that differ in size
+    from the first are skipped, because estimates from different sample sizes cannot be averaged.
 
     Args:
-        module: a network, wrapped or not; of a wrapped one, its own layers are measured.
+        module: a network, wrapped or not. For a wrapped one, the layers of the bare network are selected anew.
         loader: batches: a tensor, or a tuple or list whose first item is the input.
         layers: see :func:`mireg.wrap`.
-        estimator: name or instance, differentiable or not; ``"recommended"`` takes what
-            :func:`recommend` says of the widest layer.
+        estimator: name or instance, differentiable or not; ``"recommended"`` chooses by :func:`recommend`.
         max_batches: stop after this many.
         permutations: shuffles per batch for the null floor; 0 leaves it out.
-        target: True to measure, too, what each layer tells about the target, the second item of a batch, and about
-            the first layer, the input (:class:`LayerRecord`, usable information); or a function that finds the
-            target in a batch, as :meth:`mireg.MIRegularized.mi_loss` takes it.
+        target: True to measure also the usable information (:class:`LayerRecord`) of each layer about the target, the
+            second item of a batch, and about the first layer, the input; or a function that returns the target of a
+            batch, as :meth:`mireg.MIRegularized.mi_loss` takes it.
+
+    Returns:
+        Means over the batches.
 
     Raises:
-        NoPairsError: if there are fewer than two layers to measure between.
-        ValueError: if the loader is empty, the estimator learns and has not been fitted, or there is no target where
-            one is asked for.
+        NoPairsError: if there are fewer than two layers.
+        ValueError: if the loader is empty, a learned estimator has not been fitted, or a requested target is missing.
 
     >>> _ = torch.manual_seed(0)
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))

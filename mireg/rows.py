@@ -18,7 +18,7 @@ POOLED = 64
 """Maps and sequences are average-pooled until channels times positions come near this number."""
 
 POSITIONS = 4
-"""Positions that stand for one sample: neighbours in a sequence or a map say much the same."""
+"""Positions that count as one sample: neighbours in a sequence or a map are strongly dependent."""
 
 POOLS: tuple[Callable[[Tensor, Any], Tensor], ...] = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
 """By number of position dimensions, from 1."""
@@ -29,16 +29,16 @@ def choose_rows(
 ) -> tuple[list[Tensor], Tensor | None]:
     """The rows of layers and target that an estimate uses.
 
-    Batches are shuffled, so the samples are the first ones: a leading slice is a view. Of a target with a class or
-    values per position the rows are positions instead, :data:`POSITIONS` times as many, evenly spaced among those that
-    have a target, others at each step.
+    Batches are shuffled, so the first samples are used: a leading slice is a view. For a target with a class or values
+    per position the rows are positions instead, :data:`POSITIONS` times as many, evenly spaced among those that have a
+    target, and different at each step.
 
     Args:
         layers: L tensors (n, channels, positions ...).
         target: (n,) or (n, positions ...) integer classes, (n, ...) values; None without one. Classes of all positions
-            in one row, (n * positions,), are taken, too. Values are those of positions where every layer has these
-            positions: (n, channels, positions ...) of maps, (n, positions) or (n, positions, k) of sequences.
-        samples: at most so many.
+            may also be flattened, (n * positions,). Values belong to positions if every layer has these positions:
+            (n, channels, positions ...) for maps, (n, positions) or (n, positions, k) for sequences.
+        samples: largest number of samples.
         step: varies the positions.
 
     Returns:
@@ -96,7 +96,7 @@ def _dense(target: Tensor, layers: Sequence[Tensor]) -> Tensor | None:
 def pool(layer: Tensor, samples: int) -> Tensor:
     """The first samples of a layer (n, channels, positions ...), feature maps and sequences average-pooled.
 
-    Pooling keeps what a map says and drops where in detail: on whole maps an estimate of n rows saturates.
+    Pooling keeps what a map shows and drops the exact position: on whole maps an estimate from n rows saturates.
     """
     rows = layer[:samples]
     places = rows.shape[2:]

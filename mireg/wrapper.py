@@ -1,4 +1,4 @@
-"""The module that a user touches."""
+"""The wrapper: a network whose loss gains the term."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ DEFAULT_WEIGHT = schedules.Linear(start=4.0, steps=400)
 
 
 class MIRegularized(nn.Module):
-    """A network whose loss gains a term that rewards the MI between its successive layers.
+    """A network whose loss gains a term that rewards the information in its successive layers. Made by :func:`wrap`.
 
-    It takes what the network takes, returns exactly what it returns, shares its parameters, and has
-    its state-dict keys. Attributes are the network's, to read, to write and to delete, but for those that
-    every module has, the wrapper's own, and names that start with an underscore. Made by :func:`wrap`.
+    It takes the network's arguments, returns exactly what the network returns, shares its parameters, and has its
+    state-dict keys. Reading, setting and deleting attributes acts on the network, except for attributes that every
+    module has, the wrapper's own, and names that start with an underscore.
     """
 
     def __init__(self, module: nn.Module, taps: Taps, regularizer: MIRegularizer) -> None:
@@ -60,21 +60,21 @@ class MIRegularized(nn.Module):
         return result
 
     def mi_loss(self, target: Tensor | None = None) -> Tensor:
-        """The term of the last training forward, to be added to the task's loss.
+        """The term for the last training forward pass, to be added to the task's loss.
 
         Args:
             target: what the layers are rewarded for knowing, on any device: integer classes (n,); values (n,) or
-                (n, k), or of any shape that starts with n, read position by position where every layer has these
+                (n, k), or of any shape that starts with n, matched position by position if every layer has these
                 positions; or one class per position (n, positions ...), as for tokens and pixels, where -100 is
-                skipped. Without it the layers are rewarded for what each keeps of the one before, with a hundredth of
-                the weight.
+                skipped. Without a target, each layer is rewarded for what it keeps of the one before, with a hundredth
+                of the weight.
 
         Returns:
-            0-dim tensor, already weighted and signed. A zero without a gradient where there is nothing to add: in
-            eval mode, without gradients, at weight 0, in a network that offers nothing to reward (:attr:`verdict`).
+            0-dim tensor, already weighted and signed. A zero without a gradient if there is nothing to add: in
+            eval mode, without gradients, at weight 0, or in a network with nothing to reward (see :attr:`verdict`).
 
         Raises:
-            RuntimeError: in training, if no training forward came since the last call.
+            RuntimeError: in training, if there was no training forward pass since the last call.
             ValueError: if the target does not fit the rows of the layers.
         """
         if not (self.training and self.module.training and torch.is_grad_enabled()):
@@ -99,7 +99,7 @@ class MIRegularized(nn.Module):
 
     @property
     def verdict(self) -> str:
-        """Whether the term acts, on what, and why, in a sentence."""
+        """Whether the term is active, on which layers, and why, in one sentence."""
         regularizer = self.regularizer
         if regularizer.weight(regularizer.steps) == 0:
             if regularizer.weight(0) != 0:
@@ -134,7 +134,7 @@ class MIRegularized(nn.Module):
         return dict(self.regularizer.terms)
 
     def unwrap(self) -> nn.Module:
-        """The original network, its hooks removed; the wrapper is of no further use."""
+        """The original network, with the hooks removed; the wrapper must not be used afterwards."""
         self.taps.remove()
         self._caught = None
         return self.module
@@ -189,16 +189,15 @@ def wrap(
 
     Args:
         module: the network; it is not copied.
-        layers: ``"auto"`` (successive layers in execution order, the input first, the output head
-            left out), module names, globs such as ``"layer*.*"``, module types, a predicate of (name,
-            module), or a list of these.
-        estimator: a name that :func:`mireg.estimators.get` knows, or an estimator.
-        weight: of the term, a number or a schedule of the step, relative to the task's gradient at the last
-            layer (:class:`mireg.MIRegularizer`), so that one default serves every network. 0 leaves losses, gradients
-            and random numbers bit-identical to those without the wrapper.
-        samples: rows of each batch that the estimate uses, the first ones; of a target with a class per position, four
+        layers: ``"auto"`` (successive layers in execution order, from the input on, without the output head), module
+            names, globs such as ``"layer*.*"``, module types, a predicate of (name, module), or a list of these.
+        estimator: a name from :func:`mireg.estimators.names`, or an estimator.
+        weight: of the term, a number or a schedule of the step. It is relative to the task's gradient at the last
+            layer (see :class:`mireg.MIRegularizer`), so that one default serves every network. At 0, losses, gradients
+            and random numbers are bit-identical to those without the wrapper.
+        samples: number of rows of each batch that the estimate uses, from the first on; with a class per position, four
             times as many positions.
-        every: steps from one use of the term to the next; nothing is captured in between.
+        every: use the term at every ``every``-th step; nothing is captured in between.
         gather: in data-parallel training, estimate on the rows of all ranks together, with gradient, instead
             of on each rank's own.
 
@@ -206,9 +205,9 @@ def wrap(
         The wrapped network: train it with ``loss = criterion(model(x), y) + model.mi_loss(y)``.
 
     Raises:
-        ValueError: on an unknown or non-differentiable estimator, a pattern that matches no module, a
-            bad weight.
-        TypeError: if ``module`` is not a module, or is wrapped already.
+        ValueError: if the estimator is unknown or not differentiable, a pattern matches no module, or the weight is
+            negative or not finite.
+        TypeError: if ``module`` is not a module, or is already wrapped.
 
     Source: Hodas & Stinis, Doing the impossible: why neural networks can be trained at all, Frontiers
     in Psychology 9:1185, 2018, for the role of MI between layers; Xu et al., A theory of usable information

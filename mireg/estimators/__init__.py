@@ -27,7 +27,7 @@ def get(name: str, **options: Any) -> Estimator:
         options: constructor arguments of the estimator.
 
     Raises:
-        ValueError: if there is no such estimator or option; the message lists those there are.
+        ValueError: if there is no such estimator or option.
 
     >>> get("kde", bandwidth=0.25)
     KDE(bandwidth=(0.25,), noise_floor=1e-05, shared_noise=0.0)
@@ -41,7 +41,7 @@ def get(name: str, **options: Any) -> Estimator:
 
 
 def names() -> list[str]:
-    """Names that :func:`get` knows.
+    """Names of all estimators, for :func:`get`.
 
     >>> "kde" in names()
     True

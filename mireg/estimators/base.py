@@ -1,4 +1,4 @@
-"""What every estimator is: a callable on samples, in nats, with one share per layer."""
+"""The base class of all estimators."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ NEXT, LAST = slice(1, None), slice(-1, None)
 class Estimator(ABC):
     """Estimate of the mutual information, or of the dependence, between samples of layers.
 
-    A subclass implements :meth:`estimate`; everything a caller touches is here. Options are
-    constructor arguments, so that an instance is a fixed function of its samples (and of what it has
-    learned, where it learns: :meth:`learn`).
+    A subclass implements :meth:`estimate`; the public interface is here. Options are constructor arguments, so that an
+    instance is a fixed function of its samples (and of what it has learned, if it learns: :meth:`learn`).
 
-    A layer whose rows all agree up to rounding gives about 0, and a gradient whose norm is at most
-    ``100 / (sqrt(noise_floor) * |mean row|)`` where the estimator has a ``noise_floor``, from 16 rows on.
-    The unbiased variants of ``hsic`` and ``cka`` have no such bound: what they divide by can come near 0.
-    In float32, layers whose values spread by less than 1e-9 or more than 1e17 read too low: their squares
-    leave the range of numbers.
+    A layer whose rows are all equal up to rounding gives about 0, and a gradient whose norm is at most
+    ``100 / (sqrt(noise_floor) * |mean row|)`` if the estimator has a ``noise_floor``, from 16 rows on.
+    The unbiased variants of ``hsic`` and ``cka`` have no such bound: their denominator can be near 0.
+    In float32, estimates are too low for layers whose values have a standard deviation below 1e-9 or above 1e17:
+    the squares underflow or overflow.
 
     Attributes:
-        measures: ``"mutual information"`` (nats), ``"usable information"`` (nats, what readers of a stated family get
-            out: :class:`mireg.estimators.Usable`), or ``"dependence"`` (a bounded index that is not MI and is
+        measures: ``"mutual information"`` (nats), ``"usable information"`` (nats, what predictors of a given family can
+            extract: :class:`mireg.estimators.Usable`), or ``"dependence"`` (a bounded index that is not MI and is
             never reported as MI).
         is_differentiable: whether gradients flow from the estimate back to the samples.
-        is_learned: whether it must be fitted to samples before it says anything.
+        is_learned: whether it must be fitted to samples before its estimates are meaningful.
     """
 
     name: ClassVar[str]
@@ -61,7 +60,7 @@ class Estimator(ABC):
         return self.successive([x, y])[0]
 
     def successive(self, layers: Sequence[Tensor]) -> Tensor:
-        """Estimates between each layer and the next, each layer's share computed once.
+        """Estimates between each layer and the next; what a layer contributes to two pairs is computed once.
 
         Args:
             layers: L tensors (n, d_l), row i of each from the same sample; widths may differ.
@@ -77,18 +76,18 @@ class Estimator(ABC):
         return self.estimate(as_matrices(layers))
 
     def about(self, layers: Sequence[Tensor], target: Tensor) -> Tensor:
-        """Estimates between each layer and a target, each layer's share computed once.
+        """Estimates between each layer and a target.
 
         Args:
             layers: L tensors (n, d_l), row i of each from the same sample; widths may differ.
-            target: row i for the same sample: integer classes (n,), where -100 marks rows to skip, or values, (n,)
+            target: row i from the same sample: integer classes (n,), where -100 marks rows to skip, or values, (n,)
                 or (n, k).
 
         Returns:
             (L,) tensor, float32 or wider.
 
         Raises:
-            ValueError, TypeError: as for :meth:`successive`; on a target that does not fit the rows.
+            ValueError, TypeError: as for :meth:`successive`, and for a target that does not fit the rows.
         """
         check_samples(layers, fewest=1)
         check_finite(layers)
@@ -112,26 +111,26 @@ class Estimator(ABC):
         """
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What the estimator learns; nothing, for most."""
+        """The learned parameters; none for most estimators."""
         return iter(())
 
     def learn(self, information: Tensor) -> None:  # noqa: B027
-        """Take one step up an estimate that :meth:`estimate` has just given; nothing, for most."""
+        """Take one training step that increases the given estimate; does nothing for most estimators."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`learn` has made, for a checkpoint; empty, for most."""
+        """What :meth:`learn` has learned, for a checkpoint; empty for most estimators."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take up what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
 
     def null_floor(self, *layers: Tensor, permutations: int = 10, seed: int = 0) -> Tensor:
-        """What the estimate reads where there is no dependence: its mean over shuffles of the rows.
+        """The estimate without dependence: its mean over shuffles of the rows.
 
         Args:
             layers: L tensors (n, d_l), as for :meth:`successive`.
             permutations: number of shuffles; each draws one order per layer.
-            seed: of the shuffles, which take nothing from the global random-number stream.
+            seed: of the shuffles, which do not use the global random number generator.
 
         Returns:
             (L - 1,) tensor, in the estimate's unit, without a gradient.
@@ -152,7 +151,7 @@ class Estimator(ABC):
         return torch.stack(shuffled).mean(0)
 
     def ceiling(self, n: int) -> float:
-        """Largest value that the estimate can take on n samples, in the estimate's unit."""
+        """The largest possible estimate on n samples, in the estimate's unit."""
         return math.log(n) if self.measures == "mutual information" else 1.0
 
     def __repr__(self) -> str:
@@ -161,7 +160,7 @@ class Estimator(ABC):
 
 
 class PairEstimator(Estimator):
-    """An estimator that computes a share of each layer and then joins the shares of pairs.
+    """An estimator that computes something for each layer, and then combines it for pairs of layers.
 
     A subclass implements :meth:`estimate_pairs`.
     """

@@ -16,20 +16,21 @@ class Binning(PairEstimator):
     """Sliced MI from soft histograms, averaged over random pairs of projections.
 
     Each layer is projected on random directions; slice k of a layer is paired with slice k of the
-    next. A pair's MI is split into what a Gaussian of its correlation knows, in closed form, and the
+    next. A pair's MI is split into the part that a Gaussian with its correlation explains, in closed form, and the
     rest, ``I = -1/2 log(1 - rho^2) + [h(y) - h(v)] + I(x; v)`` with v the standardised residual of y
-    on x, averaged with the same for x on y. Only the rest goes through histograms, so that bins need
-    not resolve a strong dependence. Values are shared out over the bins by a softmax of the squared
-    distance to their centres, which has a gradient everywhere; tails are drawn in first
+    on x, averaged with the same for x on y. Only the rest is estimated from histograms, so bins need
+    not resolve a strong dependence. Values are distributed over the bins by a softmax of the squared
+    distance to their centres, which has a gradient everywhere; tails are compressed first
     (:func:`mireg.estimators.gram.compress`).
 
-    Layers of one unit have one slice, and its MI is theirs. Of wider layers it is the average over
+    Layers of one unit have one slice, whose MI is that of the layers. For wider layers the estimate is an average over
     directions, in general less than the MI.
 
-    Random slices share most where both layers vary along one direction alone, and rewarded, they bring that about.
-    With ``slicing="covarying"`` a random slice of either layer is paired with that slice of the other which covaries
-    most with it on the samples at hand, so that a layer of many directions loses nothing by it. On fewer samples
-    than units every two layers have such slices: independent layers then read far above 0 (:meth:`null_floor`).
+    Random slices share most if both layers vary along a single direction, and rewarding them leads to that.
+    With ``slicing="covarying"`` a random slice of either layer is paired with the slice of the other that covaries
+    most with it on the given samples, so that a layer with many directions is not at a disadvantage. With fewer samples
+    than units any two layers have such slices: the estimate is then far above 0 for independent layers
+    (:meth:`null_floor`).
 
     Args:
         bins: bins per projection; None takes ``round(3 n^(1/3))``, at least 4.
@@ -39,13 +40,13 @@ class Binning(PairEstimator):
             of bins counted softly).
         slicing: ``"random"``, the same directions in all layers of one width, or ``"covarying"``.
         noise: variance of noise; slices are divided by the root of its sum with their own variance. Relative to
-            that variance; where slices are covarying, to the mean over all directions of their layer, so that
-            faint ones show less.
+            that variance; for covarying slices, to the mean over all directions of their layer, so that faint ones
+            count less.
         shared_noise: of covarying slices, see :func:`mireg.estimators.gram.gram`.
-        noise_floor: squared spread, relative to the squared mean, under which differences are rounding
+        noise_floor: squared spread, relative to the squared mean, below which differences are rounding
             noise.
-        seed: of the random directions, which are the same at every call and take nothing from
-            the global random-number stream.
+        seed: of the random directions, which are the same at every call and do not use the global
+            random number generator.
 
     Source: Goldfeld & Greenewald, Sliced mutual information, NeurIPS 2021; Tsur, Goldfeld & Greenewald, Max-sliced
     mutual information, NeurIPS 2023, for directions that are chosen; Miller, Note on the bias

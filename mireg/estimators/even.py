@@ -1,8 +1,8 @@
 """Evening out a gradient over classes, so that a layer that knows little learns all of them at once.
 
-A linear reader's information about classes grows fastest along the direction that the layer already shows
-best: a deep stack that is waking up learns one distinction after the other, and each has to travel through all layers.
-Taking from the gradient part of its strongest directions lets the others rise beside it.
+The usable information about classes grows fastest along the direction that the layer already shows best: a deep stack
+that is starting to train learns one distinction after the other, and each has to pass through all layers. Damping the
+strongest directions of the gradient lets the others grow alongside.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ DAMPING = 0.8
 def evened(gradient: Tensor, classes: Tensor, nats: Tensor, until: float) -> Tensor:
     """The gradient of the information about classes, with its strongest directions damped.
 
-    With U the classes' orthonormal code and ``C = U' G`` the gradient's share in each class,
+    With U the classes' orthonormal code and ``C = U' G`` the gradient's part in each class,
 
-        G' = U (C - 0.8 C C' C / |C|^2), brought to the length of G.
+        G' = U (C - 0.8 C C' C / |C|^2), scaled to the length of G.
 
-    What is returned is G where a layer knows ``until`` nats or more, G' where it knows nothing, and in between their
-    mean in proportion.
+    The result is G for a layer that knows ``until`` nats or more, G' for one that knows nothing, and interpolated
+    linearly in between.
 
     Args:
         gradient: (g, n, d) of g layers.
-        classes: (n, k) code of the rows' classes, rows that do not count 0; any with the inner products of one-hot.
-        nats: (g,) what each layer knows.
-        until: nats from which on the gradient stays as it is.
+        classes: (n, k) code of the rows' classes, 0 in rows to skip; any code with the inner products of one-hot.
+        nats: (g,) information that each layer has.
+        until: nats from which on the gradient is unchanged.
     """
     size = (classes @ classes.sum(0))[:, None]  # of each row's class
     unit = classes * size.clamp_min(1).rsqrt()

@@ -19,15 +19,15 @@ class Gaussian(PairEstimator):
     rho_i are the canonical correlations, taken from the projections H on the layers' columns:
     ``-1/2 logdet(I - H_x H_y)``, with ``H = Z (Z'Z + n s I)^-1 Z'`` of the standardised layer Z. s is
     the noise plus a shrinkage ``(r / (n - 1))^2``, both relative to the mean variance of the
-    ``r = min(d, n - 1)`` directions: nothing where samples abound, as much as the signal where units
-    outnumber samples and any two layers would look perfectly correlated. The first-order bias,
-    ``tr H_x tr H_y / 2 (n - 1)``, is subtracted, so that independent layers read about 0 (and, at
-    times, just below). For other than Gaussian layers it sees linear dependence alone.
+    ``r = min(d, n - 1)`` directions. Shrinkage is negligible with many samples, and as large as the signal
+    where units outnumber samples and any two layers would look perfectly correlated. The first-order bias,
+    ``tr H_x tr H_y / 2 (n - 1)``, is subtracted, so that the estimate is about 0 for independent layers
+    (and sometimes slightly negative). For layers that are not Gaussian it sees only linear dependence.
 
     Args:
-        noise: variance of the noise that the layers are seen through, relative to their own.
+        noise: variance of the noise added to the layers, relative to their own.
         space: ``"feature"`` works on d x d matrices, ``"sample"`` on n x n; the values agree.
-            ``"auto"`` takes the smaller.
+            ``"auto"`` uses the smaller.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
 
     Source: Cover & Thomas, Elements of Information Theory, 2nd ed., section 8.5; Bach & Jordan, Kernel

@@ -15,12 +15,12 @@ from mireg.estimators.gram import TINY, gram, squared_distances
 class HSIC(PairEstimator):
     """Hilbert-Schmidt independence criterion of successive layers, with Gaussian kernels.
 
-    Biased: ``tr(K H L H) / (n - 1)^2``, in [0, 1]; it is 0 at independence only as n grows. Unbiased:
+    Biased: ``tr(K H L H) / (n - 1)^2``, in [0, 1]; under independence it tends to 0 only as n grows. Unbiased:
     the U-statistic with zeroed diagonals, which may be negative.
 
     Args:
         bandwidth: of the kernels, in units of the layer's total standard deviation.
-        unbiased: take the U-statistic; it needs at least 4 samples.
+        unbiased: use the U-statistic; it needs at least 4 samples.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
 
     Source: Gretton et al., Measuring statistical dependence with Hilbert-Schmidt norms, ALT 2005;
@@ -55,14 +55,14 @@ class HSIC(PairEstimator):
 class CKA(PairEstimator):
     """Linear centred kernel alignment of successive layers, in [0, 1].
 
-    ``CKA = HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y))`` with linear kernels. It says how alike the
-    two layers arrange the samples, not how much they know of each other: it reads near 1 on
+    ``CKA = HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y))`` with linear kernels. It says how similarly the
+    two layers arrange the samples, not how much they know about each other: it is near 1 for
     features of rank one.
 
     Args:
-        noise_floor: see :func:`mireg.estimators.gram.standardise`; it also bounds the alignment of
-            a collapsed layer, whose rows differ by rounding alone, near 0.
-        unbiased: of unbiased HSICs; it is then about 0 at independence for any n of at least 4,
+        noise_floor: see :func:`mireg.estimators.gram.standardise`; it also keeps the alignment of
+            a collapsed layer, whose rows differ only by rounding, near 0.
+        unbiased: use unbiased HSICs. The index is then about 0 under independence for any n of at least 4,
             where the biased form grows with width over n, and may be negative.
 
     Source: Kornblith et al., Similarity of neural network representations revisited, ICML 2019;

@@ -21,19 +21,19 @@ class InfoNCE(PairEstimator):
     ``s_ij`` scores the pairing of row i of one layer with row j of the next by the inner product of
     two small networks, one pair of networks for each pair of layers. A layer of more than ``features``
     units is projected on that many random directions, so that the critic's size does not depend on the
-    layers; the tails of what it sees are drawn in (:func:`mireg.estimators.gram.compress`).
+    layers; the tails of its inputs are compressed (:func:`mireg.estimators.gram.compress`).
 
-    The critic takes shape at the first estimate, from the number of layers. Rewarded, it takes one step
-    of Adam after each estimate (:meth:`learn`), so that it follows the network and is read on samples that
-    it has not seen. Untrained, or judged on the samples it was trained on, it says nothing: see :meth:`fit`.
+    The critic is built at the first estimate, from the number of layers. In training, it takes one step of Adam after
+    each estimate (:meth:`learn`), so that it follows the network and every estimate is on samples that it has not
+    seen. Untrained, or on the samples it was trained on, its estimate is meaningless: see :meth:`fit`.
 
     Args:
         features: inputs of the critic per layer.
         hidden: units of its hidden layer.
         embedding: length of the vectors whose inner product is the score.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
-        seed: of the projections and of the critic's initial weights, which take nothing from the
-            global random-number stream.
+        seed: of the projections and of the critic's initial weights, which do not use the global
+            random number generator.
 
     Source: van den Oord, Li & Vinyals, Representation learning with contrastive predictive coding,
     arXiv:1807.03748, 2018; Poole et al., On variational bounds of mutual information, ICML 2019.
@@ -67,9 +67,9 @@ class InfoNCE(PairEstimator):
         return self._critic.parameters()
 
     def learn(self, information: Tensor) -> None:
-        """Train the critic by one step of Adam; its gradient is the mean over the ranks, where there are several.
+        """Train the critic by one step of Adam; with several ranks its gradient is their mean.
 
-        What is not finite in the gradient counts as 0: a batch that overflowed must not end the critic.
+        Non-finite values of the gradient are set to 0, so that a batch that overflows does not ruin the critic.
         """
         weights = list(self.parameters())
         with in_full_precision(information):
@@ -86,7 +86,7 @@ class InfoNCE(PairEstimator):
         return {"critic": self._critic.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         if state:
             weight = state["critic"]["weight"]
             self._take_shape(len(weight), weight)
@@ -98,10 +98,10 @@ class InfoNCE(PairEstimator):
             return self._bound(by_width(layers, self._inputs), partner)
 
     def fit(self, *layers: Tensor, steps: int = 400, batch: int = 256, learning_rate: float = 1e-2) -> None:
-        """Train the critic on samples; judge it on others.
+        """Train the critic on samples, to estimate from others.
 
-        A fifth of the samples is held back, and of the critics on the way each pair keeps the one that read
-        most there: one that has learned its samples by heart reads less than nothing on others.
+        A fifth of the samples is held out, and each pair keeps the critic with the highest estimate on them over the
+        course of training: an overfitted critic gives negative estimates on other samples.
 
         Args:
             layers: L tensors (n, d_l), as for :meth:`successive`.

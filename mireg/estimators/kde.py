@@ -21,21 +21,21 @@ class KDE(PairEstimator):
     entropies of the noise cancel. Self terms are kept, so 0 <= I <= log n up to rounding.
 
     ``bandwidth="auto"`` estimates the MI of the samples themselves, for layers of few units and many
-    samples. The tails of every unit are drawn in (:func:`mireg.estimators.gram.compress`); distances
-    are Mahalanobis distances, in X, in Y and in (X, Y), so that what a Gaussian of the same
-    covariance knows is exact at any bandwidth and the kernels measure the rest; sigma is
-    ``1.8 n^(-1/(dx + dy + 2))``; self terms count a quarter, between a leave-one-out density, which
-    is too low where samples are sparse, and a full one, which is too high. Nothing above log n is
-    reported: no n samples can show it (McAllester & Stratos).
+    samples. The tails of every unit are compressed (:func:`mireg.estimators.gram.compress`); distances
+    are Mahalanobis distances, in X, in Y and in (X, Y), so that the part that a Gaussian of the same
+    covariance explains is exact at any bandwidth and the kernels measure the rest; sigma is
+    ``1.8 n^(-1/(dx + dy + 2))``; self terms have weight one quarter, between a leave-one-out density,
+    which is too low where samples are sparse, and a full one, which is too high. The estimate is at most
+    log n: n samples cannot show more (McAllester & Stratos).
 
     Args:
         bandwidth: sigma, in units of the layer's total standard deviation (the root of the summed
             variance of its units), or several: the estimate is then the mean of the MI at each. A
             wide kernel alone rewards the leading direction and lets a layer collapse to it; narrow
-            ones keep the finer structure in sight. ``"auto"``: see above.
+            ones also see finer structure. ``"auto"``: see above.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
-        shared_noise: see :func:`mireg.estimators.gram.gram`. Above 0, the scale of a layer relative to the
-            input's counts: what a layer passes on too faintly for the gradient to come back is not rewarded.
+        shared_noise: see :func:`mireg.estimators.gram.gram`. Above 0, a layer's scale relative to the input's
+            matters: signals too faint for the gradient to come back are not rewarded.
 
     Source: Kolchinsky & Tracey, Estimating mixture entropy with pairwise distances, Entropy 19(7),
     2017; Moon, Rajagopalan & Lall, Estimation of mutual information using kernel density estimators,

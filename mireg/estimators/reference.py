@@ -1,4 +1,4 @@
-"""References without a gradient, on scikit-learn: what the differentiable estimators are held to."""
+"""Reference estimators without a gradient, based on scikit-learn."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ class KSG(PairEstimator):
     """Kraskov's nearest-neighbour estimate, in its second form.
 
     ``psi(k) - 1/k + psi(n) - <psi(n_x) + psi(n_y)>``: n_x samples are no further away in x than the
-    furthest, in x, of the k nearest in (x, y) under the maximum norm. Units are first turned into
-    normal scores, which changes no MI and takes off heavy tails; samples with exact duplicates take
-    their number for k (Gao et al.).
+    furthest, in x, of the k nearest in (x, y) under the maximum norm. Units are first converted to
+    normal scores, which does not change the MI and removes heavy tails; for samples with exact duplicates,
+    their number replaces k (Gao et al.).
 
-    Over a ball of k neighbours the density is taken to be constant, which costs ``(k / n)^(2 / (dx + dy))``
-    to leading order. By default the estimates for several k are therefore extrapolated to k = 0 along it.
+    The density is assumed constant over a ball of k neighbours, which causes a bias of order
+    ``(k / n)^(2 / (dx + dy))``. By default, estimates for several k are therefore extrapolated to k = 0 by a line
+    in this quantity.
 
     Args:
-        k: neighbours; fewer has less bias, more has less spread. None extrapolates from 2, 4, 8 and 16 where a
-            pair has at most 6 units in all, and takes 3 where it has more: no extrapolation reaches that far.
+        k: number of neighbours; fewer give less bias, more give less spread. None extrapolates from 2, 4, 8 and 16 if
+            a pair has at most 6 units in all, and uses 3 otherwise, where extrapolation does not help.
 
     Source: Kraskov, Stögbauer & Grassberger, Estimating mutual information, Physical Review E 69,
     2004; Gao et al., Estimating mutual information for discrete-continuous mixtures, NeurIPS 2017;
@@ -54,7 +55,7 @@ class KSG(PairEstimator):
         return layers[0].new_tensor(nats)
 
     def ceiling(self, n: int) -> float:
-        """What n samples give where no neighbourhood in x or y holds more than the k neighbours."""
+        """The estimate from n samples if no neighbourhood in x or y holds more than the k neighbours."""
         from scipy.special import digamma
 
         k = min(NEIGHBOURS[0] if self.k is None else self.k, n - 1)
@@ -132,10 +133,10 @@ CHUNK = 512
 
 
 class HardBinning(PairEstimator):
-    """MI of layers cut into bins, every distinct row of bins a symbol; scikit-learn counts.
+    """MI of binned layers, where every distinct row of bins is a symbol.
 
-    The estimate of the information-plane literature. Wide layers make every row a symbol of its own,
-    and the estimate is then log n whatever the dependence.
+    This is the estimate of the information-plane literature. In wide layers every row becomes its own symbol,
+    and the estimate is log n whatever the dependence.
 
     Args:
         bins: equally wide bins per unit, from its smallest to its largest value; None takes

@@ -1,4 +1,4 @@
-"""Targets as matrices: classes become codes, values stay what they are."""
+"""Targets as matrices: classes become codes, values stay as they are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
-"""Class of a row that says nothing, as in :func:`torch.nn.functional.cross_entropy`."""
+"""Class of a row to skip, as in :func:`torch.nn.functional.cross_entropy`."""
 
 
 def check_target(target: Tensor, rows: int) -> None:
@@ -23,18 +23,18 @@ def check_target(target: Tensor, rows: int) -> None:
 
 
 def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A target as a matrix (n, k), and which rows count.
+    """A target as a matrix (n, k), and which rows to use.
 
-    Values are taken as they are. Of classes, only those at hand have a column, however many there may be.
-    On an accelerator each row instead has a column ``[same class as that row] / sqrt(size of the class)``, which has
-    the same products and distances and is found without waiting for the device.
+    Values are unchanged. Only classes that occur get a column. On an accelerator each row instead has a column
+    ``[same class as that row] / sqrt(size of the class)``, which has the same inner products and distances and is
+    computed without waiting for the device.
 
     Args:
-        target: (n,) classes, :data:`IGNORED` where a row is to be skipped, or (n,) or (n, k) values.
-        like: on whose device and in whose dtype the code is.
+        target: (n,) classes, :data:`IGNORED` for rows to skip, or (n,) or (n, k) values.
+        like: gives the device and dtype of the code.
 
     Returns:
-        The code, and (n,) of 1 for rows that count and 0 for others; None where all do for certain.
+        The code, and (n,) of 1 for rows to use and 0 for others; None if all are certainly used.
     """
     target = target.detach().to(like.device)
     if target.is_floating_point():

@@ -1,7 +1,7 @@
 """Training with and without the term, paired by seed.
 
 :func:`compare` takes a custom training loop; :class:`Study` and :func:`run_study` are what the command line builds on.
-Rooms, each of which imports only those before it:
+Subpackages, each of which imports only those before it:
 
 - ``arms``: what is compared; ``data``: data sets
 - ``study``: cells, arms and seeds, the metric, named studies, the choice of learning rates

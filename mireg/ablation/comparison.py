@@ -1,4 +1,4 @@
-"""A user's own training loop, with and without the term, over paired seeds."""
+"""Comparing a custom training loop with and without the term, over paired seeds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.group import Group
 
 Train = Callable[[Run], object]
-"""A user's own training loop; what it returns is ignored."""
+"""A custom training loop; its return value is ignored."""
 
 
 def compare(
@@ -42,27 +42,27 @@ def compare(
     out: str | Path | None = None,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Run a training loop with every arm and seed, and report what the term does to it.
+    """Run a training loop with every arm and seed, and report the effect of the term.
 
-    The loop is a function of a :class:`mireg.ablation.Run`. Before each call every random-number stream is seeded, so
-    that the arms of a seed start from the same weights and see the same batches. Seconds are those from the start of
-    the call, ``run.log`` left out. Runs that are finished are kept when the same call is made again.
+    The loop is a function of a :class:`mireg.ablation.Run`. Before each call every random number generator is seeded,
+    so that the arms of a seed start from the same weights and see the same batches. Seconds are counted from the start
+    of the call, without the time spent in ``run.log``. Repeating the call keeps finished runs.
 
     Args:
-        train: the loop. With more than one worker other processes import it by name.
+        train: the loop. With more than one worker, other processes import it by name.
         arms: ``"none"`` and arms that reward MI, see ``mireg --list``.
-        seeds: number of seeds; 6 are the fewest with which the exact paired test can fall below 0.05.
+        seeds: number of seeds; with fewer than 6 the exact paired test cannot fall below 0.05.
         metric: the name of a number that ``train`` logs.
-        mode: ``"max"`` where more is better, ``"min"`` where less is.
-        target: of the metric, to compare the steps and seconds to it; None compares only where training ends.
+        mode: ``"max"`` if higher is better, ``"min"`` if lower is.
+        target: value of the metric to reach, in how many steps and seconds; None compares only the final values.
         out: folder for the results, by default ``out/`` and the function's name.
-        workers: processes.
+        workers: number of processes.
 
     Returns:
-        The summary, as in ``summary.json``; ``report.html`` and TensorBoard curves lie beside it.
+        The summary, as in ``summary.json``; ``report.html`` and TensorBoard curves are in the same folder.
 
     Raises:
-        UserError: on a bad request, or if the folder holds other results.
+        UserError: on invalid arguments, or if the folder holds other results.
         RuntimeError: if a run raised an error; the finished ones are kept.
 
     >>> def train(run):

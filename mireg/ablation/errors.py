@@ -1,4 +1,4 @@
-"""What a user can put right, said in one line."""
+"""Errors that a user can fix, reported in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A bad request or a missing resource: the message names it and the remedy."""
+    """An invalid request or a missing resource; the message names it and the remedy."""
 
 
 class Stopped(Exception):  # noqa: N818  # a request that was met, not an error

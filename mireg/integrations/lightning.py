@@ -36,15 +36,15 @@ def target_of(batch: Any) -> Tensor | None:
 
 
 class MIRegularization(Callback):
-    """Rewards the MI between successive layers of a network inside a LightningModule.
+    """Rewards the information in successive layers of a network inside a LightningModule.
 
-    The network is wrapped while ``fit`` runs and is itself again afterwards; its checkpoints don't
-    change. The term is logged as ``mi_loss``.
+    The network is wrapped while ``fit`` runs and unwrapped afterwards; the keys of its checkpoints do not change. The
+    term is logged as ``mi_loss``.
 
     Args:
         network: attribute of the LightningModule that holds the network, called once by each
             ``training_step``.
-        target: finds the target in a batch; by default :func:`target_of`. Where it gives None, the term is label-free.
+        target: returns the target of a batch; by default :func:`target_of`. If it returns None, the term is label-free.
         options: of :func:`mireg.wrap`.
 
     Example:

@@ -18,8 +18,8 @@ from mireg.wrapper import MIRegularized, wrap
 def target_of(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
     """The labels among a model's inputs.
 
-    Of a causal language model they are moved by one: what a position is rewarded for knowing is the next token.
-    -100, which is skipped, stands at the last position.
+    For a causal language model they are shifted by one, because a position is rewarded for knowing the next token. The
+    last position is -100, which is skipped.
 
     Returns:
         (n,) or (n, positions) labels, or None if there are none.
@@ -37,17 +37,17 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 class MITrainer(Trainer):
-    """A ``transformers.Trainer`` that rewards the MI between successive layers of its model.
+    """A ``transformers.Trainer`` that rewards the information in successive layers of its model.
 
-    The model itself stays as it is: what is saved, evaluated and pushed is not wrapped. The term is
-    logged as ``mi_loss``. A checkpoint that holds the optimizer holds what the term needs, too (``mireg.pt``): a
-    resumed training takes the term up where it stopped.
+    The model itself stays as it is: what is saved, evaluated and uploaded is not wrapped. The term is
+    logged as ``mi_loss``. A checkpoint with the optimizer's state also has the term's (``mireg.pt``), so that resumed
+    training continues with the same weight.
 
     Args:
         args, kwargs: of the Trainer.
         mi: options of :func:`mireg.wrap`.
-        mi_target: finds the target in the inputs of a model, as ``(model, inputs)``; by default :func:`target_of`.
-            Where it gives None, the term is label-free.
+        mi_target: returns the target, given ``(model, inputs)``; by default :func:`target_of`. If it returns None, the
+            term is label-free.
 
     Example:
         ``MITrainer(model=model, args=arguments, train_dataset=dataset, mi={"estimator": "kde"}).train()``

@@ -1,9 +1,9 @@
 """The chain of successive layers in an observed forward pass.
 
-Successive layers are points that all of the input's information runs through: T1, T2, ... form a Markov chain, so
-that the MI between neighbours means something. In a feed-forward stack that is every layer; in a residual network
-it is the sum after each block, since the skip connection passes by everything inside it. A layer lasts from one
-weight to the next: its activation, normalisation and pooling belong to it, whether they are modules or functions.
+Successive layers are points that all of the input's information passes through: T1, T2, ... form a Markov chain, so
+that the MI between neighbours is meaningful. In a feed-forward stack that is every layer; in a residual network it is
+the sum after each block, since the skip connection bypasses everything inside it. A layer extends from one weight to
+the next: its activation, normalisation and pooling belong to it, whether they are modules or functions.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ Found = dict[str, tuple[Layer, Tensor]]
 def chosen(observer: Observer, module: nn.Module, result: object) -> tuple[Chain, dict[str, Tensor]]:
     """The chain that ``layers="auto"`` means, of at least two layers, or of none.
 
-    It runs from the input that most of the network works on to the result that lies furthest along, whatever joins
-    on the way, such as an embedded time step. The output head is left out.
+    It extends from the main input to the result with the most layers before it, whatever joins on the way, such as an
+    embedded time step. The output head is left out.
 
     Args:
         observer: of the pass.
@@ -101,7 +101,7 @@ def chosen(observer: Observer, module: nn.Module, result: object) -> tuple[Chain
 def named(
     observer: Observer, module: nn.Module, names: Sequence[str], result: object, *, strict: bool
 ) -> tuple[Chain, dict[str, Tensor]]:
-    """The chain of modules that were asked for: what each puts out, each time it runs.
+    """The chain of the requested modules: the output of each, each time it runs.
 
     Args:
         observer: of the pass.

@@ -1,4 +1,4 @@
-"""Cut points of a data-flow graph: the nodes that every path from one node to another runs through.
+"""Cut points of a data-flow graph: the nodes that every path from one node to another passes through.
 
 Nodes are integers in execution order, and ``reads[node]`` are the nodes that it reads, all of them smaller.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 
 def dominators(reads: Sequence[Sequence[int]], start: int) -> dict[int, int]:
-    """The last node before each one that every path to it from ``start`` runs through.
+    """The last node before each one that every path to it from ``start`` passes through.
 
     Args:
         reads: by node, the nodes that it reads.
@@ -63,7 +63,7 @@ def weighted_steps(reads: Sequence[Sequence[int]], weights: Sequence[bool], abov
 
 
 def cut_points(above: Mapping[int, int], end: int) -> list[int]:
-    """The nodes that every path to ``end`` runs through, in order, ``end`` among them and the start not.
+    """The nodes that every path to ``end`` passes through, in order, including ``end`` but not the start.
 
     Args:
         above: what :func:`dominators` gave for the start.
@@ -77,7 +77,7 @@ def cut_points(above: Mapping[int, int], end: int) -> list[int]:
 
 
 def layers(cuts: Sequence[int], weighted: set[int]) -> list[list[int]]:
-    """The cut points by layer, a layer lasting from one weight to the next.
+    """The cut points by layer, where a layer extends from one weight to the next.
 
     Args:
         cuts: what :func:`cut_points` gave.

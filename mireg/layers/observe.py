@@ -1,4 +1,4 @@
-"""One observed forward pass: its data flow, and what each module takes and puts out in it."""
+"""One observed forward pass: its data flow, and the inputs and outputs of each module."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def _versions(tensors: Iterable[Tensor]) -> list[int]:
 
 
 class Observer(TorchDispatchMode):
-    """Records the data flow of one forward pass, and what its modules take and put out.
+    """Records the data flow of one forward pass, and the inputs and outputs of its modules.
 
-    Used as a context around the pass. It changes no value and takes no random number. Every tensor that depends
-    on the pass's inputs is a node, an integer in execution order.
+    Use it as a context manager around the pass. It changes no value and draws no random number. Every tensor that
+    depends on the inputs of the pass is a node, an integer in execution order.
 
     Attributes:
         starts: the tensors among the inputs, the nodes 0, 1, ...; floating-point ones first.

@@ -1,4 +1,4 @@
-"""Which modules a user names: by name, glob, type or predicate."""
+"""Selecting modules by name, glob, type or predicate."""
 
 from __future__ import annotations
 

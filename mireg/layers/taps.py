@@ -1,4 +1,4 @@
-"""Which layers are caught, and when."""
+"""Capturing the outputs of the chosen layers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ MOST_OBSERVED = 8
 
 
 class Taps:
-    """Catches the outputs of the chosen layers during a forward pass, in execution order.
+    """Captures the outputs of the chosen layers during a forward pass, in execution order.
 
-    A tap is a hook that stores a reference; it copies nothing (but a tensor that the network overwrites) and
-    changes nothing. The first pass is observed: it chooses the layers of ``layers="auto"`` and tells where each has
-    its samples and channels; later ones reuse what it found. A pass that runs other layers gives those of the known
-    ones that ran, and the next pass is observed again. A layer that runs more than once in a pass is caught
-    each time, as ``name``, ``name#2``, ...
+    A tap is a hook that stores a reference; it copies nothing (except a tensor that the network overwrites) and
+    changes nothing. The first pass is observed: it chooses the layers for ``layers="auto"`` and finds where each has
+    its samples and channels; later passes reuse this. A pass that runs different layers gives the known layers that
+    ran, and the next pass is observed again. A layer that runs more than once in a pass is captured each time, as
+    ``name``, ``name#2``, ...
 
     Args:
         module: the network.
         layers: see :data:`mireg.layers.LayerSpec`; ``"input"`` in a list adds the network's input.
 
     Attributes:
-        layouts: of the layers, by name; None until a pass has been observed, and where the next one will be.
+        layouts: of the layers, by name; None until a pass has been observed, and if the next one will be.
         known_layouts: of every layer of the observed passes, by name.
         reason: why the network has no chain of layers, after a pass that found none; else empty.
 
@@ -63,11 +63,11 @@ class Taps:
         return list(self._chains[0].layers) if self._chains else []
 
     def run(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
-        """Run the network and return what it returns, and the outputs of its layers by name.
+        """Run the network and return its result, and the outputs of its layers by name.
 
         Returns:
-            The network's own result, and a dict of (n, channels, positions ...) tensors; where ``"auto"`` finds no
-            chain of layers, an empty one, and :attr:`reason` says why.
+            The network's own result, and a dict of (n, channels, positions ...) tensors. If ``"auto"`` finds no chain
+            of layers the dict is empty, and :attr:`reason` says why.
 
         Raises:
             ValueError: in the first pass, if a chosen layer does not run or has no samples in its rows.
@@ -109,7 +109,7 @@ class Taps:
         return {key: layer.layout.arrange(caught[layer.point]) for key, layer in found.items()}
 
     def remove(self) -> None:
-        """Take the hooks off the network."""
+        """Remove the hooks from the network."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

@@ -1,4 +1,4 @@
-"""The tensors inside what modules take and put out."""
+"""The tensors inside the inputs and outputs of modules."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def floats_in(value: object) -> list[Tensor]:
 def read(module: nn.Module, output: object) -> list[Tensor]:
     """What a module puts out, as the chain has it: the first floating-point tensor, if there is one.
 
-    A recurrent module stands for each of its stacked layers by that layer's final state,
-    (n, directions * units), whatever the order of dimensions or the packing.
+    Each stacked layer of a recurrent module is represented by its final state, (n, directions * units), whatever the
+    order of dimensions or the packing.
     """
     return _final_states(module, output) if isinstance(module, nn.RNNBase) else floats_in(output)[:1]
 

@@ -73,7 +73,7 @@ class LossTerm(ABC):
 
     @property
     def verdict(self) -> str:
-        """Whether the term acts, on what, and why; empty where the arm has none."""
+        """Whether the term is active, on which layers, and why; empty if the arm has no term."""
         return ""
 
     def values(self) -> Mapping[str, Tensor]:
@@ -85,7 +85,7 @@ class LossTerm(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most have none
-        """Take up what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
 
     @abstractmethod
     def bare_copy(self) -> nn.Module:

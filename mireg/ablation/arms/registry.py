@@ -26,9 +26,9 @@ class Arm:
         about: a sentence for users.
         term: makes what is added to the loss, from the network, the settings of the MI term and a few inputs.
         estimator: name of what the MI term rewards, if the arm has it.
-        model_options: of the network, in place of the cell's.
-        lr_divisor: in place of the cell's.
-        optimizer: in place of the cell's.
+        model_options: of the network, overrides the cell's.
+        lr_divisor: overrides the cell's.
+        optimizer: overrides the cell's.
         initialise: changes the network before training, shown the first training samples.
     """
 

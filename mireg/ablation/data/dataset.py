@@ -1,4 +1,4 @@
-"""What a data set is to a run: samples in parts that never mix, and what is asked of a network."""
+"""Data sets: separate parts for training, validation and testing, and the task."""
 
 from __future__ import annotations
 
@@ -95,15 +95,15 @@ class Windows:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in parts that never mix: targets are set on validation, the final metric is reported on test.
+    """A data set in separate parts: targets refer to validation, the final metric is reported on test.
 
     Attributes:
-        name: as it was asked for.
+        name: as it was requested.
         task: ``"classification"``, ``"regression"`` or ``"next-token"``.
-        train: to train on.
+        train: for training.
         validation: for the curve.
-        test: for the final metric; where there is None, that is taken on validation.
-        outputs: of a network for it: classes, components of a target, or size of the vocabulary.
+        test: for the final metric; if None, that is computed on validation.
+        outputs: of a network for it: number of classes or of values of the target, or size of the vocabulary.
     """
 
     name: str

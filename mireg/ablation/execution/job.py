@@ -27,7 +27,7 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs of a study share; it travels to other processes.
+    """What all runs of a study share; it is sent to other processes.
 
     Attributes:
         out: the study's folder.

@@ -43,22 +43,22 @@ Execute = Callable[[Sequence[RunSpec]], Failures]
 def run_study(
     study: Study, setup: Setup, execute: Execute, *, group: Group, tell: EventHandler
 ) -> list[dict[str, Any]]:
-    """Run what is missing of a study and return the results of all its runs.
+    """Run what is missing from a study and return the results of all its runs.
 
     Args:
         study: what to run.
-        setup: where and how; finished runs in its folder are taken as they are.
+        setup: where and how; finished runs in its folder are kept.
         execute: see :mod:`mireg.ablation.execution.local` and :mod:`mireg.ablation.execution.ray`.
         group: of this process; one process checks and keeps the folder for all.
         tell: told of progress.
 
     Returns:
-        What :func:`mireg.ablation.training.loop.train` wrote for each run; of a run that has no result, its
-        ``cell``, ``arm``, ``seed`` and ``failure``. Nothing in a process that does not write.
+        The result of each run; for a run without one, its ``cell``, ``arm``, ``seed`` and ``failure``. Empty in a
+        process that does not write.
 
     Raises:
         Stopped: see the executor.
-        UserError: on bad model options, missing data, a folder in use or of other settings. All of
+        UserError: on bad model options, missing data, or a folder that is in use or has other settings. All of
             these are found before the first step.
         OSError: if a file cannot be written.
     """

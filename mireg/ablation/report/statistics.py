@@ -1,4 +1,4 @@
-"""Steps to a target: with misses counted, paired by seed, with intervals and exact tests."""
+"""Statistics of steps to a target: misses count, seeds are paired, with intervals and exact tests."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def ratio(
     Args:
         baseline: steps or seconds to target by seed, None for a miss.
         arm: of the same seeds.
-        limit: where a miss stopped being watched; it stands in for one, so that a ratio to a median
-            that is a miss is a bound.
-        baseline_limit: the same for the baseline, if that was watched for another time.
+        limit: budget at which a miss is censored; a miss counts as this, so a ratio to a median that is a miss is a
+            bound.
+        baseline_limit: the same for the baseline, if it differs.
 
     Returns:
-        ``ratio`` (None where both medians are misses), ``bound`` (None, ``"at least"`` or ``"at most"``),
-        ``ci95``, a percentile bootstrap over paired seeds (None from fewer than 2).
+        ``ratio`` (None if both medians are misses), ``bound`` (None, ``"at least"`` or ``"at most"``),
+        ``ci95``, a percentile bootstrap over paired seeds (None with fewer than 2).
 
     >>> found = ratio([600, None, None], [100, 200, 125], limit=1000)
     >>> found["ratio"], found["bound"]
@@ -66,9 +66,9 @@ def ratio(
 
 
 def paired_p_value(baseline: Sequence[float | None], arm: Sequence[float | None], limit: float) -> float | None:
-    """Two-sided permutation test on the mean log ratio of paired seeds; None from fewer than 2.
+    """Two-sided permutation test on the mean log ratio of paired seeds; None with fewer than 2.
 
-    With n seeds no p-value below 2^(1-n) can come out. It is exact up to 16 seeds; beyond, of that many random swaps.
+    With n seeds the p-value is at least 2^(1-n). It is exact up to 16 seeds; with more it is from random swaps.
     """
     if len(arm) < 2:
         return None
@@ -86,7 +86,7 @@ def paired_p_value(baseline: Sequence[float | None], arm: Sequence[float | None]
 
 
 def logrank_p_value(baseline: Sequence[float | None], arm: Sequence[float | None], limit: float) -> float | None:
-    """Log-rank test on the times to target, misses censored at the limit; None if nobody got there."""
+    """Log-rank test on the times to target, with misses censored at the limit; None if no run reached the target."""
     if len(arm) < 2 or not any(value is not None for value in (*baseline, *arm)):
         return None
     samples = [
@@ -99,7 +99,7 @@ def logrank_p_value(baseline: Sequence[float | None], arm: Sequence[float | None
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P-values adjusted for their number; None, where there was no test, stays and does not count.
+    """P-values adjusted for multiple tests; None, for a missing test, stays None and does not count.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
     Statistics 6, 1979.
@@ -117,7 +117,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def performance_profile(cells: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """How far each arm is from the fastest, over the cells that it ran in.
+    """How far each arm is from the fastest, over the cells in which it ran.
 
     Args:
         cells: of a summary.

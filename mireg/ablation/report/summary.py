@@ -1,4 +1,4 @@
-"""What the runs of a study amount to, as it is written to ``summary.json``."""
+"""The summary of a study, as in ``summary.json``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def summarise(
     arms: Sequence[str] = (),
     tuning: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The study's summary, as it is written to ``summary.json``.
+    """The study's summary, as in ``summary.json``.
 
     Args:
         study: its name.

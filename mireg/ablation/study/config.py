@@ -36,7 +36,7 @@ class Cell:
         dataset: a name that :func:`mireg.ablation.data.load` knows.
         model: a name that the caller's model builder knows.
         model_options: of that model, where they differ from its defaults.
-        target: of the metric on validation data, in its own unit; None has none, and nothing is said of speed.
+        target: of the metric on validation data, in its own unit; if None, speed is not compared.
         steps: budget of one run.
         batch_size: samples per step.
         eval_every: steps between evaluations.
@@ -55,10 +55,10 @@ class Cell:
         lr_divisor: the learning rate is divided by it once more per layer towards the input.
         metric: ``"accuracy"`` or ``"loss"``.
         diagnostics: measure what :func:`mireg.ablation.training.diagnose.diagnose` does at each evaluation.
-        arms: of this cell, in place of the study's.
-        seeds: of this cell, in place of the study's number.
-        tuning_steps: budget of a tuning run, where it is less than that of a run.
-        tuning_lrs: learning rates to choose from, in place of the study's.
+        arms: of this cell; overrides the study's.
+        seeds: number of seeds of this cell; overrides the study's.
+        tuning_steps: budget of a tuning run, if smaller than that of a run.
+        tuning_lrs: learning rates to choose from; overrides the study's.
         arm_tuning_lrs: the same of arms with another optimizer, whose rates are of another size: as many as the others
             have.
         budget_of: name of the cell that this one is on another budget, with the baseline alone: from it the steps that

@@ -1,4 +1,4 @@
-"""Learning rates, chosen for every arm of a cell alike from its tuning runs."""
+"""Learning rates, chosen in the same way for every arm of a cell."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from mireg.ablation.study.metric import Metric, to_target
 def choose(results: Iterable[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str, dict[str, Any]]:
     """The best learning rate of each arm: fewest median steps to the target.
 
-    A miss is infinitely late. Ties go to the better mean of the validation metric at the last evaluation, then to
-    the smaller rate. A run that broke, or has no result, is a miss, with an accuracy of 0 or None for another metric.
+    A miss counts as infinitely late. Ties are broken by the better mean of the validation metric at the last
+    evaluation, then by the smaller rate. A run that diverged, or has no result, is a miss, with an accuracy of 0, or
+    None for another metric.
 
     Args:
         results: of one cell's tuning runs.

@@ -1,4 +1,4 @@
-"""What a user's own training loop is given."""
+"""The object that a custom training loop receives."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Broke(Exception):  # noqa: N818  # how a run ended, not an error of the pr
 
 
 class Run:
-    """One run of a loop: a seed, an arm, and where its numbers go.
+    """One run of a custom training loop, with one arm and one seed.
 
     Attributes:
         arm: name of the arm.
-        seed: for whatever the loop draws from streams of its own.
+        seed: for random number generators that the loop creates itself.
         device: to train on.
     """
 
@@ -58,20 +58,20 @@ class Run:
         self._began = clock(device)
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network as the arm trains it: itself in arm ``none``, wrapped as by :func:`mireg.wrap` elsewhere.
+        """The network to train: itself in arm ``none``, wrapped as by :func:`mireg.wrap` in all others.
 
         Args:
-            network: to train; a second one adds its own share to :meth:`mi_loss`.
+            network: the network; a second one adds its own term to :meth:`mi_loss`.
         """
         term = ARMS[self.arm].term(network, Term(), torch.empty(0))
         self._terms.append(term)
         return term.model
 
     def mi_loss(self, target: Tensor | None = None) -> Tensor:
-        """What is added to the loss after each training forward: 0 in arm ``none``.
+        """The term to add to the loss after each training forward pass; 0 in arm ``none``.
 
         Args:
-            target: of the batch, as for ``model.mi_loss``.
+            target: the batch's target, as for ``model.mi_loss``.
 
         Returns:
             0-dim tensor.
@@ -89,14 +89,16 @@ class Run:
         return total
 
     def log(self, step: int, **numbers: float) -> None:
-        """Write numbers of a step to TensorBoard; the metric among them is a point of the run's curve.
+        """Write numbers to TensorBoard; the metric among them is a point of the run's curve.
+
+        The time spent here does not count.
 
         Args:
-            step: training steps so far; it grows from point to point.
-            **numbers: by name. The one that is named as the metric is compared, and its clock stands still here.
+            step: training steps so far; it must increase from point to point.
+            **numbers: by name. The one with the name of the metric is compared.
 
         Raises:
-            ValueError: if the step does not grow.
+            ValueError: if the step does not increase.
         """
         now = clock(self.device)
         self._seconds += now - self._began
@@ -132,7 +134,7 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """Whether the term acts, on what, and why; empty where the arm has none."""
+        """Whether the term is active, on which layers, and why; empty if the arm has no term."""
         return self._terms[-1].verdict if self._terms else ""
 
     def __enter__(self) -> Self:

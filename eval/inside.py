@@ -127,7 +127,9 @@ def draw_layers(results: Results, cells: Sequence[str] = SHOWN) -> Figure:
                 if column == 0:
                     axes.set_ylabel("about the target, nats")
             grid[1, column].set_xlabel("layer, 0 the input")
-            grid[0, column].legend(title="step", fontsize=7, title_fontsize=7, ncols=2)
+            bottom, top = grid[0, column].get_ylim()
+            grid[0, column].set_ylim(bottom, top + 0.45 * (top - bottom))  # room for the legend above the lines
+            grid[0, column].legend(title="step", fontsize=7, title_fontsize=7, ncols=4, loc="upper center")
         return figure
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import mireg
 from mireg.layers import tensors_in
+from mireg.regularizer import FOR_TRAINING
 from tests.networks import NETWORKS, ROWS, Case
 
 
@@ -58,7 +59,9 @@ def test_network(name: str) -> None:
     off.unwrap()
     del bare_gradients, gradients
 
-    model = mireg.wrap(network, weight=1.0)
+    # Without `even`, so that a step along the gradient is a step up.
+    estimator = mireg.estimators.get("usable", **{**FOR_TRAINING["usable"], "even": 0.0})
+    model = mireg.wrap(network, weight=1.0, estimator=estimator)
     target = torch.arange(ROWS) % 2
     losses = []
     for _ in range(3):  # observed, tapped, and after one step along the gradient

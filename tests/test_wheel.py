@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -68,7 +69,8 @@ def test_a_study_runs_without_the_checkout(python: Path, tmp_path: Path) -> None
     (tmp_path / "lab.py").write_text(NETWORK)
     code = "import sys, mireg; print(mireg.__file__); from mireg.ablation.command import main; sys.exit(main())"
     words = ["--model", "lab:Net", "--steps", "5", "--seeds", "1", "--workers", "1", "--out", "out"]
-    done = subprocess.run([python, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+    outside = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, env=outside)
     assert done.returncode == 0, done.stderr
     assert str(python.parents[1]) in done.stdout.splitlines()[0]
     assert (tmp_path / "out" / "report.html").exists()

@@ -49,7 +49,6 @@ CONTENDERS = [
     Contender("kde, as in training", "kde", {**FOR_TRAINING["kde"], "shared_noise": 0.0}, (BATCH,)),
     Contender("renyi", "renyi", {}, (SAMPLES, BATCH)),
     Contender("renyi, α = 1.01", "renyi", {"alpha": 1.01}, (BATCH,)),
-    Contender("usable", "usable", {}, (SAMPLES, BATCH)),
     Contender("hsic", "hsic", {}, (SAMPLES, BATCH)),
     Contender("hsic, unbiased", "hsic", {"unbiased": True}, (BATCH,)),
     Contender("cka", "cka", {}, (SAMPLES, BATCH)),

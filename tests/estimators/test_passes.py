@@ -47,8 +47,8 @@ def test_rows_of_ranks_hold_the_sorted_values_even_where_some_are_equal() -> Non
 class Plain(Binning):
     """Binning as its formula has it, step by step, with torch's own gradient."""
 
-    def _nats(self, z: Tensor) -> Tensor:
-        x, y = z[:-1], z[1:]
+    def _nats(self, z: Tensor, partner: slice) -> Tensor:
+        x, y = z[:-1], z[partner]
         rho = (x * y).mean(-1, keepdim=True) / (1 + 1e-4)
         unexplained = 1 - rho.square()
         single = self._entropies(self._soft(z)[..., None, :])

@@ -174,7 +174,7 @@ def test_shared_noise_is_a_constant_of_the_gradient() -> None:
     reference = layers[0].clone()
 
     class Fixed(Usable):
-        def _noise(self, _: object) -> Tensor:
+        def _noise(self, *_: object) -> Tensor:
             return Usable._noise(self, [reference, *layers[1:]])
 
     fixed = Fixed(ridge=0.1, shared_noise=0.1)

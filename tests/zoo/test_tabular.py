@@ -131,7 +131,7 @@ def test_routed_experts() -> None:
     def routed(run: Run) -> float:
         return mixture(RoutedExperts, run)
 
-    outcome = compare(routed)
+    outcome = compare(routed, seeds=5)
     outcome.is_active()
     outcome.is_no_worse()
 

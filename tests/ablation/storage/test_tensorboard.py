@@ -221,6 +221,11 @@ def test_runs_are_coloured_by_arm(server):
                 row = page.locator("runs-data-table tb-data-table-content-row", has_text=f"cell/{arm}/seed-{seed}")
                 swatch = row.locator("button.run-color-swatch").first
                 swatch.wait_for(timeout=30_000)
+        page.wait_for_timeout(2000)  # runs are grouped after they are listed
+        for arm in ("none", "mi-kde"):
+            for seed in range(2):
+                row = page.locator("runs-data-table tb-data-table-content-row", has_text=f"cell/{arm}/seed-{seed}")
+                swatch = row.locator("button.run-color-swatch").first
                 colours.setdefault(arm, set()).add(swatch.evaluate("e => getComputedStyle(e).backgroundColor"))
         keep_screenshot(page, "tensorboard-arms.png")
     assert [len(found) for found in colours.values()] == [1, 1]

@@ -1,4 +1,4 @@
-"""The idea of mireg in plain loops: reward every layer for what a linear reader gets out of it about the target.
+"""The idea of mireg in plain loops: reward every layer for what a linear probe can predict of the target from it.
 
 python docs/mi_reward.py
 """
@@ -23,7 +23,7 @@ def usable_information(layer: Tensor, code: Tensor, noise: float) -> Tensor:
     z = (layer - mean) / variance.sqrt()
     centred = code - code.mean(0)
     inverse = torch.linalg.inv(z @ z.T + RIDGE * torch.eye(n))
-    # What each row's prediction is off by when the row had no part in the fit.
+    # The error of each row's prediction when the row is left out of the fit.
     left_out = inverse @ centred / (inverse.diagonal()[:, None] - 1 / (n * RIDGE))
     baseline = (centred / (1 - 1 / n)).square().sum() + TINY
     nats: Tensor = (baseline / (left_out.square().sum() + TINY)).log() / 2
@@ -60,14 +60,14 @@ class Reward:
         self.m: float | None = None
 
     def __call__(self, layers: list[Tensor], target: Tensor, task: Tensor, weight: float) -> Tensor:
-        nats = information(layers, target)[1:]  # the input can't be taught
+        nats = information(layers, target)[1:]  # the input is not trained
         m = 1.0 if self.m is None else self.m
         (by_task,) = torch.autograd.grad(task, layers[-1], retain_graph=True)
         (by_last,) = torch.autograd.grad(nats[-1] / len(nats), layers[-1], retain_graph=True)
         ratio = min(max((by_task.norm() / by_last.norm()).item() / len(nats), 1e-3), 3.0)
         if self.m is None:
             self.m = ratio
-        self.m += (0.1 if ratio > self.m else 0.005) * (ratio - self.m)  # acts from the next step on
+        self.m += (0.1 if ratio > self.m else 0.005) * (ratio - self.m)  # takes effect at the next step
         return -weight * m * torch.stack(nats).mean()
 
 
@@ -82,7 +82,7 @@ def outputs(network: nn.Sequential, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def deep_mlp(depth: int = 10, width: int = 64) -> nn.Sequential:
-    """A sigmoid network that plain training hardly moves."""
+    """A sigmoid network that plain training does not start."""
     parts: list[nn.Module] = []
     for layer in range(depth):
         parts += [nn.Linear(64 if layer == 0 else width, width), nn.Sigmoid()]
@@ -107,7 +107,7 @@ def train(weight: float, steps: int) -> float:
         rows = order[torch.randint(1297, (64,))]
         logits, layers = outputs(network, x[rows])
         loss = cross_entropy(logits, y[rows])
-        now = weight * max(0.0, 1 - step / 400)  # falls to nothing
+        now = weight * max(0.0, 1 - step / 400)  # falls to 0
         if now:
             loss = loss + reward(layers, y[rows], loss, now)
         optimizer.zero_grad()

@@ -102,9 +102,7 @@ class Usable(Estimator):
     def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
         with in_full_precision(layers[0]):
             code, kept = codes(target, layers[0])
-            centred = code - (code if kept is None else code * kept[:, None]).sum(0) / _count(code, kept)
-            if kept is not None:
-                centred = centred * kept[:, None]
+            centred, _, _ = _centred(code, kept)
             noise, floor = self._noise(layers, kept), torch.zeros_like(code[0, :1])
             if target.is_floating_point():
                 factor, classes = self._factor(code.shape[1]), None
@@ -118,13 +116,8 @@ class Usable(Estimator):
 
     def _noise(self, layers: Sequence[Tensor], kept: Tensor | None = None) -> Tensor:
         """Variance (0-dim) of the noise in each unit of a layer."""
-        rows = layers[0].detach()
-        if kept is None:
-            variance = rows.var(0, correction=0)
-        else:
-            count = _count(rows, kept)
-            centred = (rows - kept @ rows / count) * kept[:, None]
-            variance = centred.square().sum(0) / count
+        centred, _, count = _centred(layers[0].detach(), kept)
+        variance = centred.square().sum(0) / count
         return self.shared_noise * variance.mean().clamp_max(1)
 
     def _read(
@@ -202,6 +195,7 @@ class _Reading(torch.autograd.Function):
         residual = b / a
         error = residual.square().sum((-2, -1)) + floor
         baseline = target.square().sum((-2, -1)) / (1 - 1 / count) ** 2 + floor
+        log = (baseline / error).log()
         if wanted:
             w = residual / a
             v = apply(w)
@@ -223,11 +217,11 @@ class _Reading(torch.autograd.Function):
                     gradient = gradient * kept[:, None]
                 ctx.by_layer = gradient * (-1 / error)[:, None, None]
                 if classes is not None and even:
-                    ctx.by_layer = evened(ctx.by_layer, classes, (baseline / error).log(), even)
+                    ctx.by_layer = evened(ctx.by_layer, classes, log, even)
             if ctx.needs_input_grad[1]:
                 ctx.by_target = target * (2 / baseline / (1 - 1 / count) ** 2)[:, None, None]
                 ctx.by_target = ctx.by_target - v * (2 / error)[:, None, None]
-        return (baseline / error).log()
+        return log
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -243,16 +237,19 @@ def _count(rows: Tensor, kept: Tensor | None) -> float | Tensor:
     return rows.shape[-2] if kept is None else kept.sum().clamp_min(2)  # where all are skipped, 0 instead of 0 / 0
 
 
+def _centred(rows: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, float | Tensor]:
+    """Rows (..., n, d) less their mean, 0 where not kept; the mean (..., 1, d), and the number of rows that count."""
+    count = _count(rows, kept)
+    mean = (rows if kept is None else rows * kept[:, None]).sum(-2, keepdim=True) / count
+    centred = rows - mean
+    return centred if kept is None else centred * kept[:, None], mean, count
+
+
 def _scaled(
     layers: Tensor, noise_floor: float, noise: Tensor, kept: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, float | Tensor]:
     """Centred rows (g, n, d), 0 where not kept, their mean, total variance with floors (g, 1, 1) and number."""
-    count = _count(layers, kept)
-    rows = layers if kept is None else layers * kept[:, None]
-    mean = rows.sum(-2, keepdim=True) / count
-    centred = layers - mean
-    if kept is not None:
-        centred = centred * kept[:, None]
+    centred, mean, count = _centred(layers, kept)
     variance = centred.square().sum((-2, -1), keepdim=True) / count
     floor = noise_floor * mean.square().sum(-1, keepdim=True) + noise * layers.shape[-1] + TINY
     return centred, mean, variance + floor, count

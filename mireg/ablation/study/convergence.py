@@ -93,6 +93,9 @@ SGD: dict[str, Any] = {
 }
 """Momentum 0.9, Nesterov; flips and crops."""
 
+ADAMW_LRS = (1e-3, 3e-3, 1e-2)
+"""Tried where AdamW takes larger steps than the grid of the other cells allows."""
+
 CONVERGENCE = Study(
     name="convergence",
     cells=(
@@ -142,7 +145,7 @@ CONVERGENCE = Study(
             optimizer="adamw",
             weight_decay=0.05,
             augment="flip-crop",
-            tuning_lrs=(1e-3, 3e-3, 1e-2),
+            tuning_lrs=ADAMW_LRS,
         ),
         *_recipe(
             "P4",
@@ -156,7 +159,7 @@ CONVERGENCE = Study(
             weight_decay=0.1,
             betas=(0.9, 0.99),
             metric="loss",
-            tuning_lrs=(1e-3, 3e-3, 1e-2),
+            tuning_lrs=ADAMW_LRS,
         ),
         *_recipe(
             "P5",
@@ -192,7 +195,7 @@ CONVERGENCE = Study(
             batch_size=64,
             optimizer="adamw",
             weight_decay=0.01,
-            tuning_lrs=(1e-3, 3e-3, 1e-2),
+            tuning_lrs=ADAMW_LRS,
         ),
     ),
     arms=(*TERM, *CONTROLS, *RIVALS, *REMEDIES, "muon", *ESTIMATORS),

@@ -17,7 +17,7 @@ from mireg.ablation.report.figures import STYLE
 from mireg.ablation.report.results import load_results
 from mireg.ablation.report.summary import summarise
 from mireg.ablation.storage.files import read_json
-from mireg.ablation.storage.plane import COLOURS
+from mireg.ablation.storage.plane import has_plane, looked_at, nats, step_colour
 
 SHOWN = ("R1", "R3", "H1", "H4")
 """Two networks to rescue and two that train well."""
@@ -65,9 +65,9 @@ def over_cells(summary: Mapping[str, Any], results: Results) -> dict[str, Any]:
         that they are from.
     """
     table = {
-        cell["cell"]: {"missing_nats": nats, "speed": ratio}
+        cell["cell"]: {"missing_nats": missing, "speed": ratio}
         for cell in summary["cells"]
-        if (nats := missing_information(results, cell["cell"])) is not None and (ratio := speed(cell)) is not None
+        if (missing := missing_information(results, cell["cell"])) is not None and (ratio := speed(cell)) is not None
     }
     columns = [[row[key] for row in table.values()] for key in ("missing_nats", "speed")]
     spread = all(len(set(column)) > 1 for column in columns)
@@ -98,11 +98,7 @@ def has_layers(results: Results, cell: str) -> bool:
 
 def _seeds(results: Results, cell: str, arm: str) -> list[Mapping[str, Any]]:
     """Curves of the runs that measured the plane."""
-    return [
-        run["curve"]
-        for run in results
-        if run["cell"] == cell and run["arm"] == arm and any("plane" in point for point in run["curve"])
-    ]
+    return [run["curve"] for run in results if run["cell"] == cell and run["arm"] == arm and has_plane(run["curve"])]
 
 
 def draw_layers(results: Results, cells: Sequence[str] = SHOWN) -> Figure:
@@ -120,7 +116,7 @@ def draw_layers(results: Results, cells: Sequence[str] = SHOWN) -> Figure:
                 curves = _seeds(results, cell, arm)
                 looked = _by_step(curves)
                 for index, (step, layers) in enumerate(looked.items()):
-                    colour = COLOURS(0.9 * index / max(1, len(looked) - 1))
+                    colour = step_colour(index, len(looked))
                     axes.plot(range(len(layers)), layers, marker=".", markersize=4, color=colour, label=f"{step:,}")
                 axes.set_title(f"{cell}: {arm}, {len(curves)} seeds")
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -137,8 +133,6 @@ def _by_step(curves: Sequence[Any]) -> dict[int, np.ndarray]:
     """Median over seeds of what each layer tells about the target, by step."""
     found: dict[int, list[list[float]]] = {}
     for curve in curves:
-        for point in curve:
-            if "plane" in point:
-                layers = [float("nan") if nats is None else nats for nats in point["plane"]["target"]]
-                found.setdefault(point["step"], []).append(layers)
+        for point in looked_at(curve):
+            found.setdefault(point["step"], []).append(nats(point, "target"))
     return {step: np.median(layers, axis=0) for step, layers in sorted(found.items())}

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.mlp import Residual
 from models.parts import activation as make_activation
-from models.parts import check_size, initialise
+from models.parts import check_images, check_size, initialise
 
 
 def cnn(
@@ -35,8 +35,7 @@ def cnn(
         residual: add its input to each layer after the stem.
     """
     check_size(depth=depth, width=width)
-    if len(input_shape) != 3:
-        raise ValueError(f"a cnn needs samples of shape (channels, height, width), not {input_shape}")
+    check_images("cnn", input_shape)
     blocks: list[nn.Module] = [nn.Sequential(nn.Conv2d(input_shape[0], width, 5, 2, 2), make_activation(activation))]
     for _ in range(depth):
         norm = nn.BatchNorm2d(width) if batchnorm else nn.Identity()

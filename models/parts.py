@@ -78,3 +78,9 @@ def check_size(**sizes: int) -> None:
             raise ValueError(f"{name}={size}: must be at least 1")
         if size > LARGEST:
             raise ValueError(f"{name}={size}: must be at most {LARGEST}")
+
+
+def check_images(name: str, input_shape: tuple[int, ...]) -> None:
+    """Raise unless samples are images, for the network of that name."""
+    if len(input_shape) != 3:
+        raise ValueError(f"a {name} needs samples of shape (channels, height, width), not {input_shape}")

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.parts import check_size
+from models.parts import check_images, check_size
 
 
 def resnet18(input_shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -22,7 +22,7 @@ def resnet18(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """
     from torchvision.models import resnet18 as torchvision_resnet18  # slow to import: only where it is used
 
-    _check_images("resnet18", input_shape)
+    check_images("resnet18", input_shape)
     network = torchvision_resnet18(num_classes=classes)
     network.conv1 = nn.Conv2d(input_shape[0], 64, 3, 1, 1, bias=False)
     network.maxpool = nn.Identity()
@@ -42,7 +42,7 @@ def resnet(input_shape: tuple[int, ...], classes: int, *, depth: int = 8, width:
     connection changes its width.
     """
     check_size(depth=depth, width=width)
-    _check_images("resnet", input_shape)
+    check_images("resnet", input_shape)
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth={depth}: a resnet has 8, 14, 20 ... layers, 2 more than a multiple of 6")
     stem = nn.Sequential(nn.Conv2d(input_shape[0], width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
@@ -75,8 +75,3 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(cast(Tensor, self.skip(x) + self.branch(x)))
-
-
-def _check_images(name: str, input_shape: tuple[int, ...]) -> None:
-    if len(input_shape) != 3:
-        raise ValueError(f"a {name} needs samples of shape (channels, height, width), not {input_shape}")

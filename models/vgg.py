@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.parts import check_size, initialise
+from models.parts import check_images, check_size, initialise
 
 STAGES = ((1, 1), (2, 2), (4, 4, 4), (4, 4))
 """Layers between two poolings, each by its multiple of the width."""
@@ -27,8 +27,7 @@ def vgg(
     Source: Simonyan & Zisserman, Very deep convolutional networks for large-scale image recognition, ICLR 2015.
     """
     check_size(width=width)
-    if len(input_shape) != 3:
-        raise ValueError(f"a vgg needs samples of shape (channels, height, width), not {input_shape}")
+    check_images("vgg", input_shape)
     channels, *sides = input_shape
     check_size(**{"height // 8": sides[0] // 8, "width // 8": sides[1] // 8})
     blocks: list[nn.Module] = []

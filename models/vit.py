@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from models.parts import check_size
+from models.parts import check_images, check_size
 
 
 def vit(
@@ -26,8 +26,7 @@ def vit(
     Source: Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021.
     """
     check_size(depth=depth, width=width, heads=heads, patch=patch)
-    if len(input_shape) != 3:
-        raise ValueError(f"a vit needs samples of shape (channels, height, width), not {input_shape}")
+    check_images("vit", input_shape)
     channels, height, columns = input_shape
     check_size(**{"height // patch": height // patch, "width // patch": columns // patch})
     if width % heads:

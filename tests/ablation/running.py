@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,28 @@ def build(cell: Cell, dataset: Dataset) -> nn.Module:
     return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
 
 
-def run(folder: Path, cell: Cell, arm: str, *, tuning: bool = False) -> dict[str, Any]:
-    """Train an arm with seed 0 on the digits, and return the result as it was written."""
+Build = Callable[[Cell, Dataset], nn.Module]
+
+
+def train_digits(
+    spec: RunSpec, folder: Path, *, build: Build = build, stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Train on the digits, on the CPU, with no checkpoint but the one that a stop leaves."""
     train(
-        RunSpec(cell, arm, 0, Term(), tuning),
+        spec,
         DIGITS,
         build,
         folder,
         group=Group(torch.device("cpu")),
         checkpoint_seconds=1e9,
         tell=lambda event: None,
-        stop=lambda: False,
+        stop=stop,
     )
+
+
+def run(folder: Path, cell: Cell, arm: str, *, tuning: bool = False) -> dict[str, Any]:
+    """Train an arm with seed 0 on the digits, and return the result as it was written."""
+    train_digits(RunSpec(cell, arm, 0, Term(), tuning), folder)
     result = read_result(folder / "result.json")
     assert result is not None
     return result

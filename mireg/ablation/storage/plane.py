@@ -16,7 +16,23 @@ COLOURS = colormaps["viridis"]
 
 def has_plane(curve: Curve) -> bool:
     """Whether a run measured the plane."""
-    return any("plane" in point for point in curve)
+    return bool(looked_at(curve))
+
+
+def looked_at(curve: Curve) -> list[Mapping[str, Any]]:
+    """The points of a run at which the plane was measured."""
+    return [point for point in curve if "plane" in point]
+
+
+def nats(point: Mapping[str, Any], about: str) -> list[float]:
+    """What each layer tells about the ``"input"`` or the ``"target"`` at such a point, NaN where it is not known."""
+    return [float("nan") if value is None else value for value in point["plane"][about]]
+
+
+def step_colour(index: int, count: int) -> tuple[float, float, float, float]:
+    """Of the index-th of so many steps."""
+    colour: tuple[float, float, float, float] = COLOURS(0.9 * index / max(1, count - 1))
+    return colour
 
 
 def fill_planes(figure: Figure, curves: Mapping[str, Curve]) -> None:
@@ -30,15 +46,12 @@ def fill_planes(figure: Figure, curves: Mapping[str, Curve]) -> None:
         curves: by title, runs that measured the plane.
     """
     panels = figure.subplots(1, len(curves), sharex=True, sharey=True, squeeze=False)[0]
-    steps = sorted({point["step"] for curve in curves.values() for point in curve if "plane" in point})
-    colour = {step: COLOURS(0.9 * index / max(1, len(steps) - 1)) for index, step in enumerate(steps)}
+    steps = sorted({point["step"] for curve in curves.values() for point in looked_at(curve)})
+    colour = {step: step_colour(index, len(steps)) for index, step in enumerate(steps)}
     for axes, (title, curve) in zip(panels, curves.items(), strict=True):
-        looked = [point for point in curve if "plane" in point]
+        looked = looked_at(curve)
         for point in looked:
-            x, y = (
-                [float("nan") if value is None else value for value in point["plane"][key]]
-                for key in ("input", "target")
-            )
+            x, y = nats(point, "input"), nats(point, "target")
             axes.plot(x[1:], y[1:], "-", color=colour[point["step"]], linewidth=0.8, alpha=0.6)
             axes.plot(x[1:-1], y[1:-1], "o", color=colour[point["step"]], markersize=3.5)
             axes.plot(x[-1:], y[-1:], "o", color=colour[point["step"]], markersize=8)

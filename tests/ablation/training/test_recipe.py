@@ -15,9 +15,8 @@ import models
 from mireg.ablation.data import load
 from mireg.ablation.errors import Stopped, UserError
 from mireg.ablation.study.config import Cell, RunSpec, Term
-from mireg.ablation.training.group import Group
-from mireg.ablation.training.loop import train
 from mireg.ablation.training.recipe import FlipCrop, HiddenMuon, hidden_matrices, lr_factor, make_optimizer
+from tests.ablation.running import train_digits
 
 DIGITS = load("digits", Path())
 NETWORK = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -118,16 +117,8 @@ def build(cell: Cell, dataset: Any) -> nn.Module:
 def run(folder: Path, chosen: Cell, arm: str = "none", stop_after: int | None = None) -> tuple[bytes, list[Any]]:
     """Train, and return the weights and the curve without what a clock decides."""
     asked = itertools.count()
-    train(
-        RunSpec(chosen, arm, 3, Term(decay_steps=10)),
-        DIGITS,
-        build,
-        folder,
-        group=Group(torch.device("cpu")),
-        checkpoint_seconds=1e9,
-        tell=lambda event: None,
-        stop=lambda: next(asked) == stop_after,
-    )
+    spec = RunSpec(chosen, arm, 3, Term(decay_steps=10))
+    train_digits(spec, folder, build=build, stop=lambda: next(asked) == stop_after)
     result = json.loads((folder / "result.json").read_text())
     assert result["failure"] is None
     curve = [{k: v for k, v in p.items() if k not in ("seconds", "step_ms")} for p in result["curve"]]
@@ -205,8 +196,7 @@ def test_images_of_a_run_are_augmented(tmp_path: Path) -> None:
 
     for augment in ("none", "flip-crop"):
         spec = RunSpec(cell(augment=augment, steps=1, batch_size=64), "none", 0, Term())
-        options: dict[str, Any] = {"group": Group(torch.device("cpu")), "checkpoint_seconds": 1e9}
-        train(spec, DIGITS, watching, tmp_path / augment, tell=lambda e: None, stop=lambda: False, **options)
+        train_digits(spec, tmp_path / augment, build=watching)
     plain, augmented = seen
     assert plain.shape == augmented.shape
     assert not torch.equal(plain, augmented)

@@ -1,4 +1,4 @@
-"""What an arm adds to the task's loss: nothing, the MI term, or another method's."""
+"""The term of `mireg.wrap` as an arm has it, on the true target or as a control, at all layers or at the last alone."""
 
 from __future__ import annotations
 

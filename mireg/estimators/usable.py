@@ -217,7 +217,7 @@ class _Reading(torch.autograd.Function):
                     gradient = gradient * kept[:, None]
                 ctx.by_layer = gradient * (-1 / error)[:, None, None]
                 if classes is not None and even:
-                    ctx.by_layer = evened(ctx.by_layer, classes, log, even)
+                    ctx.by_layer = evened(ctx.by_layer, centred, classes, log, even)
             if ctx.needs_input_grad[1]:
                 ctx.by_target = target * (2 / baseline / (1 - 1 / count) ** 2)[:, None, None]
                 ctx.by_target = ctx.by_target - v * (2 / error)[:, None, None]

@@ -16,8 +16,8 @@ DAMPING = 0.8
 """Share by which the strongest direction is damped, if there is no other."""
 
 CHANCE = 4.0
-"""F ratio of the class means that is put down to chance. Of unrelated classes it is about 1, and of ten of them over 128
-rows above 4 once in several thousand batches, even in a layer of a single direction."""
+"""F ratio of the class means that is put down to chance. Of unrelated classes it is about 1; of ten of them over 128
+rows it is above 4 once in several thousand batches, even in a layer of a single direction."""
 
 
 def evened(gradient: Tensor, layers: Tensor, classes: Tensor, nats: Tensor, until: float) -> Tensor:
@@ -27,7 +27,7 @@ def evened(gradient: Tensor, layers: Tensor, classes: Tensor, nats: Tensor, unti
 
         G' = U (C - 0.8 C C' C / |C|^2), scaled to the length of G.
 
-    The result is G + s (G' - G), with ``s = (1 - nats / until) (1 - 4 / F)``, both factors at least 0 and at most 1. F is
+    The result is ``G + s (G' - G)`` with ``s = (1 - nats / until) (1 - 4 / F)``, both factors between 0 and 1. F is
     the variance between classes over that within them, each over its degrees of freedom.
 
     Args:

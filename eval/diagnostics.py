@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 import models
 from mireg import diagnostics
+from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.storage.files import read_json, write_json
-from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import train
 

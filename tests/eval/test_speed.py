@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
+
+import pytest
 
 from eval import speed
 from mireg import estimators
 
 
-def test_missing_peers_are_named(monkeypatch, tmp_path, capsys):
-    def nothing(name):
+def test_missing_peers_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing(name: str) -> None:
         raise ImportError(f"no {name}")
 
     monkeypatch.setattr(importlib, "import_module", nothing)
@@ -22,12 +27,12 @@ def test_missing_peers_are_named(monkeypatch, tmp_path, capsys):
     assert [row["what"].split()[0] for row in rows if "missing" in row] == list(speed.PEERS)
 
 
-def test_scikit_learn_is_timed():
+def test_scikit_learn_is_timed() -> None:
     (row,) = [row for row in speed.compare(8, 3, 4, 1) if row["what"].startswith("scikit-learn")]
     assert row["seconds"] > 0
 
 
-def test_bars_name_what_is_missed():
+def test_bars_name_what_is_missed() -> None:
     rows = [
         {"n": 8, "what": "kde", "seconds": 1.0, "pair_by_pair_seconds": 4.0, "speedup": 4.0},
         {"n": 8, "what": "binning", "seconds": 1.0, "pair_by_pair_seconds": 2.0, "speedup": 2.0},

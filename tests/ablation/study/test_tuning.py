@@ -15,10 +15,11 @@ from torch import nn
 
 import train
 from mireg.ablation import report
+from mireg.ablation.arms import Term
 from mireg.ablation.errors import UserError
 from mireg.ablation.storage.provenance import read_tuning
 from mireg.ablation.study import presets
-from mireg.ablation.study.config import Cell, RunSpec, Study, Term, Tuning
+from mireg.ablation.study.config import Cell, RunSpec, Study, Tuning
 from mireg.ablation.study.tuning import choose
 from tests.ablation.running import run
 

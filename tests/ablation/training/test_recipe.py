@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import models
+from mireg.ablation.arms import Term
 from mireg.ablation.data import load
 from mireg.ablation.errors import Stopped, UserError
-from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import train
 from mireg.ablation.training.recipe import FlipCrop, HiddenMuon, hidden_matrices, lr_factor, make_optimizer

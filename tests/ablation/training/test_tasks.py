@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, Samples, load
 from mireg.ablation.errors import UserError
-from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.study.metric import Metric
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import train

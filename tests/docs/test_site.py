@@ -1,5 +1,7 @@
 """The documentation: the notebook runs, the site builds without a warning and loads nothing from elsewhere."""
 
+from __future__ import annotations
+
 import importlib
 import json
 import os
@@ -7,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,7 @@ NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 def test_notebook_runs_and_says_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
-    names = {}
+    names: dict[str, Any] = {}
     for cell in cells:
         exec(compile("".join(cell["source"]), str(NOTEBOOK), "exec"), names)
     shown = "".join("".join(output.get("text", "")) for cell in cells for output in cell["outputs"])

@@ -131,7 +131,7 @@ class TestVariant:
         for mean in (1.0, 100.0):
             for spread in (0.0, 1e-7, 1e-5, 1e-3, 1e-1):
                 x = (mean * (1 + spread * samples(32, 8, 1))).requires_grad_()
-                estimator = made(variant)
+                estimator: Any = made(variant)
                 (gradient,) = torch.autograd.grad(estimator(x, y), x)
                 bound = 100 / (math.sqrt(estimator.noise_floor) * mean * math.sqrt(8))
                 assert torch.isfinite(gradient).all()
@@ -209,7 +209,7 @@ class TestAboutATarget:
         layers = [layer.clone().requires_grad_() for layer in self.LAYERS]
         target = samples(24, 2, 4).requires_grad_()
         made(variant).about(layers, target).sum().backward()
-        assert all(torch.isfinite(layer.grad).all() for layer in layers)
+        assert all(layer.grad.isfinite().all() for layer in layers)
         assert target.grad is None
 
     def test_a_target_that_does_not_fit(self, variant: tuple[str, dict[str, Any]]) -> None:
@@ -220,7 +220,7 @@ class TestAboutATarget:
         with pytest.raises(TypeError, match="complex64"):
             made(variant).about(self.LAYERS, torch.zeros(24, dtype=torch.complex64))
         with pytest.raises(TypeError, match="ndarray"):
-            made(variant).about(self.LAYERS, CLASSES.numpy())
+            made(variant).about(self.LAYERS, CLASSES.numpy())  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="NaN"):
             made(variant).about(self.LAYERS, torch.full((24,), torch.nan))
 
@@ -237,7 +237,7 @@ def test_what_is_known_of_the_class_is_read(name: str) -> None:
 class TestBadSamples:
     def test_what_is_no_tensor(self, name: str) -> None:
         with pytest.raises(TypeError, match=r"layer 1 is a ndarray: make a tensor of it"):
-            estimators.get(name)(samples(4, 2), samples(4, 2).numpy())
+            estimators.get(name)(samples(4, 2), samples(4, 2).numpy())  # type: ignore[arg-type]
 
     def test_unequal_rows(self, name: str) -> None:
         with pytest.raises(ValueError, match=r"layer 1 has 5 rows and layer 0 has 4"):

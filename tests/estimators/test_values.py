@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_hard_bins_count_symbols() -> None:
 
 def test_infonce_learns_and_is_judged_on_other_samples() -> None:
     x, y = (torch.cat(rows) for rows in zip(*(normal(0.9, seed=seed) for seed in range(3)), strict=True))
-    critic = estimators.get("infonce")
+    critic: Any = estimators.get("infonce")
     parameters = list(critic.parameters())  # before the critic has a shape
     critic.fit(x[:4000], y[:4000], steps=300)
     truth = -math.log1p(-0.81) / 2
@@ -129,7 +130,7 @@ def test_infonce_learns_and_is_judged_on_other_samples() -> None:
 
 def test_infonce_trains_with_the_network() -> None:
     x, y = (rows[:256] for rows in normal(0.95))
-    critic = estimators.get("infonce")
+    critic: Any = estimators.get("infonce")
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
     first = critic(x, y).item()
     for _ in range(60):

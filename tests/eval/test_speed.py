@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_missing_peers_are_named(
     monkeypatch.setattr(importlib, "import_module", nothing)
     path = tmp_path / "speed.json"
     assert speed.main(["--sizes", "8", "--layers", "3", "--width", "4", "--repeats", "1", "--json", str(path)]) == 0
-    rows = speed.json.loads(path.read_text())["rows"]
+    rows = json.loads(path.read_text())["rows"]
     assert {row["what"] for row in rows if "speedup" in row} == {
         name for name in estimators.names() if estimators.REGISTRY[name].is_differentiable
     }

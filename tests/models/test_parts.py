@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ SHAPE = (1, 8, 8)
 
 def test_looks_linear_is_linear_at_the_start() -> None:
     torch.manual_seed(0)
-    network = models.build("mlp", {"depth": 20, "width": 128, "init": "looks-linear"}, SHAPE, 10)
+    network: Any = models.build("mlp", {"depth": 20, "width": 128, "init": "looks-linear"}, SHAPE, 10)
     x = torch.randn(32, *SHAPE)
     with torch.no_grad():
         halves = network.layers(network.flatten(x))
@@ -30,13 +32,13 @@ def test_looks_linear_is_linear_at_the_start() -> None:
 
 def test_he_is_not_linear_at_the_start() -> None:
     torch.manual_seed(0)
-    network = models.build("mlp", {"depth": 20, "width": 128, "init": "he"}, SHAPE, 10)
+    network: Any = models.build("mlp", {"depth": 20, "width": 128, "init": "he"}, SHAPE, 10)
     gradients = input_gradients(lambda inputs: network.layers(network.flatten(inputs))[:, 0], torch.randn(32, *SHAPE))
     assert mean_cosine(gradients) < 0.9
 
 
 def test_looks_linear_convolutions_mirror() -> None:
-    network = models.build("cnn", {"depth": 3, "width": 8, "init": "looks-linear"}, SHAPE, 10)
+    network: Any = models.build("cnn", {"depth": 3, "width": 8, "init": "looks-linear"}, SHAPE, 10)
     with torch.no_grad():
         for layer in network.layers.modules():
             if isinstance(layer, nn.Conv2d):
@@ -53,5 +55,5 @@ def test_looks_linear_needs_an_even_width() -> None:
 
 @pytest.mark.parametrize("scheme", ["he", "xavier", "orthogonal", "looks-linear"])
 def test_biases_start_at_zero(scheme: str) -> None:
-    network = models.build("mlp", {"init": scheme}, SHAPE, 10)
+    network: Any = models.build("mlp", {"init": scheme}, SHAPE, 10)
     assert all(not p.any() for name, p in network.layers.named_parameters() if name.endswith("bias"))

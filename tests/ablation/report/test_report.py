@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from rich.console import Console
 
 from eval import report as command
@@ -59,7 +60,9 @@ def test_verdict(none: int | None, mi: int | None, speed: str, end: str) -> None
     (cell,) = summary_of(none=none, mi=mi)["cells"]
     verdict = headline(cell)
     assert speed in verdict
-    assert re.search(r" It ended at \d\d\.0% test accuracy, none at \d\d\.0% \(.* points\): (.*)\.$", verdict)[1] == end
+    ended = re.search(r" It ended at \d\d\.0% test accuracy, none at \d\d\.0% \(.* points\): (.*)\.$", verdict)
+    assert ended is not None
+    assert ended[1] == end
     words = {(None, 100): ": faster.", (100, None): ": slower.", (100, 100): "): no difference shown. It"}
     assert words.get((none, mi), "") in verdict
 
@@ -234,7 +237,11 @@ def test_page_is_self_contained_and_small(study: Path) -> None:
 
 
 def test_charts_are_small_and_their_ticks_whole() -> None:
-    svg = figures._svg(lambda axes: (axes.plot([0.851, 0.87], [0, 1 / 3]), axes.set_xticks([0.855, 0.865])))
+    def draw(axes: Axes) -> None:
+        axes.plot([0.851, 0.87], [0, 1 / 3])
+        axes.set_xticks([0.855, 0.865])
+
+    svg = figures._svg(draw)
     assert ">0.855<" in svg
     assert not re.search(r'd="[^"]*\d\.\d{3}', svg)
 

@@ -223,7 +223,7 @@ def test_runs_are_coloured_by_arm(server: str) -> None:
     pattern = urllib.parse.quote("regex:/([^/]+)/seed-", safe="")  # as in docs/study.md
     with browser_page(viewport={"width": 1400, "height": 900}) as page:
         page.goto(f"{server}/?runColorGroup={pattern}#timeseries")
-        colours = {}
+        colours: dict[str, set[str]] = {}
         for arm in ("none", "mi-kde"):
             for seed in range(2):
                 row = page.locator("runs-data-table tb-data-table-content-row", has_text=f"cell/{arm}/seed-{seed}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def regression() -> Dataset:
     return Dataset("own", "regression", split, split, None, 1)
 
 
-def run(folder: Path, data: Dataset, network: nn.Module, **changes: object) -> dict[str, object]:
+def run(folder: Path, data: Dataset, network: nn.Module, **changes: object) -> dict[str, Any]:
     cell = Cell("cell", "digits", "mlp", 0.5, 40, batch_size=8, eval_every=10, lr=1e-2, metric="loss")
     spec = RunSpec(cell, "none", 0, Term())
     train(
@@ -84,13 +85,13 @@ def run(folder: Path, data: Dataset, network: nn.Module, **changes: object) -> d
         tell=lambda event: None,
         stop=lambda: False,
     )
-    result: dict[str, object] = json.loads((folder / "result.json").read_text())
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
 
 
 def test_a_regression_is_trained(tmp_path: Path) -> None:
     result = run(tmp_path, regression(), nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)))
-    first, *_, last = result["curve"]  # type: ignore[misc]
+    first, *_, last = result["curve"]
     assert last["validation_loss"] < 0.5 * first["validation_loss"]
     assert result["test_loss"] == last["validation_loss"]  # there is no test part
     assert (result["final_split"], result["task"]) == ("validation", "regression")

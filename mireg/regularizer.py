@@ -34,7 +34,7 @@ LARGEST_RATIO, SMALLEST_RATIO = 3.0, 1e-3
 
 RISE, FALL = 0.1, 0.005
 """Share of the way that the ratio in force moves to the one just seen, per use. It rises quickly and falls slowly: a
-network that has just woken still needs the push."""
+network that has just started to learn still needs it."""
 
 
 class MIRegularizer:
@@ -112,8 +112,8 @@ class MIRegularizer:
 
         Args:
             layers: outputs of successive layers in order, (n, channels, positions ...) each.
-            target: see :func:`mireg.rows.choose_rows`; None rewards what the layers know of each other, with a
-                hundredth of the weight.
+            target: see :func:`mireg.rows.choose_rows`; without one, each layer is rewarded for what it keeps of the
+                one before, with a hundredth of the weight.
             layouts: where the network itself has samples and channels; left out, first and second.
 
         Returns:
@@ -191,7 +191,7 @@ class MIRegularizer:
         return torch.ones((), device=like.device) if self._ratio is None else self._ratio.nan_to_num(1.0)
 
     def see(self, task: Tensor, own: Tensor) -> None:
-        """Take note of squared lengths (0-dim) of the task's and of the estimate's gradient at the last layer."""
+        """Record the squared lengths (0-dim) of the task's and the estimate's gradient at the last layer."""
         self._seen = torch.stack([task, own])
 
     def _record(self, names: list[str], information: Tensor) -> None:
@@ -220,14 +220,14 @@ class MIRegularizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         self._ratio, self._seen = state["ratio"], state["seen"]
         self.estimator.load_state_dict(state["estimator"])
         self.start_at(state["steps"])
 
 
 class _Gradients:
-    """Looks at what one backward pass brings to the last layer: the task's gradient, and the term's.
+    """Measures the task's gradient and the term's at the last layer during the backward pass.
 
     The term's own branch leaves the layer by a view, whose gradient is the term's alone; the gradient of the
     layer itself is the sum of both. The term's comes first: its nodes were made last.

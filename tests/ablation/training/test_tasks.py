@@ -110,7 +110,7 @@ def test_a_run_whose_validation_loss_is_not_finite_breaks(tmp_path: Path) -> Non
 
     result = run(tmp_path, regression(), Diverges())
     assert result["failure"] == "step 10, arm none: the validation loss is not finite; a lower learning rate may help"
-    assert [point["step"] for point in result["curve"]] == [0]  # type: ignore[attr-defined]
+    assert [point["step"] for point in result["curve"]] == [0]
     assert result["test_loss"] is None
 
 

@@ -106,6 +106,7 @@ class Training:
 
     def go_to(self, step: int) -> None:
         """Let the schedule take the next step for this one."""
+        assert isinstance(self.model, mireg.MIRegularized)
         self.model.regularizer.start_at(step)
 
 
@@ -186,10 +187,11 @@ def growth(device: torch.device, seconds: float) -> dict[str, list[dict[str, flo
     for what, (option, values) in GROWTH.items():
         found[what] = []
         for value in values:
+            changes: dict[str, Any] = {option: value}
             if option in ("batch_size", "samples"):
-                setting = replace(base, **{option: value})
+                setting = replace(base, **changes)
             else:
-                setting = replace(base, options={**base.options, option: value})
+                setting = replace(base, options={**base.options, **changes})
             times = phase_times(setting, device, seconds, ACTIVE)["ms"]
             added = times["used"] - times["none"]
             found[what].append({"value": value, "step_ms": times["none"], "added_ms": added})

@@ -9,6 +9,7 @@ import argparse
 import math
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 
 import models
 from mireg import diagnostics
+from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.storage.files import read_json, write_json
-from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import train
 
@@ -69,7 +71,7 @@ def shattering(networks: Sequence[str], dataset: Dataset, depth: int, width: int
             network = _build(name, dataset, depth, width)
             _settle_normalisation(network, samples)
             curves += [_along_line(network, samples[2 * k], samples[2 * k + 1]) for k in range(LINES)]
-            gradients = diagnostics.input_gradients(lambda x, network=network: network(x)[:, 0], samples[:128])
+            gradients = diagnostics.input_gradients(partial(_first_output, network), samples[:128])
             cosines.append(diagnostics.mean_cosine(gradients))
             norms.append(gradients.norm(dim=1).median().item())
         mean = torch.stack(curves).mean(0)
@@ -194,6 +196,11 @@ def main() -> int:
         draw(found).savefig(a.figure, dpi=120)
     print(table(found))
     return 0
+
+
+def _first_output(network: nn.Module, x: Tensor) -> Tensor:
+    outputs: Tensor = network(x)
+    return outputs[:, 0]
 
 
 def _build(name: str, dataset: Dataset, depth: int, width: int) -> nn.Module:

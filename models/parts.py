@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,8 @@ def _mirror(weight: Tensor, *, input_mirrored: bool) -> None:
     w = nn.init.orthogonal_(weight.new_empty(half, weight.shape[1] // 2))
     middle = tuple(size // 2 for size in weight.shape[2:])
     weight.zero_()
-    weight[(..., *middle)] = torch.cat([torch.cat([w, -w], 1), torch.cat([-w, w], 1)])
+    mirrored: Any = (..., *middle)
+    weight[mirrored] = torch.cat([torch.cat([w, -w], 1), torch.cat([-w, w], 1)])
 
 
 def check_size(**sizes: int) -> None:

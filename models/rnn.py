@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from models.parts import check_size
@@ -36,7 +38,7 @@ def rnn(
 class RNN(nn.Module):
     """Recurrent layers, one module each, so that what they pass on can be seen."""
 
-    def __init__(self, features: int, classes: int, depth: int, width: int, cell: type[nn.RNNBase]) -> None:
+    def __init__(self, features: int, classes: int, depth: int, width: int, cell: Callable[..., nn.RNNBase]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(cell(width if i else features, width, batch_first=True) for i in range(depth))
         self.head = nn.Linear(width, classes)

@@ -83,7 +83,9 @@ def vgg11() -> nn.Module:
 
 
 class Recurrent(nn.Module):
-    def __init__(self, cell: type[nn.RNNBase], *, batch_first: bool, use_state: bool = False, **options: Any) -> None:
+    def __init__(
+        self, cell: Callable[..., nn.RNNBase], *, batch_first: bool, use_state: bool = False, **options: Any
+    ) -> None:
         super().__init__()
         self.rnn = cell(5, 8, batch_first=batch_first, **options)
         self.head = nn.Linear(8, 3)

@@ -52,7 +52,8 @@ class TestTargets:
         ids=lambda target: f"{str(target.dtype)[6:]}{list(target.shape)}",
     )
     def test_of_samples(self, target: Tensor) -> None:
-        model = mireg.wrap(network(), weight=1.0)
+        net = network()
+        model = mireg.wrap(net, weight=1.0)
         model(batch()[0])
         term = model.mi_loss(target)
         assert (term.ndim, term.dtype) == (0, torch.float32)
@@ -60,7 +61,7 @@ class TestTargets:
         assert torch.isfinite(values(model)).all()
         assert term.item() == pytest.approx(-values(model)[1:].mean().item())  # the input can't be taught
         term.backward()
-        assert all(torch.isfinite(p.grad).all() and p.grad.any() for p in model.module[:4].parameters())
+        assert all(p.grad.isfinite().all() and p.grad.any() for p in net[:4].parameters())
 
     def test_ignored_samples(self) -> None:
         x, y = batch()
@@ -88,7 +89,7 @@ class TestTargets:
         term = model.mi_loss(torch.full_like(tokens, -100))
         assert term.item() == pytest.approx(0, abs=1e-6)
         term.backward()
-        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
     def test_pixels_on_layers_of_other_resolutions(self) -> None:
         images = torch.randn(N, 1, 16, 16)
@@ -152,7 +153,8 @@ class TestNothingToAdd:
                 self.first, self.second = nn.LSTMCell(6, 5), nn.LSTMCell(5, 4)
 
             def forward(self, x: Tensor) -> Tensor:
-                first = second = None
+                first: Any = None
+                second: Any = None
                 for _ in range(2):
                     first = self.first(x, first)
                     second = self.second(first[0], second)
@@ -195,6 +197,7 @@ class TestBalance:
         outputs, layers = twin.taps.run(x)
         (task,) = torch.autograd.grad(cross_entropy(outputs, y), at(layers), retain_graph=True)
         rows, code = mireg.rows.choose_rows(list(layers.values()), y, 128, 0)
+        assert code is not None
         information = twin.regularizer.estimator.estimate_about(rows, code)[-1]
         (own,) = torch.autograd.grad(information, at(layers))
         return float(task.norm() / own.norm())
@@ -233,7 +236,7 @@ class TestBalance:
         (cross_entropy(model(x).mean(place), y) + model.mi_loss(y)).backward()
         seen = model.regularizer.state_dict()["seen"]
 
-        twin = model.unwrap()
+        twin: Any = model.unwrap()
         last = twin.encoder(x)
         (task,) = torch.autograd.grad(cross_entropy(twin.head(last).mean(place), y), last)
         assert seen[0].sqrt().item() == pytest.approx(task.norm().item(), rel=1e-3)
@@ -247,6 +250,8 @@ class TestBalance:
         twice.zero_grad()
         loss.backward()
         for a, b in zip(once.parameters(), twice.parameters(), strict=True):
+            assert a.grad is not None
+            assert b.grad is not None
             assert torch.equal(a.grad, b.grad)
         assert torch.equal(once.regularizer.state_dict()["seen"], twice.regularizer.state_dict()["seen"])
 
@@ -257,7 +262,7 @@ class TestBalance:
             model.zero_grad()
             cross_entropy(model(x), y).backward(retain_graph=True)
             model.mi_loss(y).backward()
-            assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+            assert all(p.grad.isfinite().all() for p in model.parameters())
         model(x)
         assert torch.isfinite(model.mi_loss(y))
 
@@ -291,13 +296,13 @@ class TestBalance:
 
     def test_dead_network(self) -> None:
         net = network()
-        nn.init.zeros_(net[2].weight)
+        nn.init.zeros_(next(net[2].parameters()))
         model = mireg.wrap(net, weight=1.0)
         x, y = batch()
         for _ in range(3):
             model.zero_grad()
             (cross_entropy(model(x), y) + model.mi_loss(y)).backward()
-            assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+            assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 READS: list[Callable[[mireg.MIRegularized], object]] = [
@@ -428,8 +433,9 @@ def accuracy(arm: str) -> float:
     generator = torch.Generator().manual_seed(0)
     layers: list[nn.Module] = []
     for width in (6, *[32] * 6):
-        layers += [nn.Linear(width, 32), nn.Sigmoid()]
-        nn.init.orthogonal_(layers[-2].weight)
+        linear = nn.Linear(width, 32)
+        nn.init.orthogonal_(linear.weight)
+        layers += [linear, nn.Sigmoid()]
     model = mireg.wrap(nn.Sequential(*layers, nn.Linear(32, 3)), weight=0.0 if arm == "none" else DEFAULT_WEIGHT)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
 

@@ -16,8 +16,10 @@ import mireg
 from models import build
 from tests.networks import bert
 
-lightning = pytest.importorskip("lightning.pytorch")
+pytest.importorskip("lightning")
 transformers = pytest.importorskip("transformers")
+
+from lightning.pytorch import LightningModule
 
 TEXT = (Path(__file__).parent.parent / "docs" / "loops.md").read_text()
 BLOCKS = {
@@ -27,7 +29,7 @@ BLOCKS = {
 }
 
 
-class Module(lightning.LightningModule):
+class Module(LightningModule):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

@@ -156,6 +156,7 @@ def test_a_frozen_network_is_left_alone() -> None:
     model = mireg.wrap(bare, weight=0.5)
     with pytest.warns(UserWarning, match="no layer that it sees depends on a trained parameter"):
         loss_of(model).backward()
+    assert bias.grad is not None
     assert torch.equal(bias.grad, expected)
 
 
@@ -279,6 +280,7 @@ def test_unwrapped_network_exports_to_onnx() -> None:
     train(model, steps=1)
     bare = model.unwrap().eval()
     program = torch.onnx.export(bare, (batch()[0],), dynamo=True, verbose=False)
+    assert program is not None
     (output,) = program(batch()[0])  # by onnxruntime
     torch.testing.assert_close(output, bare(batch()[0]), atol=1e-5, rtol=1e-4)
 

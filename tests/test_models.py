@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -36,7 +38,7 @@ def test_options_are_read_from_text() -> None:
 
 
 def test_orthogonal_init() -> None:
-    network = models.build("mlp", {"depth": 2, "width": 16, "init": "orthogonal"}, (1, 4, 4), 3)
+    network: Any = models.build("mlp", {"depth": 2, "width": 16, "init": "orthogonal"}, (1, 4, 4), 3)
     weight = network.layers[1][0].weight
     torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(16), atol=1e-5, rtol=0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,14 +26,14 @@ def run(model: nn.Module, case: Case) -> Any:
 
 def task_gradients(model: nn.Module, case: Case) -> tuple[list[Tensor], list[Tensor | None]]:
     outputs = [t for t in tensors_in(run(model, case)) if t.is_floating_point()]
-    loss = sum(t.square().mean() for t in outputs if t.requires_grad)
+    loss: Any = sum(t.square().mean() for t in outputs if t.requires_grad)
     if isinstance(model, mireg.MIRegularized):
         loss = loss + model.mi_loss()
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     return [t.detach() for t in outputs], list(gradients)
 
 
-def equal(ours: list[Tensor | None], theirs: list[Tensor | None]) -> bool:
+def equal(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> bool:
     return all(
         (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
         for a, b in zip(ours, theirs, strict=True)
@@ -63,7 +64,7 @@ def test_network(name: str) -> None:
     estimator = mireg.estimators.get("usable", **{**FOR_TRAINING["usable"], "even": 0.0})
     model = mireg.wrap(network, weight=1.0, estimator=estimator)
     target = torch.arange(ROWS) % 2
-    losses = []
+    losses: list[float] = []
     for _ in range(3):  # observed, tapped, and after one step along the gradient
         reset()
         result = run(model, case)
@@ -113,4 +114,4 @@ def move(network: nn.Module, term: Tensor, length: float = 1e-3) -> None:
     with torch.no_grad():
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                parameter -= length * gradient / norm
+                parameter.sub_(length * gradient / norm)

@@ -13,6 +13,7 @@ import tomllib
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -365,7 +366,13 @@ def test_own_network_and_data_from_the_current_folder(tmp_path: Path) -> None:
     ]
     small = ["--model-options", "depth=3", "--seeds", "2", "--steps", "20", "--eval-every", "10", "--workers", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+    options: dict[str, Any] = {
+        "cwd": tmp_path,
+        "env": environment,
+        "capture_output": True,
+        "text": True,
+        "check": False,
+    }
     done = subprocess.run([*command, *small], timeout=240, **options)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "out" / "lab-load-lab-Net" / "summary.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ Y = torch.arange(12) % 2
 
 def test_attributes_and_items_fall_through() -> None:
     net = network()
-    net.note = "mine"
+    net.note = "mine"  # type: ignore[assignment]
     model = mireg.wrap(net)
     assert model.note == "mine"
     assert model[0] is net[0]
@@ -43,8 +44,8 @@ class Scaled(nn.Module):
 
 class TestWrites:
     def test_reach_the_network(self) -> None:
-        net = Scaled()
-        model = mireg.wrap(net)
+        net: Any = Scaled()
+        model: Any = mireg.wrap(net)
         before = model(X)
         model.scale = 2.0
         model.offset = torch.ones(())
@@ -89,7 +90,7 @@ class TestWrites:
         assert net.fc.training
 
     def test_copies_and_pickles(self) -> None:
-        model = mireg.wrap(Scaled())
+        model: Any = mireg.wrap(Scaled())
         model(X)
         model.scale = 3.0
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -110,7 +111,7 @@ class TestWrites:
         ({"layers": "nope"}, ValueError, "matches no module"),
     ],
 )
-def test_bad_options(options: dict[str, object], error: type[Exception], message: str) -> None:
+def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         mireg.wrap(network(), **options)
 
@@ -119,7 +120,7 @@ def test_wrapped_twice_or_not_at_all() -> None:
     with pytest.raises(TypeError, match="wrapped already"):
         mireg.wrap(mireg.wrap(network()))
     with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, not function"):
-        mireg.wrap(lambda x: x)
+        mireg.wrap(lambda x: x)  # type: ignore[arg-type]
 
 
 def test_one_term_a_forward() -> None:
@@ -193,7 +194,7 @@ def test_a_term_that_is_not_finite_is_named_by_pair() -> None:
 
 def test_samples_are_the_first_rows() -> None:
     model = mireg.wrap(network(), ["input", "1", "3"], samples=9)
-    net = model.module
+    net: Any = model.module
     layers = [X[:9], net[:2](X[:9]), net[:4](X[:9])]
     model(X)
     model.mi_loss()

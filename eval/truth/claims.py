@@ -23,7 +23,7 @@ class Claim:
 
 
 def _narrow(row: dict[str, Any], widest: int) -> bool:
-    return max(row["sides"]) <= widest and row["family"] != "independent"
+    return bool(max(row["sides"]) <= widest) and row["family"] != "independent"
 
 
 def _multinormal(row: dict[str, Any], widest: int) -> bool:

@@ -38,7 +38,6 @@ class Contender:
 
 
 CONTENDERS = [
-    Contender("usable", "usable", {}, (SAMPLES, BATCH)),
     Contender(
         "usable, as in training",
         "usable",

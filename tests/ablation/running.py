@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import models
+from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.storage.files import read_result
-from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import train
 

@@ -28,7 +28,7 @@ def train(run: Run) -> None:
     sizes = [8] * 6
     layers = [nn.Sequential(nn.Linear(a, b), nn.Sigmoid()) for a, b in pairwise(sizes)]
     network = nn.Sequential(*layers, nn.Linear(8, 2))
-    SEEN.append((run.arm, run.seed, network[0][0].weight[0, 0].item(), False))
+    SEEN.append((run.arm, run.seed, next(network.parameters())[0, 0].item(), False))
     model = run.wrap(network).to(run.device)
     SEEN[-1] = (*SEEN[-1][:3], isinstance(model, mireg.MIRegularized))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -17,7 +17,7 @@ CARDS = sorted(path for path in (DOCS / "estimators").glob("*.md") if path.stem 
 @pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
 def test_tables_are_those_of_the_truth_table(card: Path) -> None:
     of_card = [row for row in ROWS if row["estimator"].split(",")[0] == card.stem]
-    read = {}
+    read: dict[str, list[str]] = {}
     for row in of_card:
         value = f"{row['mean']:.3f}" if row["bias"] is None else f"{row['bias']:+.3f}"
         read.setdefault(row["task"], []).append(f"{value} ({row['std']:.3f})")

@@ -70,8 +70,9 @@ def test_loss_and_gradients(oracle: ModuleType, name: str) -> None:
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
         with torch.no_grad():
             for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-                ours -= 0.1 * theirs.grad  # both from the same weights at every step
-                theirs -= 0.1 * theirs.grad
+                assert theirs.grad is not None
+                ours.sub_(0.1 * theirs.grad)  # both from the same weights at every step
+                theirs.sub_(0.1 * theirs.grad)
 
 
 def test_trains(oracle: ModuleType) -> None:

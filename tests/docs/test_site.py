@@ -1,5 +1,7 @@
 """The documentation: the notebook runs, the site builds without a warning and loads nothing from elsewhere."""
 
+from __future__ import annotations
+
 import importlib
 import json
 import os
@@ -7,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 
-def test_notebook_runs_and_says_what_it_shows(capsys):
+def test_notebook_runs_and_says_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
-    names = {}
+    names: dict[str, Any] = {}
     for cell in cells:
         exec(compile("".join(cell["source"]), str(NOTEBOOK), "exec"), names)
     shown = "".join("".join(output.get("text", "")) for cell in cells for output in cell["outputs"])
@@ -38,7 +41,7 @@ def test_notebook_runs_and_says_what_it_shows(capsys):
         "eval.report",
     ],
 )
-def test_every_public_name_has_a_docstring(name):
+def test_every_public_name_has_a_docstring(name: str) -> None:
     module = importlib.import_module(name)
     own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == name]
     for public in getattr(module, "__all__", [key for key in own if not key.startswith("_")]):
@@ -47,7 +50,7 @@ def test_every_public_name_has_a_docstring(name):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocstrings", reason="the tools for the site are missing: pip install 'mireg[docs]'")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
@@ -57,7 +60,7 @@ def site(tmp_path_factory):
     return folder
 
 
-def test_site_loads_nothing_from_elsewhere(site):
+def test_site_loads_nothing_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text()
         loaded = re.findall(r"<(?:script|img|iframe)[^>]+src=\"?([^\" >]+)", text)
@@ -66,7 +69,7 @@ def test_site_loads_nothing_from_elsewhere(site):
     assert not any("@import" in sheet.read_text() for sheet in site.rglob("*.css"))
 
 
-def test_site_shows_docstrings_and_the_notebook(site):
+def test_site_shows_docstrings_and_the_notebook(site: Path) -> None:
     reference = (site / "api" / "mireg.html").read_text()
     assert "Examples:" in reference
     assert "&gt;&gt;&gt; </span>" in reference  # coloured as code, not run together as a quotation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def related(n: int, dx: int, dy: int, seed: int = 0, dtype: torch.dtype = torch.
     return [x.to(dtype), y.to(dtype)]
 
 
-def made(variant: tuple[str, dict]) -> Estimator:
+def made(variant: tuple[str, dict[str, Any]]) -> Estimator:
     name, options = variant
     return estimators.get(name, **options)
 
@@ -50,7 +51,7 @@ def made(variant: tuple[str, dict]) -> Estimator:
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 class TestVariant:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-    def test_result_is_one_wide_number_per_pair(self, variant, dtype):
+    def test_result_is_one_wide_number_per_pair(self, variant: tuple[str, dict[str, Any]], dtype: torch.dtype) -> None:
         layers = [samples(32, d, seed, dtype) for seed, d in enumerate((3, 1, 7))]
         nats = made(variant).successive(layers)
         assert nats.shape == (2,)
@@ -61,16 +62,16 @@ class TestVariant:
             torch.testing.assert_close(made(variant)(*layers[:2]), nats[0], atol=ROUNDING, rtol=ROUNDING)
 
     @pytest.mark.parametrize("n", [6, 33])
-    def test_estimate_lies_below_the_ceiling(self, variant, n):
+    def test_estimate_lies_below_the_ceiling(self, variant: tuple[str, dict[str, Any]], n: int) -> None:
         estimator = made(variant)
         x = samples(n, 2)
         assert estimator(x, x).item() <= estimator.ceiling(n) + ROUNDING
 
-    def test_maps_are_flattened(self, variant):
+    def test_maps_are_flattened(self, variant: tuple[str, dict[str, Any]]) -> None:
         x, y = related(24, 8, 3)
         torch.testing.assert_close(made(variant)(x.reshape(24, 2, 2, 2), y), made(variant)(x, y))
 
-    def test_a_constant_or_collapsed_layer_reads_nothing(self, variant):
+    def test_a_constant_or_collapsed_layer_reads_nothing(self, variant: tuple[str, dict[str, Any]]) -> None:
         layer = samples(64, 4)
         rounding = torch.ones(64, 4) * 3 + 3e-7 * samples(64, 4, 1).sign()
         for collapsed in (torch.zeros(64, 4), torch.full((64, 4), 7.0), rounding):
@@ -80,16 +81,16 @@ class TestVariant:
             assert abs(made(variant)(layer, collapsed).item()) < 0.05
             assert abs(made(variant)(collapsed, collapsed).item()) < 0.05
 
-    def test_duplicates_are_finite(self, variant):
+    def test_duplicates_are_finite(self, variant: tuple[str, dict[str, Any]]) -> None:
         x, y = (rows.repeat(4, 1) for rows in related(8, 2, 2))
         assert math.isfinite(made(variant)(x, y).item())
 
-    def test_order_of_the_samples_does_not_matter(self, variant):
+    def test_order_of_the_samples_does_not_matter(self, variant: tuple[str, dict[str, Any]]) -> None:
         x, y = related(40, 3, 2)
         order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
         torch.testing.assert_close(made(variant)(x[order], y[order]), made(variant)(x, y), atol=ROUNDING, rtol=ROUNDING)
 
-    def test_scale_and_shift_do_not_matter(self, variant):
+    def test_scale_and_shift_do_not_matter(self, variant: tuple[str, dict[str, Any]]) -> None:
         @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-1.0, 1.0), seed=st.integers(0, 50))
         def check(scale: float, shift: float, seed: int) -> None:
             x, y = related(24, 3, 2, seed, torch.float64)
@@ -100,13 +101,13 @@ class TestVariant:
 
         check()
 
-    def test_layers_may_trade_places(self, variant):
+    def test_layers_may_trade_places(self, variant: tuple[str, dict[str, Any]]) -> None:
         if variant[0] in ("infonce", "usable"):
             pytest.skip("one layer is read from the other")
         x, y = related(40, 3, 2)
         torch.testing.assert_close(made(variant)(x, y), made(variant)(y, x), atol=ROUNDING, rtol=ROUNDING)
 
-    def test_gradient_is_that_of_the_estimate(self, variant):
+    def test_gradient_is_that_of_the_estimate(self, variant: tuple[str, dict[str, Any]]) -> None:
         if variant[0] not in DIFFERENTIABLE:
             x, y = related(12, 2, 3)
             assert not made(variant)(x.requires_grad_(), y).requires_grad
@@ -123,14 +124,14 @@ class TestVariant:
         estimator(*layers)  # gives a critic its shape
         assert torch.autograd.gradcheck(lambda x, y: estimator(x, y), layers, atol=1e-5)
 
-    def test_gradient_through_a_collapsed_layer_is_bounded(self, variant):
+    def test_gradient_through_a_collapsed_layer_is_bounded(self, variant: tuple[str, dict[str, Any]]) -> None:
         if variant[0] not in DIFFERENTIABLE:
             pytest.skip("no gradient")
         y = samples(32, 8)
         for mean in (1.0, 100.0):
             for spread in (0.0, 1e-7, 1e-5, 1e-3, 1e-1):
                 x = (mean * (1 + spread * samples(32, 8, 1))).requires_grad_()
-                estimator = made(variant)
+                estimator: Any = made(variant)
                 (gradient,) = torch.autograd.grad(estimator(x, y), x)
                 bound = 100 / (math.sqrt(estimator.noise_floor) * mean * math.sqrt(8))
                 assert torch.isfinite(gradient).all()
@@ -139,12 +140,12 @@ class TestVariant:
         (gradient,) = torch.autograd.grad(made(variant)(x, y), x)
         assert torch.isfinite(gradient).all()
 
-    def test_a_collapsed_layer_says_nothing(self, variant):
+    def test_a_collapsed_layer_says_nothing(self, variant: tuple[str, dict[str, Any]]) -> None:
         x, y = samples(200, 4), torch.full((200, 3), 0.7) * (1 + 1e-8 * samples(200, 3, 1))
         if variant[0] not in ("ksg", "hard_binning"):  # which have no noise floor, and count every difference
             assert abs(made(variant)(x, y).item()) < 1e-3
 
-    def test_training_is_told_of_values_that_are_not_finite(self, variant):
+    def test_training_is_told_of_values_that_are_not_finite(self, variant: tuple[str, dict[str, Any]]) -> None:
         if variant[0] not in DIFFERENTIABLE:
             pytest.skip("not used in training")
         layers = [samples(32, 3, seed) for seed in range(4)]
@@ -152,7 +153,7 @@ class TestVariant:
         found = made(variant).estimate(layers)
         assert found.isfinite().tolist() == [True, False, False]
 
-    def test_null_floor_repeats_and_draws_nothing_global(self, variant):
+    def test_null_floor_repeats_and_draws_nothing_global(self, variant: tuple[str, dict[str, Any]]) -> None:
         layers = [*related(24, 2, 3), samples(24, 2, 5)]
         state = torch.get_rng_state()
         floor = made(variant).null_floor(*layers, permutations=2)
@@ -161,7 +162,7 @@ class TestVariant:
         assert not floor.requires_grad
         torch.testing.assert_close(floor, made(variant).null_floor(*layers, permutations=2))
 
-    def test_options_show(self, variant):
+    def test_options_show(self, variant: tuple[str, dict[str, Any]]) -> None:
         assert repr(made(variant)).startswith(type(made(variant)).__name__ + "(")
 
 
@@ -173,26 +174,26 @@ class TestAboutATarget:
     LAYERS = (samples(24, 3), samples(24, 1, 1), samples(24, 7, 2), samples(24, 3, 3))
 
     @pytest.mark.parametrize("target", [CLASSES, samples(24, 1, 4)[:, 0], samples(24, 2, 4)], ids=["(n,)", "n", "n,k"])
-    def test_one_number_a_layer(self, variant, target):
+    def test_one_number_a_layer(self, variant: tuple[str, dict[str, Any]], target: Tensor) -> None:
         nats = made(variant).about(self.LAYERS, target)
         assert nats.shape == (4,)
         assert torch.isfinite(nats).all()
         assert made(variant).about(self.LAYERS[:1], target).shape == (1,)
 
-    def test_each_layer_as_if_alone(self, variant):
+    def test_each_layer_as_if_alone(self, variant: tuple[str, dict[str, Any]]) -> None:
         if variant[0] == "infonce":
             pytest.skip("a critic for each pair")
         for target in (CLASSES, samples(24, 2, 4)):
             alone = torch.cat([made(variant).about([layer], target) for layer in self.LAYERS])
             torch.testing.assert_close(made(variant).about(self.LAYERS, target), alone, atol=ROUNDING, rtol=ROUNDING)
 
-    def test_names_of_the_classes_do_not_matter(self, variant):
+    def test_names_of_the_classes_do_not_matter(self, variant: tuple[str, dict[str, Any]]) -> None:
         if variant[0] in ("binning", "infonce"):
             pytest.skip("it sees random projections of the code")
         renamed = torch.tensor([5, 0, 1])[torch.tensor([0, 1, 2] * 8)]
         torch.testing.assert_close(made(variant).about(self.LAYERS, CLASSES), made(variant).about(self.LAYERS, renamed))
 
-    def test_ignored_rows_are_as_if_absent(self, variant):
+    def test_ignored_rows_are_as_if_absent(self, variant: tuple[str, dict[str, Any]]) -> None:
         target = CLASSES.clone()
         target[[0, 5, 23]] = -100
         kept = target != -100
@@ -202,16 +203,16 @@ class TestAboutATarget:
         without = made(variant).about([layer[kept] for layer in self.LAYERS], target[kept])
         torch.testing.assert_close(made(variant).about(self.LAYERS, target), without, atol=ROUNDING, rtol=ROUNDING)
 
-    def test_gradient_reaches_the_layers_alone(self, variant):
+    def test_gradient_reaches_the_layers_alone(self, variant: tuple[str, dict[str, Any]]) -> None:
         if variant[0] not in DIFFERENTIABLE:
             pytest.skip("no gradient")
         layers = [layer.clone().requires_grad_() for layer in self.LAYERS]
         target = samples(24, 2, 4).requires_grad_()
         made(variant).about(layers, target).sum().backward()
-        assert all(torch.isfinite(layer.grad).all() for layer in layers)
+        assert all(layer.grad.isfinite().all() for layer in layers)
         assert target.grad is None
 
-    def test_a_target_that_does_not_fit(self, variant):
+    def test_a_target_that_does_not_fit(self, variant: tuple[str, dict[str, Any]]) -> None:
         with pytest.raises(ValueError, match=r"target has shape \(5,\) and the layers have 24 rows"):
             made(variant).about(self.LAYERS, torch.zeros(5, dtype=torch.long))
         with pytest.raises(ValueError, match=r"target has shape \(24, 2\)"):
@@ -219,13 +220,13 @@ class TestAboutATarget:
         with pytest.raises(TypeError, match="complex64"):
             made(variant).about(self.LAYERS, torch.zeros(24, dtype=torch.complex64))
         with pytest.raises(TypeError, match="ndarray"):
-            made(variant).about(self.LAYERS, CLASSES.numpy())
+            made(variant).about(self.LAYERS, CLASSES.numpy())  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="NaN"):
             made(variant).about(self.LAYERS, torch.full((24,), torch.nan))
 
 
 @pytest.mark.parametrize("name", UNLEARNED)
-def test_what_is_known_of_the_class_is_read(name):
+def test_what_is_known_of_the_class_is_read(name: str) -> None:
     target = torch.arange(120) % 2
     knowing, blind = target[:, None] + 0.1 * samples(120, 1), samples(120, 1, 1)
     told, nothing = estimators.get(name).about([knowing, blind], target)
@@ -234,44 +235,44 @@ def test_what_is_known_of_the_class_is_read(name):
 
 @pytest.mark.parametrize("name", NAMES)
 class TestBadSamples:
-    def test_what_is_no_tensor(self, name):
+    def test_what_is_no_tensor(self, name: str) -> None:
         with pytest.raises(TypeError, match=r"layer 1 is a ndarray: make a tensor of it"):
-            estimators.get(name)(samples(4, 2), samples(4, 2).numpy())
+            estimators.get(name)(samples(4, 2), samples(4, 2).numpy())  # type: ignore[arg-type]
 
-    def test_unequal_rows(self, name):
+    def test_unequal_rows(self, name: str) -> None:
         with pytest.raises(ValueError, match=r"layer 1 has 5 rows and layer 0 has 4"):
             estimators.get(name)(samples(4, 2), samples(5, 2))
 
-    def test_a_single_row(self, name):
+    def test_a_single_row(self, name: str) -> None:
         with pytest.raises(ValueError, match=r"at least 2 samples"):
             estimators.get(name)(samples(1, 2), samples(1, 2))
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-    def test_values_that_are_not_finite(self, name, value):
+    def test_values_that_are_not_finite(self, name: str, value: float) -> None:
         x, y = related(8, 2, 3)
         y[0, 0] = y[3, 1] = value
         with pytest.raises(ValueError, match=r"layer 1 holds 2 NaN or infinite values of 24"):
             estimators.get(name)(x, y)
 
-    def test_integers(self, name):
+    def test_integers(self, name: str) -> None:
         with pytest.raises(TypeError, match=r"layer 0 has dtype torch.int64"):
             estimators.get(name)(torch.arange(8), samples(8, 1))
 
-    def test_no_units(self, name):
+    def test_no_units(self, name: str) -> None:
         with pytest.raises(ValueError, match=r"no units"):
             estimators.get(name)(torch.empty(8, 0), samples(8, 1))
 
-    def test_one_layer(self, name):
+    def test_one_layer(self, name: str) -> None:
         with pytest.raises(ValueError, match=r"at least 2 layers"):
             estimators.get(name).successive([samples(8, 1)])
 
-    def test_no_permutation(self, name):
+    def test_no_permutation(self, name: str) -> None:
         with pytest.raises(ValueError, match=r"permutations=0"):
             estimators.get(name).null_floor(samples(8, 1), samples(8, 1), permutations=0)
 
 
 @pytest.mark.parametrize("name", UNLEARNED)
-def test_dependence_reads_more_than_independence(name):
+def test_dependence_reads_more_than_independence(name: str) -> None:
     x, y = related(200, 1, 1)
     estimator = estimators.get(name)
     assert estimator(x, y) > 2 * estimator.null_floor(x, y).clamp_min(0.01)
@@ -279,22 +280,22 @@ def test_dependence_reads_more_than_independence(name):
 
 @pytest.mark.parametrize("name", UNLEARNED)
 @pytest.mark.parametrize("n", [2, 3])
-def test_fewest_samples(name, n):
+def test_fewest_samples(name: str, n: int) -> None:
     assert math.isfinite(estimators.get(name)(samples(n, 3), samples(n, 2, 1)).item())
 
 
 @pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name != "binning"])
-def test_wide_layers(name):
+def test_wide_layers(name: str) -> None:
     layers = [samples(16, 65_536), samples(16, 10, 1), samples(16, 65_536, 2)]
     assert torch.isfinite(estimators.get(name).successive(layers)).all()
 
 
-def test_information_is_told_from_dependence():
+def test_information_is_told_from_dependence() -> None:
     assert {name for name in NAMES if name not in INFORMATION} == {"hsic", "cka", "usable"}
     assert estimators.REGISTRY["usable"].measures == "usable information"
 
 
-def test_contract_names_are_registered():
+def test_contract_names_are_registered() -> None:
     assert set(NAMES) == {
         "usable",
         "kde",
@@ -309,7 +310,7 @@ def test_contract_names_are_registered():
     }
 
 
-def test_unknown_estimator_and_option():
+def test_unknown_estimator_and_option() -> None:
     with pytest.raises(ValueError, match=r"choose from usable, kde, renyi"):
         estimators.get("mine")
     with pytest.raises(ValueError, match=r"estimator 'kde'.*sigma"):
@@ -338,12 +339,12 @@ def test_unknown_estimator_and_option():
         ("hard_binning", {"bins": 1}),
     ],
 )
-def test_bad_options_are_named(name, options):
+def test_bad_options_are_named(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         estimators.get(name, **options)
 
 
-def test_critic_keeps_to_its_layers():
+def test_critic_keeps_to_its_layers() -> None:
     estimator = InfoNCE()
     estimator.successive([samples(8, 2), samples(8, 2), samples(8, 2)])
     with pytest.raises(ValueError, match=r"made for 2 pairs of layers, not 1"):

@@ -118,6 +118,7 @@ def test_a_mask_is_the_removal_of_rows() -> None:
     fewer = [layer[kept].clone().requires_grad_() for layer in layers]
     Usable(ridge=0.1).about(fewer, target[kept]).sum().backward()
     for whole, part in zip(grown, fewer, strict=True):
+        assert whole.grad is not None
         torch.testing.assert_close(whole.grad[kept], part.grad)
         assert not whole.grad[~kept].any()
 

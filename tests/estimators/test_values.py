@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -24,20 +25,20 @@ def normal(rho: float, d: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.T
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("name", ["kde", "gaussian", "binning", "ksg"])
-def test_bivariate_normal(name, rho):
+def test_bivariate_normal(name: str, rho: float) -> None:
     estimator = estimators.get(name, **({"bandwidth": "auto"} if name == "kde" else {}))
     truth = -math.log1p(-(rho**2)) / 2
     found = [estimator(*normal(rho, seed=seed)).item() for seed in range(3)]
     assert sum(found) / 3 == pytest.approx(truth, abs=0.08)
 
 
-def test_binning_gradient_is_finite_where_bins_are_empty():
+def test_binning_gradient_is_finite_where_bins_are_empty() -> None:
     x, y = (rows[:500].requires_grad_() for rows in normal(0.0))
     for gradient in torch.autograd.grad(estimators.get("binning")(x, y), [x, y]):
         assert torch.isfinite(gradient).all()
 
 
-def test_ksg_reads_dependence_of_the_radius_alone():
+def test_ksg_reads_dependence_of_the_radius_alone() -> None:
     """Student t in 3 + 3 units: a fixed number of neighbours loses a third of it."""
     z = torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
     chi = torch.randn(N, 3, generator=torch.Generator().manual_seed(1)).square().sum(1, keepdim=True)
@@ -47,7 +48,7 @@ def test_ksg_reads_dependence_of_the_radius_alone():
     assert found == pytest.approx(0.1787, abs=0.08)
 
 
-def test_gaussian_is_exact_up_to_noise_on_a_known_covariance():
+def test_gaussian_is_exact_up_to_noise_on_a_known_covariance() -> None:
     x = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]).repeat(500, 1)
     y = 0.6 * x + 0.8 * torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]).repeat(500, 1)  # correlation exactly 0.6
     truth = -math.log(1 - 0.36) / 2
@@ -55,25 +56,25 @@ def test_gaussian_is_exact_up_to_noise_on_a_known_covariance():
 
 
 @pytest.mark.parametrize("n", [16, 40])
-def test_gaussian_agrees_in_both_spaces(n):
+def test_gaussian_agrees_in_both_spaces(n: int) -> None:
     x, y = normal(0.7, d=6)
     layers = [x[:n].double(), y[:n, :3].double(), (x + y)[:n].double()]
     feature, sample = (estimators.get("gaussian", space=space).successive(layers) for space in ("feature", "sample"))
     torch.testing.assert_close(feature, sample)
 
 
-def test_gaussian_has_no_bias_in_25_dimensions():
+def test_gaussian_has_no_bias_in_25_dimensions() -> None:
     x, y = normal(0.0, d=25)
     assert abs(estimators.get("gaussian")(x, y).item()) < 0.02
 
 
-def test_renyi_of_order_two_needs_no_eigenvalues():
+def test_renyi_of_order_two_needs_no_eigenvalues() -> None:
     x, y = (rows[:50].double() for rows in normal(0.8))
     near = estimators.get("renyi", alpha=2 + 1e-9)(x, y)
     torch.testing.assert_close(estimators.get("renyi")(x, y), near)
 
 
-def test_training_defaults_of_kde_keep_their_value():
+def test_training_defaults_of_kde_keep_their_value() -> None:
     x, y = (rows[:32] for rows in normal(0.8, d=16))
     distances = []
     for rows in (x, y):
@@ -88,7 +89,7 @@ def test_training_defaults_of_kde_keep_their_value():
     torch.testing.assert_close(estimators.get("kde")(x, y), torch.stack(nats).mean(), atol=1e-4, rtol=1e-4)
 
 
-def test_hsic_is_the_trace():
+def test_hsic_is_the_trace() -> None:
     x, y = (rows[:20].double() for rows in normal(0.8))
     kernels = []
     for rows in (x, y):
@@ -99,7 +100,7 @@ def test_hsic_is_the_trace():
     torch.testing.assert_close(estimators.get("hsic")(x, y), truth, atol=1e-5, rtol=1e-4)
 
 
-def test_unbiased_dependence_is_about_nothing_at_independence():
+def test_unbiased_dependence_is_about_nothing_at_independence() -> None:
     x, y = (rows[:100] for rows in normal(0.0, d=50))
     assert estimators.get("cka")(x, y) > 0.3
     assert abs(estimators.get("cka", unbiased=True)(x, y).item()) < 0.05
@@ -108,15 +109,15 @@ def test_unbiased_dependence_is_about_nothing_at_independence():
         estimators.get("hsic", unbiased=True)(x[:3], y[:3])
 
 
-def test_hard_bins_count_symbols():
+def test_hard_bins_count_symbols() -> None:
     x = torch.arange(8.0)[:, None]
     assert estimators.get("hard_binning", bins=8)(x, x).item() == pytest.approx(math.log(8))
     assert estimators.get("hard_binning", bins=2)(x, x % 2).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_infonce_learns_and_is_judged_on_other_samples():
+def test_infonce_learns_and_is_judged_on_other_samples() -> None:
     x, y = (torch.cat(rows) for rows in zip(*(normal(0.9, seed=seed) for seed in range(3)), strict=True))
-    critic = estimators.get("infonce")
+    critic: Any = estimators.get("infonce")
     parameters = list(critic.parameters())  # before the critic has a shape
     critic.fit(x[:4000], y[:4000], steps=300)
     truth = -math.log1p(-0.81) / 2
@@ -127,9 +128,9 @@ def test_infonce_learns_and_is_judged_on_other_samples():
     assert again(x, y) == critic(x, y)
 
 
-def test_infonce_trains_with_the_network():
+def test_infonce_trains_with_the_network() -> None:
     x, y = (rows[:256] for rows in normal(0.95))
-    critic = estimators.get("infonce")
+    critic: Any = estimators.get("infonce")
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
     first = critic(x, y).item()
     for _ in range(60):
@@ -139,12 +140,12 @@ def test_infonce_trains_with_the_network():
     assert critic(x, y).item() > first + 0.5
 
 
-def test_automatic_bandwidth_is_for_few_units():
+def test_automatic_bandwidth_is_for_few_units() -> None:
     with pytest.raises(ValueError, match="few units"):
         estimators.get("kde", bandwidth="auto")(torch.randn(8, 4), torch.randn(8, 4))
 
 
-def test_covarying_slices_do_not_ask_for_a_single_direction():
+def test_covarying_slices_do_not_ask_for_a_single_direction() -> None:
     """Random slices share most where layers have one direction; rewarded, they bring that about."""
     many = related_by_rotation(torch.randn(64, 32))
     one = related_by_rotation(torch.randn(64, 1) @ torch.randn(1, 32))
@@ -153,12 +154,12 @@ def test_covarying_slices_do_not_ask_for_a_single_direction():
     assert covarying(*one) < 2 * covarying(*many)
 
 
-def test_covarying_slices_of_single_units_are_the_units():
+def test_covarying_slices_of_single_units_are_the_units() -> None:
     x, noise = torch.randn(5000, 2).unbind(1)
     nats = estimators.get("binning", slicing="covarying")(x, 0.9 * x + math.sqrt(1 - 0.81) * noise)
     assert nats.item() == pytest.approx(-math.log(1 - 0.81) / 2, abs=0.05)
 
 
-def test_shared_noise_is_for_covarying_slices():
+def test_shared_noise_is_for_covarying_slices() -> None:
     with pytest.raises(ValueError, match=r"shared_noise=0\.01: for slicing='covarying' alone"):
         estimators.get("binning", shared_noise=0.01)

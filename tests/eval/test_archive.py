@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eval import archive, report
+from eval import archive
+from eval import report as command
+from mireg.ablation import report
 from mireg.ablation.report.results import load_results
 from mireg.ablation.storage.files import DamagedError, write_json
 from mireg.ablation.storage.provenance import write_tuning
@@ -140,17 +142,17 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     folder, kept, page = study(tmp_path / "study", "R1"), tmp_path / "kept", tmp_path / "page.md"
     page.write_text("# Page\n\n<!-- tables -->\nWhat was.\n<!-- /tables -->\n\nEnd.\n")
     monkeypatch.setattr("sys.argv", ["eval.report", str(folder), "--archive", str(kept), "--page", str(page)])
-    assert report.main() == 0
+    assert command.main() == 0
     assert tables(folder) == tables(kept)
     text = page.read_text()
     assert text.startswith("# Page\n\n<!-- tables -->\n\n### R1: 75%")
     assert text.endswith("<!-- /tables -->\n\nEnd.\n")
     assert "What was." not in text
     assert "| R1 | mi | **never (75%)** |" in text
-    assert report.main() == 0
+    assert command.main() == 0
     assert page.read_text() == text
     page.write_text("# Page\n")
-    assert report.main() == 2
+    assert command.main() == 2
     assert "page.md has no <!-- tables --> ... <!-- /tables -->" in capsys.readouterr().err
 
 
@@ -163,6 +165,6 @@ def test_the_tables_of_the_page_are_those_of_its_archive(tmp_path: Path) -> None
     copy.mkdir(parents=True)
     for name in ("results.jsonl.gz", "study.json", "tuning.json"):
         (copy / name).write_bytes((kept / name).read_bytes())
-    report.fill(page, copy)
+    command.fill(page, copy)
     assert page.read_bytes() == (ROOT / "docs" / "convergence.md").read_bytes()
     assert (copy / "summary.json").read_bytes() == (kept / "summary.json").read_bytes()

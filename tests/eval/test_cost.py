@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,11 +27,12 @@ def test_averages_weigh_the_phases_of_a_default_training() -> None:
 def test_a_step_with_the_term_can_be_repeated() -> None:
     setting = cost.Setting("tiny", "mlp", (1, 4, 4), {"depth": 3, "width": 8}, batch_size=8)
     training = cost.Training(setting, torch.device("cpu"), DEFAULT_WEIGHT)
+    model: Any = training.model
     for _ in range(2):
         training.go_to(0)
-        assert training.model.regularizer.active
+        assert model.regularizer.active
         training.step()
-        assert training.model.mi_terms()
+        assert model.mi_terms()
 
 
 class InThisProcess:
@@ -48,14 +50,13 @@ class InThisProcess:
         return SimpleNamespace(recv=sent.pop), SimpleNamespace(send=sent.append, close=lambda: None)
 
 
-InThisProcess.Process = InThisProcess
-
-
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = cost.Setting("tiny", "mlp", (1, 4, 4), {"depth": 4, "width": 8}, batch_size=8)
     monkeypatch.setattr(cost, "SETTINGS", (tiny,))
     monkeypatch.setattr(cost, "ESTIMATORS", ("kde",))
-    monkeypatch.setattr(cost.multiprocessing, "get_context", lambda method: InThisProcess)
+    monkeypatch.setattr(
+        multiprocessing, "get_context", lambda method: SimpleNamespace(Process=InThisProcess, Pipe=InThisProcess.Pipe)
+    )
     monkeypatch.setattr(cost, "GROWTH", {"layers": ("depth", (3, 4)), "batch": ("batch_size", (8, 16))})
     assert cost.main(["--seconds", "0", "--json", str(tmp_path / "c.json"), "--figure", str(tmp_path / "c.png")]) == 0
     found = json.loads((tmp_path / "c.json").read_text())

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import importlib
+import json
+from pathlib import Path
+
+import pytest
 
 from eval import speed
 from mireg import estimators
 
 
-def test_missing_peers_are_named(monkeypatch, tmp_path, capsys):
-    def nothing(name):
+def test_missing_peers_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing(name: str) -> None:
         raise ImportError(f"no {name}")
 
     monkeypatch.setattr(importlib, "import_module", nothing)
     path = tmp_path / "speed.json"
     assert speed.main(["--sizes", "8", "--layers", "3", "--width", "4", "--repeats", "1", "--json", str(path)]) == 0
-    rows = speed.json.loads(path.read_text())["rows"]
+    rows = json.loads(path.read_text())["rows"]
     assert {row["what"] for row in rows if "speedup" in row} == {
         name for name in estimators.names() if estimators.REGISTRY[name].is_differentiable
     }
     assert [row["what"].split()[0] for row in rows if "missing" in row] == list(speed.PEERS)
 
 
-def test_scikit_learn_is_timed():
+def test_scikit_learn_is_timed() -> None:
     (row,) = [row for row in speed.compare(8, 3, 4, 1) if row["what"].startswith("scikit-learn")]
     assert row["seconds"] > 0
 
 
-def test_bars_name_what_is_missed():
+def test_bars_name_what_is_missed() -> None:
     rows = [
         {"n": 8, "what": "kde", "seconds": 1.0, "pair_by_pair_seconds": 4.0, "speedup": 4.0},
         {"n": 8, "what": "binning", "seconds": 1.0, "pair_by_pair_seconds": 2.0, "speedup": 2.0},

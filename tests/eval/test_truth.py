@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ TASKS = {task.name: task for task in tasks.tasks()}
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
-def test_samples_have_the_shape_and_repeat(task):
+def test_samples_have_the_shape_and_repeat(task: tasks.Task) -> None:
     x, y = tasks.draw(task, 64, 3)
     assert (x.shape, y.shape) == ((64, task.sides[0]), (64, task.sides[1]))
     assert torch.isfinite(x).all()
@@ -23,19 +25,21 @@ def test_samples_have_the_shape_and_repeat(task):
     assert not torch.equal(x, tasks.draw(task, 64, 4)[0])
 
 
-def test_maps_are_invertible():
+def test_maps_are_invertible() -> None:
     x = np.random.default_rng(0).standard_normal((50, 3))
     assert np.allclose(np.square(distributions.spiral(x)).sum(1), np.square(x).sum(1))
     assert np.allclose(np.sign(distributions.half_cube(x)) * np.abs(distributions.half_cube(x)) ** (2 / 3), x)
 
 
-def test_closed_forms():
+def test_closed_forms() -> None:
     assert distributions.bivariate_nats(0.5) == pytest.approx(0.143841, abs=1e-6)
     assert distributions.uniform_nats(0.5) == pytest.approx(0.5)
     assert TASKS["multinormal, two pairs ρ = 0.8, 25 per side"].true == pytest.approx(1.021651, abs=1e-6)
 
 
-def test_a_run_leaves_rows_and_a_figure(tmp_path, monkeypatch, capsys):
+def test_a_run_leaves_rows_and_a_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(
         contenders, "CONTENDERS", [contenders.Contender("gaussian", "gaussian", {}, (contenders.SAMPLES,))]
     )
@@ -47,8 +51,8 @@ def test_a_run_leaves_rows_and_a_figure(tmp_path, monkeypatch, capsys):
     json.dumps(rows)
 
 
-def test_a_bias_beyond_its_bound_fails_its_claim():
-    def rows(bias):
+def test_a_bias_beyond_its_bound_fails_its_claim() -> None:
+    def rows(bias: float) -> list[dict[str, Any]]:
         return [
             {
                 "estimator": name,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-lightning = pytest.importorskip("lightning")
+pytest.importorskip("lightning")
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 
 import mireg
 from mireg.integrations.lightning import MIRegularization, target_of
@@ -50,8 +50,8 @@ def loader() -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(TensorDataset(images, torch.randint(3, (32,), generator=generator)), batch_size=16)
 
 
-def fit(module: LightningModule, folder: Path, callback: MIRegularization, **options: Any) -> lightning.Trainer:
-    trainer = lightning.Trainer(
+def fit(module: LightningModule, folder: Path, callback: MIRegularization, **options: Any) -> Trainer:
+    trainer = Trainer(
         max_epochs=options.pop("epochs", 2),
         accelerator="cpu",
         logger=False,
@@ -108,7 +108,9 @@ def test_a_target_of_ones_own(tmp_path: Path, found: bool) -> None:
     step = module.training_step
 
     def watched(batch: tuple[Tensor, Tensor], index: int) -> Tensor | dict[str, Tensor]:
-        terms.append(list(module.network.mi_terms()))
+        wrapped = module.network
+        assert isinstance(wrapped, mireg.MIRegularized)
+        terms.append(list(wrapped.mi_terms()))
         return step(batch, index)
 
     module.training_step = watched

@@ -67,8 +67,13 @@ def test_the_target_among_the_inputs() -> None:
 def test_a_target_of_ones_own(tmp_path: Path, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     names: set[str] = set()
     unwrap = MIRegularized.unwrap
-    monkeypatch.setattr(MIRegularized, "unwrap", lambda self: names.update(self.mi_terms()) or unwrap(self))
-    options = {} if found else {"mi_target": lambda model, inputs: None}
+
+    def watched(self: MIRegularized) -> Any:
+        names.update(self.mi_terms())
+        return unwrap(self)
+
+    monkeypatch.setattr(MIRegularized, "unwrap", watched)
+    options: dict[str, Any] = {} if found else {"mi_target": lambda model, inputs: None}
     train(tmp_path, mi={"weight": 0.5}, **options)
     assert names
     assert all(name.endswith("→target") == found for name in names)

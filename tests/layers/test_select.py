@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from torch import Tensor, nn
 
@@ -31,14 +33,14 @@ class TestMatch:
             (["head.0", "blocks.0"], ["blocks.0", "head.0"]),
         ],
     )
-    def test_selects(self, spec: object, names: list[str]) -> None:
+    def test_selects(self, spec: Any, names: list[str]) -> None:
         assert match(Blocks(), spec) == names
 
     @pytest.mark.parametrize("spec", ["block", nn.Conv2d, ["head", "nope*"]])
-    def test_nothing_selected(self, spec: object) -> None:
+    def test_nothing_selected(self, spec: Any) -> None:
         with pytest.raises(ValueError, match=r"matches no module of Blocks: it has blocks\.0"):
             match(Blocks(), spec)
 
     def test_no_specification(self) -> None:
         with pytest.raises(TypeError, match="layers=3: give 'auto'"):
-            match(Blocks(), 3)
+            match(Blocks(), 3)  # type: ignore[arg-type]

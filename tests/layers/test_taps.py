@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("layers", ["auto", ["input", "a", "b"]])
-def test_the_tapped_pass_finds_what_the_observed_one_did(layers: object) -> None:
+def test_the_tapped_pass_finds_what_the_observed_one_did(layers: Any) -> None:
     taps, x = Taps(Net(), layers), torch.randn(6, 4)
     first, second = taps.run(x), taps.run(x)
     assert torch.equal(first[0], second[0])
@@ -153,7 +154,7 @@ class TestVaryingDepth:
 
 @pytest.mark.parametrize("replaced", ["a", "b", "head"])
 def test_a_replaced_module_is_tapped(replaced: str) -> None:
-    net = Net()
+    net: Any = Net()
     net.act = nn.Tanh()
     net.forward = lambda x: net.head(net.b(net.act(net.a(x))))
     taps, x = Taps(net), torch.randn(6, 4)
@@ -175,7 +176,7 @@ class TestFunctional:
             super().__init__()
             self.linears = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
             self.head = nn.Linear(4, 2)
-            self.acts = nn.ModuleList(nn.Sigmoid() for _ in range(3)) if modules else [torch.sigmoid] * 3
+            self.acts: Any = nn.ModuleList(nn.Sigmoid() for _ in range(3)) if modules else [torch.sigmoid] * 3
             self.pool = nn.AvgPool1d(2) if modules else lambda x: avg_pool1d(x, 2)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ class TestFunctional:
     @pytest.mark.parametrize("use_reentrant", [False, True])
     def test_recomputation_is_not_caught(self, use_reentrant: bool) -> None:
         torch.manual_seed(0)
-        net = self.Plain(modules=False)
+        net: Any = self.Plain(modules=False)
         taps, x = Taps(net, "auto"), torch.randn(6, 8, requires_grad=True)
         forward = net.forward
         plain = taps.run(x)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -26,7 +27,7 @@ def test_tensors_in_nested_values() -> None:
 
 @pytest.mark.parametrize("cell", [nn.RNN, nn.GRU, nn.LSTM])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_final_states_of_recurrent_layers(cell: type[nn.RNNBase], bidirectional: bool) -> None:
+def test_final_states_of_recurrent_layers(cell: Callable[..., nn.RNNBase], bidirectional: bool) -> None:
     rnn = cell(3, 4, num_layers=2, bidirectional=bidirectional)
     rows = [torch.randn(length, 3) for length in (5, 4, 2)]
     output = rnn(pack_sequence(rows))

@@ -15,6 +15,7 @@ from mireg.rows import choose_rows
 def test_values_of_positions_are_rows(layer: tuple[int, ...], target: tuple[int, ...]) -> None:
     hidden, values = torch.randn(layer), torch.randn(target)
     rows, read = choose_rows([hidden, hidden], values, 16, step=0)
+    assert read is not None
     assert len(rows[0]) == len(read) == 64
     channels_last = len(target) == 2 or target[1] == layer[2]
     for row, value in zip(rows[0], read, strict=True):
@@ -26,6 +27,7 @@ def test_values_of_positions_are_rows(layer: tuple[int, ...], target: tuple[int,
 @pytest.mark.parametrize("target", [(32, 5), (32, 3, 8, 8), (32,)])
 def test_values_of_samples_are_pooled(target: tuple[int, ...]) -> None:
     rows, read = choose_rows([torch.randn(32, 4, 6), torch.randn(32, 7)], torch.randn(target), 16, step=0)
+    assert read is not None
     assert len(rows[0]) == len(rows[1]) == len(read) == 16
 
 
@@ -38,6 +40,7 @@ def test_positions_without_a_target_are_taken_only_where_no_other_is_left(share:
         row[torch.randperm(places)[:known]] = torch.randint(5, (known,))
     hidden = torch.arange(32.0 * places).view(32, 1, places)
     (rows, *_), read = choose_rows([hidden, hidden], target, 64, step)
+    assert read is not None
     assert len(read) == len(rows) == 256
     assert len(rows.unique()) == 256  # none is taken twice
     assert torch.equal(target.flatten()[rows[:, 0].long()], read)
@@ -53,4 +56,5 @@ def test_values_of_minus_100_are_values() -> None:
     values[:, ::2] = 1.0
     hidden = torch.randn(32, 4, 6)
     _, read = choose_rows([hidden, hidden], values, 16, step=0)
+    assert read is not None
     assert 0 < int((read == -100).sum()) < 64

@@ -84,7 +84,7 @@ def test_lstm_cells_with_lbfgs() -> None:
 class Recurrent(nn.Module):
     """Predicts the next value at every step."""
 
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: Callable[..., nn.RNNBase]) -> None:
         super().__init__()
         self.recurrent = kind(1, 24, num_layers=2, batch_first=True)
         self.head = nn.Linear(24, 1)
@@ -95,7 +95,7 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
-def test_recurrent(kind: type[nn.RNNBase]) -> None:
+def test_recurrent(kind: Callable[..., nn.RNNBase]) -> None:
     outcome = compare(partial(forecast, net=partial(Recurrent, kind), steps=420, lr=5e-3))
     outcome.is_active()
     outcome.is_no_worse()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from tests.ablation.running import run
 X, Y = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
 
 
-def network(depth: int = 3) -> nn.Module:
+def network(depth: int = 3) -> Any:
     torch.manual_seed(0)
     return models.build("mlp", {"depth": depth, "width": 6}, (1, 8, 8), 3)
 
@@ -45,9 +46,8 @@ def test_trains_a_step(tmp_path: Path, name: str) -> None:
 
 
 def test_mi_is_what_wrapping_does() -> None:
-    ours, theirs = (
-        wrapped.regularizer for wrapped in (ARMS["mi"].term(network(), Term(), X[:2]).model, mireg.wrap(network()))
-    )
+    arm: Any = ARMS["mi"].term(network(), Term(), X[:2]).model
+    ours, theirs = arm.regularizer, mireg.wrap(network()).regularizer
     for key in ("samples", "every"):
         assert getattr(ours, key) == getattr(theirs, key)
     assert repr(ours.estimator) == repr(theirs.estimator)
@@ -140,11 +140,12 @@ class TestLayerwiseBatchEntropy:
 
 def test_deep_supervision_catches_nothing_once_its_weight_is_0() -> None:
     term = DeepSupervision(network(), Term(decay_steps=2), X[:2])
+    model: Any = term.model
     caught = []
 
     def step() -> torch.Tensor:
         task = term.model(X).sum()
-        caught.append(len(term.model._caught))
+        caught.append(len(model._caught))
         return term(task, torch.arange(len(X)) % 2)
 
     added = [step().item() for _ in range(4)]

@@ -111,7 +111,7 @@ def test_ray_cluster_one_machine_of_which_is_lost(
     from ray.cluster_utils import Cluster
 
     soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": soon})
     try:
         lost = cluster.add_node(**node)
@@ -124,7 +124,7 @@ def test_ray_cluster_one_machine_of_which_is_lost(
         assert train.main(words) == 0
         killer.join()
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
     assert "continues at step" in capsys.readouterr().err
     assert outcome(tmp_path) == outcome(serial)
 

@@ -19,7 +19,8 @@ def test_right_within_a_third_from_the_first_runs_on(workers: int, says_steps: b
     forecast({"event": "study", "runs": len(RUNS), "finished": 0, "missing": RUNS})
     assert forecast.seconds() is None
     total = STEPS if says_steps else None
-    waiting, running, told, finished = list(RUNS), {}, [], 0
+    waiting, told, finished = list(RUNS), [], 0
+    running: dict[str, tuple[float, float]] = {}
     while waiting or running:
         while waiting and len(running) < workers:
             run = waiting.pop(0)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mireg.ablation.arms import Term
 from mireg.ablation.storage.files import write_json
-from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.study.config import Cell, RunSpec
 
 TARGET = 0.75
 

@@ -1,9 +1,14 @@
 """The report of a study: what it says, in which form, and how it looks in a browser."""
 
+from __future__ import annotations
+
 import csv
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from rich.console import Console
 
 from eval import report as command
@@ -18,7 +23,7 @@ ARMS = {"none": None, "mi": 100, "target-shuffled": None, "last-layer": 900}
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reported study of two cells."""
     folder = tmp_path_factory.mktemp("study")
     runs = [
@@ -32,7 +37,7 @@ def study(tmp_path_factory):
     return folder
 
 
-def summary_of(**reached):
+def summary_of(**reached: int | None) -> dict[str, Any]:
     runs = [result(arm, seed, step) for arm, step in reached.items() for seed in range(6)]
     return summarise("study", runs, list(reached))
 
@@ -51,16 +56,18 @@ def summary_of(**reached):
         (None, None, "at the median neither it nor none got there in 1000 steps.", "no difference shown"),
     ],
 )
-def test_verdict(none, mi, speed, end):
+def test_verdict(none: int | None, mi: int | None, speed: str, end: str) -> None:
     (cell,) = summary_of(none=none, mi=mi)["cells"]
     verdict = headline(cell)
     assert speed in verdict
-    assert re.search(r" It ended at \d\d\.0% test accuracy, none at \d\d\.0% \(.* points\): (.*)\.$", verdict)[1] == end
+    ended = re.search(r" It ended at \d\d\.0% test accuracy, none at \d\d\.0% \(.* points\): (.*)\.$", verdict)
+    assert ended is not None
+    assert ended[1] == end
     words = {(None, 100): ": faster.", (100, None): ": slower.", (100, 100): "): no difference shown. It"}
     assert words.get((none, mi), "") in verdict
 
 
-def test_a_worse_end_is_said_where_neither_got_to_the_target():
+def test_a_worse_end_is_said_where_neither_got_to_the_target() -> None:
     runs = [result(arm, seed, None) for arm in ("none", "mi") for seed in range(6)]
     for run in runs:
         run["test_accuracy"] = 0.70 + 0.01 * run["seed"] if run["arm"] == "none" else 0.10
@@ -70,7 +77,7 @@ def test_a_worse_end_is_said_where_neither_got_to_the_target():
 
 
 @pytest.fixture
-def losses():
+def losses() -> list[dict[str, Any]]:
     """Runs of a metric that is better the smaller it is, without a target."""
     return [
         result(arm, seed, None, target=None, metric="loss", values=(3.0, last + 0.01 * seed))
@@ -79,7 +86,7 @@ def losses():
     ]
 
 
-def test_a_smaller_loss_is_better(losses, tmp_path):
+def test_a_smaller_loss_is_better(losses: list[dict[str, Any]], tmp_path: Path) -> None:
     (cell,) = summarise("study", losses, ["none", "mi"])["cells"]
     assert (cell["metric"], cell["mode"], cell["target"]) == ("loss", "min", None)
     assert cell["arms"]["mi"]["final_metric"]["mean"] == pytest.approx(1.425)
@@ -94,7 +101,7 @@ def test_a_smaller_loss_is_better(losses, tmp_path):
     assert "test_loss" in (tmp_path / "runs.csv").read_text()
 
 
-def test_a_loss_has_a_target_too():
+def test_a_loss_has_a_target_too() -> None:
     runs = [
         result(arm, seed, step, target=2.0, metric="loss", values=(3.0, 1.5))
         for arm, step in (("none", 800), ("mi", 200))
@@ -105,7 +112,7 @@ def test_a_loss_has_a_target_too():
     assert headline(cell).startswith("mi reached 2 on 6 of 6 seeds (median 200 steps), 4.0x the speed of none (")
 
 
-def test_an_interval_that_the_test_does_not_confirm_shows_nothing():
+def test_an_interval_that_the_test_does_not_confirm_shows_nothing() -> None:
     versus = {"n_pairs": 8, "steps_ratio": 1.5, "ci95": [1.1, 1.9], "p_value": 0.2}
     arm = {"n_seeds": 8, "vs_none": versus}
     assert speed_verdict(arm) == "no difference shown"
@@ -121,13 +128,13 @@ def test_an_interval_that_the_test_does_not_confirm_shows_nothing():
         (6, ": faster. It ended"),
     ],
 )
-def test_few_seeds_are_said_to_be_few(seeds, verdict):
+def test_few_seeds_are_said_to_be_few(seeds: int, verdict: str) -> None:
     runs = [result(arm, seed, step) for arm, step in (("none", 800), ("mi", 100)) for seed in range(seeds)]
     (cell,) = summarise("study", runs, ["none", "mi"])["cells"]
     assert verdict in headline(cell)
 
 
-def test_other_arms_are_named_by_their_verdict():
+def test_other_arms_are_named_by_their_verdict() -> None:
     (cell,) = summary_of(**{"none": 800, "mi": 100, "lbe": 200, "mi-cka": None, "he": 800, "mi-renyi": 100})["cells"]
     assert headline(cell).endswith(
         "Faster: lbe, mi-renyi. Slower: mi-cka. No difference shown: he. Worse in the end: mi-cka."
@@ -136,12 +143,12 @@ def test_other_arms_are_named_by_their_verdict():
     assert headline(cell).endswith(": no difference shown. No difference shown: he.")
 
 
-def test_without_a_baseline_there_is_no_verdict():
+def test_without_a_baseline_there_is_no_verdict() -> None:
     (cell,) = summary_of(mi=100)["cells"]
     assert "nothing to compare" in headline(cell)
 
 
-def test_every_column_is_in_the_markdown():
+def test_every_column_is_in_the_markdown() -> None:
     summary = summary_of(none=800, mi=100)
     lines = [line[2:-2] for line in as_markdown(summary).splitlines() if line.startswith("|")]
     header, none, mi = (f"{lines[i]} | {lines[i + 4]}".split(" | ") for i in (0, 2, 3))  # both tables of the cell
@@ -153,7 +160,7 @@ def test_every_column_is_in_the_markdown():
     assert dict(zip(header, none, strict=True))["p"] == ""
 
 
-def test_a_column_without_a_word_is_left_out():
+def test_a_column_without_a_word_is_left_out() -> None:
     (cell,) = summary_of(none=800, mi=100)["cells"]
     assert list(comparison(cell))[:3] == ["arm", "learning rate", "reached"]
     cell["target"] = None
@@ -164,7 +171,7 @@ def test_a_column_without_a_word_is_left_out():
 
 
 @pytest.mark.browser
-def test_the_main_table_fits_a_page_of_1280_pixels(tmp_path):
+def test_the_main_table_fits_a_page_of_1280_pixels(tmp_path: Path) -> None:
     steps = {"none": 800, "target-shuffled": None, "deep-supervision": 100, "mi-label-free": 150}
     runs = [result(arm, seed, step) for arm, step in steps.items() for seed in range(6)]
     write_study(tmp_path, runs)
@@ -179,7 +186,7 @@ def test_the_main_table_fits_a_page_of_1280_pixels(tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") == 400
 
 
-def test_table_fits_80_columns(capsys):
+def test_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     report.print_table(summary_of(**{"none": None, "target-shuffled": 100, "layerwise-lr": 475}), Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -188,7 +195,7 @@ def test_table_fits_80_columns(capsys):
     )
 
 
-def test_table_wraps_what_is_wider_and_cuts_nothing(capsys):
+def test_table_wraps_what_is_wider_and_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     summary = summary_of(**{"none": None, "last-layer": 100})
     arm = summary["cells"][0]["arms"]["last-layer"]
     arm["n_failed"] = 2
@@ -200,7 +207,7 @@ def test_table_wraps_what_is_wider_and_cuts_nothing(capsys):
     assert all(part in text for part in ("broke)", "≥123.4x", "234.5]"))
 
 
-def test_every_run_is_a_row_of_the_csv(study):
+def test_every_run_is_a_row_of_the_csv(study: Path) -> None:
     rows = list(csv.DictReader((study / "runs.csv").read_text().splitlines()))
     assert len(rows) == 2 * len(ARMS) * 6
     row = next(row for row in rows if (row["cell"], row["arm"], row["seed"]) == ("R2", "mi", "2"))
@@ -208,7 +215,7 @@ def test_every_run_is_a_row_of_the_csv(study):
     assert next(row for row in rows if row["arm"] == "none")["steps_to_target"] == ""
 
 
-def test_markdown_has_a_table_per_cell_and_one_of_the_term(study):
+def test_markdown_has_a_table_per_cell_and_one_of_the_term(study: Path) -> None:
     text = (study / "report.md").read_text()
     assert text.count("| mi | 0.001 | 6/6 |") == 2
     cells, _, rest = text.partition("## Early in training")
@@ -220,7 +227,7 @@ def test_markdown_has_a_table_per_cell_and_one_of_the_term(study):
     assert "<h2>The term against the other arms</h2>" in (study / "report.html").read_text()
 
 
-def test_page_is_self_contained_and_small(study):
+def test_page_is_self_contained_and_small(study: Path) -> None:
     page = (study / "report.html").read_text()
     assert len(page) < 3_000_000
     assert "<script" not in page
@@ -229,13 +236,17 @@ def test_page_is_self_contained_and_small(study):
     assert "currentColor" in page
 
 
-def test_charts_are_small_and_their_ticks_whole():
-    svg = figures._svg(lambda axes: (axes.plot([0.851, 0.87], [0, 1 / 3]), axes.set_xticks([0.855, 0.865])))
+def test_charts_are_small_and_their_ticks_whole() -> None:
+    def draw(axes: Axes) -> None:
+        axes.plot([0.851, 0.87], [0, 1 / 3])
+        axes.set_xticks([0.855, 0.865])
+
+    svg = figures._svg(draw)
     assert ">0.855<" in svg
     assert not re.search(r'd="[^"]*\d\.\d{3}', svg)
 
 
-def test_a_large_study_stays_under_3_mb(tmp_path):
+def test_a_large_study_stays_under_3_mb(tmp_path: Path) -> None:
     arms = ["none", "mi", "lbe"] + [f"arm-{i}" for i in range(12)]
     runs = [result("none", seed, 100, cell="R1", steps=6000) | {"arm": arm} for arm in arms for seed in range(2)]
     write_study(tmp_path, runs)
@@ -243,7 +254,7 @@ def test_a_large_study_stays_under_3_mb(tmp_path):
     assert 13 * (tmp_path / "report.html").stat().st_size < 3_000_000
 
 
-def test_names_are_escaped(tmp_path):
+def test_names_are_escaped(tmp_path: Path) -> None:
     run = result("none", 0, None) | {"failure": None}
     run["spec"]["cell"]["model_options"] = {"activation": "<script>alert(1)</script>"}
     write_study(tmp_path, [run])
@@ -251,13 +262,17 @@ def test_names_are_escaped(tmp_path):
     assert "<script" not in (tmp_path / "report.html").read_text()
 
 
-def test_command_line_says_what_is_missing(tmp_path, monkeypatch, capsys):
+def test_command_line_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["eval.report", str(tmp_path)])
     assert command.main() == 2
     assert "holds no finished run" in capsys.readouterr().err
 
 
-def test_command_line_names_a_damaged_run(tmp_path, monkeypatch, capsys):
+def test_command_line_names_a_damaged_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_study(tmp_path, [result("none", 0, None)])
     (tmp_path / "runs" / "cell" / "none" / "seed-0" / "result.json").write_text("{")
     monkeypatch.setattr("sys.argv", ["eval.report", str(tmp_path)])
@@ -268,7 +283,7 @@ def test_command_line_names_a_damaged_run(tmp_path, monkeypatch, capsys):
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("device", "width"), [("desktop", 1280), ("phone", 390)])
-def test_page_in_a_browser(study, scheme, device, width):
+def test_page_in_a_browser(study: Path, scheme: str, device: str, width: int) -> None:
     with browser_page(viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
         requests = []
         page.on("request", lambda request: requests.append(request.url))
@@ -288,13 +303,13 @@ def test_page_in_a_browser(study, scheme, device, width):
     assert all(url.startswith("file:") for url in requests)
 
 
-def contrast(first, second):
+def contrast(first: str, second: str) -> float:
     """Contrast ratio of two colours, from 1 to 21 (WCAG 2)."""
     low, high = sorted((luminance(first), luminance(second)))
     return (high + 0.05) / (low + 0.05)
 
 
-def luminance(colour):
+def luminance(colour: str) -> float:
     channels = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

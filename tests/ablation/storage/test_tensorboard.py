@@ -1,5 +1,7 @@
 """What the event files of a study hold, and what TensorBoard's own pages make of them."""
 
+from __future__ import annotations
+
 import contextlib
 import re
 import subprocess
@@ -8,14 +10,18 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mireg.ablation import report
+from mireg.ablation.arms import Term
 from mireg.ablation.storage.tensorboard import Tracker, as_table, draw_flow, draw_heat_map
-from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.study.config import Cell, RunSpec
 from tests.ablation.report.synthetic import TARGET, result, write_study
 from tests.ablation.running import run
 from tests.browser import browser_page, keep_screenshot
@@ -24,7 +30,9 @@ PAIRS = 10
 STEPS = 1000
 
 
-def track(folder, arm, seed, reached, steps=STEPS, pairs=PAIRS, resume_at=0):
+def track(
+    folder: Path, arm: str, seed: int, reached: int | None, steps: int = STEPS, pairs: int = PAIRS, resume_at: int = 0
+) -> dict[str, Any]:
     """Log a synthetic run as a training run would, and return its result."""
     run = result(arm, seed, reached, steps=steps)
     cell = Cell("cell", "digits", "mlp", TARGET, steps, model_options={"depth": pairs})
@@ -40,7 +48,7 @@ def track(folder, arm, seed, reached, steps=STEPS, pairs=PAIRS, resume_at=0):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two arms of two seeds, tracked and reported."""
     folder = tmp_path_factory.mktemp("tracked")
     runs = [
@@ -51,13 +59,13 @@ def study(tmp_path_factory):
     return folder
 
 
-def events(folder):
+def events(folder: Path) -> EventAccumulator:
     accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
     return accumulator
 
 
-def test_arms_share_their_tags(study):
+def test_arms_share_their_tags(study: Path) -> None:
     runs = study / "runs" / "cell"
     none, mi = (set(events(runs / arm / "seed-0").Tags()["scalars"]) for arm in ("none", "mi-kde"))
     assert mi - none == {"term/share_of_loss", "result/steps_to_target", "result/seconds_to_target"}
@@ -65,7 +73,7 @@ def test_arms_share_their_tags(study):
     assert sum(tag.startswith("mi_nats/") for tag in none) == PAIRS
 
 
-def test_one_run_is_one_directory(study):
+def test_one_run_is_one_directory(study: Path) -> None:
     assert sorted(path.parent.name for path in study.glob("runs/cell/none/**/events.*")) == [
         "all-seeds",
         "seed-0",
@@ -73,14 +81,14 @@ def test_one_run_is_one_directory(study):
     ]
 
 
-def test_outcome_stands_beside_the_curve(study):
+def test_outcome_stands_beside_the_curve(study: Path) -> None:
     accumulator = events(study / "runs" / "cell" / "mi-kde" / "seed-1")
     (steps,) = accumulator.Scalars("result/steps_to_target")
     assert (steps.step, steps.value) == (STEPS, 150)
     assert accumulator.Scalars("validation/accuracy")[-1].value == pytest.approx(0.9)
 
 
-def test_spread_is_that_of_the_seeds_and_is_replaced(study):
+def test_spread_is_that_of_the_seeds_and_is_replaced(study: Path) -> None:
     report.write(study)
     accumulator = events(study / "runs" / "cell" / "none" / "all-seeds")
     last = {tag: accumulator.Scalars(tag)[-1].value for tag in accumulator.Tags()["scalars"]}
@@ -90,12 +98,12 @@ def test_spread_is_that_of_the_seeds_and_is_replaced(study):
     assert last["over_seeds/accuracy_highest"] == pytest.approx(0.11)
 
 
-def test_event_files_of_a_deep_network_stay_small(tmp_path):
+def test_event_files_of_a_deep_network_stay_small(tmp_path: Path) -> None:
     track(tmp_path, "mi", 0, 150, steps=1000, pairs=100)
     assert sum(path.stat().st_size for path in tmp_path.rglob("events.*")) < 5_000_000
 
 
-def test_logging_is_cheap(tmp_path):
+def test_logging_is_cheap(tmp_path: Path) -> None:
     run = result("mi", 0, 150)
     tracker = Tracker(tmp_path, RunSpec(Cell("cell", "digits", "mlp", TARGET, STEPS), "mi", 0, Term()), 0)
     point = run["curve"][-1] | {"mi": {f"pair {i}": 1.0 for i in range(PAIRS)}}
@@ -109,7 +117,7 @@ def test_logging_is_cheap(tmp_path):
     assert sorted(times)[100] < 0.02 * 25 * 2e-3  # 2% of 25 steps of 2 ms each
 
 
-def test_resuming_voids_what_was_written_after_the_checkpoint(tmp_path):
+def test_resuming_voids_what_was_written_after_the_checkpoint(tmp_path: Path) -> None:
     track(tmp_path, "mi", 0, None)
     track(tmp_path, "mi", 0, 800, resume_at=500)
     accuracy = events(tmp_path / "runs" / "cell" / "mi" / "seed-0").Scalars("validation/accuracy")
@@ -117,7 +125,7 @@ def test_resuming_voids_what_was_written_after_the_checkpoint(tmp_path):
     assert accuracy[-1].value == pytest.approx(0.9)
 
 
-def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path):
+def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path: Path) -> None:
     cell = Cell("cell", "digits", "mlp", 0.8, 4, model_options={"depth": 3}, eval_every=2, diagnostics=True)
     run(tmp_path, cell, "mi")
     tags = events(tmp_path).Tags()
@@ -132,7 +140,7 @@ def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path):
     assert {"information/last_layer_about_target", "information/last_layer_about_input"} <= set(tags["scalars"])
 
 
-def test_figures_and_settings_say_which_run_they_are_of():
+def test_figures_and_settings_say_which_run_they_are_of() -> None:
     spec = RunSpec(Cell("cell", "digits", "mlp", TARGET, STEPS, model_options={"depth": 4}), "mi", 3, Term())
     curve = [{"step": step, "mi": {"a→b": 1.0, "b→c": 0.5}} for step in (0, 25)]
     for draw in (draw_heat_map, draw_flow):
@@ -144,7 +152,7 @@ def test_figures_and_settings_say_which_run_they_are_of():
 
 
 @pytest.fixture(scope="module")
-def server(study, tmp_path_factory):
+def server(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a TensorBoard on the study's runs; it finds a free port itself."""
     # Not urlopen: it keeps the proxy of its first call, which another test's dead one may have been.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -183,7 +191,7 @@ SHOWN = {
 
 
 @pytest.mark.browser
-def test_pages_show_the_study(server):
+def test_pages_show_the_study(server: str) -> None:
     with browser_page(viewport={"width": 1800, "height": 1000}) as page:
         requests = []
         page.on("request", lambda request: requests.append(request.url))
@@ -211,11 +219,11 @@ def test_pages_show_the_study(server):
 
 
 @pytest.mark.browser
-def test_runs_are_coloured_by_arm(server):
+def test_runs_are_coloured_by_arm(server: str) -> None:
     pattern = urllib.parse.quote("regex:/([^/]+)/seed-", safe="")  # as in docs/study.md
     with browser_page(viewport={"width": 1400, "height": 900}) as page:
         page.goto(f"{server}/?runColorGroup={pattern}#timeseries")
-        colours = {}
+        colours: dict[str, set[str]] = {}
         for arm in ("none", "mi-kde"):
             for seed in range(2):
                 row = page.locator("runs-data-table tb-data-table-content-row", has_text=f"cell/{arm}/seed-{seed}")

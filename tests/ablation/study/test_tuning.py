@@ -15,10 +15,11 @@ from torch import nn
 
 import train
 from mireg.ablation import report
+from mireg.ablation.arms import Term
 from mireg.ablation.errors import UserError
 from mireg.ablation.storage.provenance import read_tuning
 from mireg.ablation.study import presets
-from mireg.ablation.study.config import Cell, RunSpec, Study, Term, Tuning
+from mireg.ablation.study.config import Cell, RunSpec, Study, Tuning
 from mireg.ablation.study.tuning import choose
 from tests.ablation.running import run
 
@@ -40,7 +41,7 @@ STUDY = Study("tuned", (CELL,), ("none", "lbe"), first_seed=10, tuning=Tuning((1
 def trial(lr: float, *runs: tuple[int | None, float] | None) -> list[tuple[RunSpec, dict[str, Any] | None]]:
     """Tuning runs that reached the target at a step with an accuracy in the end; None for one that broke."""
     cell = Cell("cell", "digits", "mlp", 0.7, 100, lr=lr)
-    found = []
+    found: list[tuple[RunSpec, dict[str, Any] | None]] = []
     for seed, outcome in enumerate(runs):
         step, last = outcome or (None, 0.0)
         curve = [{"step": 0, "validation_accuracy": 0.1}]
@@ -79,6 +80,7 @@ def test_a_tuning_run_ends_at_the_target_and_sees_no_test_set(tmp_path: Path) ->
     assert result["test_accuracy"] is None
     assert not (tmp_path / "tuning" / "weights.pt").exists()
     *before, last = [point["validation_accuracy"] for point in result["curve"]]
+    assert CELL.target is not None
     assert last >= CELL.target > max(before[1:], default=0)
     assert len(result["curve"]) < len(whole["curve"])
     assert [p["loss"] for p in whole["curve"]][: len(result["curve"])] == [p["loss"] for p in result["curve"]]

@@ -1,5 +1,10 @@
 """Diagnostics taken during a run: they change nothing, and see what a step does."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,13 +18,13 @@ SEEDED = ("step", "validation_accuracy", "loss", "mi", "term_share")
 """What the seed alone decides of a point; times do not."""
 
 
-def cell(**changes):
+def cell(**changes: Any) -> Cell:
     options = {"depth": 4, "width": 16, "batchnorm": True}
     return Cell("cell", "digits", "mlp", 0.8, 20, model_options=options, batch_size=32, eval_every=10, **changes)
 
 
 @pytest.mark.parametrize("arm", ["none", "mi", "target-shuffled", "lbe"])
-def test_a_run_is_the_same_with_and_without(tmp_path, arm):
+def test_a_run_is_the_same_with_and_without(tmp_path: Path, arm: str) -> None:
     plain, diagnosed = run(tmp_path / "plain", cell(), arm), run(tmp_path / "diagnosed", cell(diagnostics=True), arm)
     for a, b in zip(plain["curve"], diagnosed["curve"], strict=True):
         assert [a[key] for key in SEEDED] == [b[key] for key in SEEDED]
@@ -27,7 +32,7 @@ def test_a_run_is_the_same_with_and_without(tmp_path, arm):
     assert len(diagnosed["curve"][0]["diagnostics"]) >= 6 * 3 + 2
 
 
-def test_a_larger_step_moves_features_and_gradients_more():
+def test_a_larger_step_moves_features_and_gradients_more() -> None:
     found = []
     for lr in (1e-4, 1e-2):
         torch.manual_seed(0)

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.errors import Stopped, UserError
 from mireg.ablation.storage.checkpoint import NEWEST, PREVIOUS
-from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import train
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, Samples, load
 from mireg.ablation.errors import UserError
-from mireg.ablation.study.config import Cell, RunSpec, Term
+from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.study.metric import Metric
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import train
@@ -70,7 +72,7 @@ def regression() -> Dataset:
     return Dataset("own", "regression", split, split, None, 1)
 
 
-def run(folder: Path, data: Dataset, network: nn.Module, **changes: object) -> dict[str, object]:
+def run(folder: Path, data: Dataset, network: nn.Module, **changes: object) -> dict[str, Any]:
     cell = Cell("cell", "digits", "mlp", 0.5, 40, batch_size=8, eval_every=10, lr=1e-2, metric="loss")
     spec = RunSpec(cell, "none", 0, Term())
     train(
@@ -83,13 +85,13 @@ def run(folder: Path, data: Dataset, network: nn.Module, **changes: object) -> d
         tell=lambda event: None,
         stop=lambda: False,
     )
-    result: dict[str, object] = json.loads((folder / "result.json").read_text())
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
 
 
 def test_a_regression_is_trained(tmp_path: Path) -> None:
     result = run(tmp_path, regression(), nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)))
-    first, *_, last = result["curve"]  # type: ignore[misc]
+    first, *_, last = result["curve"]
     assert last["validation_loss"] < 0.5 * first["validation_loss"]
     assert result["test_loss"] == last["validation_loss"]  # there is no test part
     assert (result["final_split"], result["task"]) == ("validation", "regression")
@@ -108,7 +110,7 @@ def test_a_run_whose_validation_loss_is_not_finite_breaks(tmp_path: Path) -> Non
 
     result = run(tmp_path, regression(), Diverges())
     assert result["failure"] == "step 10, arm none: the validation loss is not finite; a lower learning rate may help"
-    assert [point["step"] for point in result["curve"]] == [0]  # type: ignore[attr-defined]
+    assert [point["step"] for point in result["curve"]] == [0]
     assert result["test_loss"] is None
 
 

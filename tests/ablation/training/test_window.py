@@ -7,7 +7,7 @@ import torch
 from mireg.ablation.training.window import Window
 
 
-def test_a_term_and_a_loss_of_zero_have_a_share():
+def test_a_term_and_a_loss_of_zero_have_a_share() -> None:
     window = Window()
     window.add(torch.zeros(()), torch.zeros(()), 0.1)
     window.add(torch.ones(()), torch.ones(()), 0.1)

@@ -5,14 +5,11 @@ python docs/mi_reward.py
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 RIDGE, SHARED_NOISE, FLOOR, TINY = 0.1, 0.1, 1e-7, 1e-20
-DAMPING, EVEN_UNTIL, CHANCE = 0.8, 0.25, 4
 
 
 def usable_information(layer: Tensor, code: Tensor, noise: float) -> Tensor:
@@ -30,31 +27,11 @@ def usable_information(layer: Tensor, code: Tensor, noise: float) -> Tensor:
     return nats
 
 
-def evened(gradient: Tensor, layer: Tensor, code: Tensor, nats: Tensor) -> Tensor:
-    """Where a layer knows little of classes that it does tell apart, its gradient's strongest direction is damped."""
-    unit = code / code.sum(0).sqrt()
-    share = unit.T @ gradient
-    even = unit @ (share - DAMPING / (share.square().sum() + 1e-38) * share @ share.T @ share)
-    even = even * gradient.norm() / (even.norm() + 1e-38)
-    centred, (n, k) = layer - layer.mean(0), code.shape
-    between = (unit.T @ centred).square().sum()
-    f = between / (k - 1) / ((centred.square().sum() - between) / (n - k))
-    strength = (1 - nats / EVEN_UNTIL).clamp(0, 1) * (1 - CHANCE / f).clamp(0, 1)
-    return torch.lerp(gradient, even, strength)
-
-
 def information(layers: list[Tensor], target: Tensor) -> list[Tensor]:
     """Of each layer, the input first. Noise that all layers share makes a faint signal worth less than a strong one."""
     code = one_hot(target.unique(return_inverse=True)[1]).float()
     unit = min(layers[0].detach().var(0, correction=0).mean().item(), 1.0)
-    reading = []
-    for layer in layers:
-        seen = layer.view_as(layer)
-        nats = usable_information(seen, code, unit * SHARED_NOISE)
-        if seen.requires_grad:
-            seen.register_hook(partial(evened, layer=layer.detach(), code=code, nats=nats.detach()))
-        reading.append(nats)
-    return reading
+    return [usable_information(layer, code, unit * SHARED_NOISE) for layer in layers]
 
 
 class Reward:

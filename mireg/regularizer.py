@@ -288,7 +288,7 @@ def pairs(layers: Iterable[str]) -> list[str]:
 
 
 FOR_TRAINING: dict[str, dict[str, Any]] = {
-    "usable": {"ridge": 0.1, "per_dimension": True, "shared_noise": 0.1, "even": 0.25},
+    "usable": {"ridge": 0.1, "per_dimension": True, "shared_noise": 0.1},
     "kde": {"shared_noise": 0.01},
     "binning": {"slicing": "covarying", "noise": 1.0, "shared_noise": 0.01},
 }

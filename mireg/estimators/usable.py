@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mireg.estimators.base import Estimator, in_full_precision
-from mireg.estimators.even import evened
 from mireg.estimators.gram import TINY, by_width, grouped
 from mireg.estimators.target import codes
 
@@ -47,8 +46,6 @@ class Usable(Estimator):
         shared_noise: variance of noise in every unit of every layer, relative to the mean variance of the
             first layer's units or to 1, whichever is less. Above 0, a layer that passes the signal on too faintly
             reads less.
-        even: nats below which a layer's gradient is evened out over classes, and is then no longer the estimate's
-            own (:func:`mireg.estimators.even.evened`). 0 leaves it as it is.
 
     Source: Xu et al., A theory of usable information under computational constraints, ICLR 2020; Allen, The
     relationship between variable selection and data augmentation and a method for prediction,
@@ -69,7 +66,6 @@ class Usable(Estimator):
         per_dimension: bool = False,
         noise_floor: float = 1e-7,
         shared_noise: float = 0.0,
-        even: float = 0.0,
     ) -> None:
         if ridge != "auto" and not (isinstance(ridge, int | float) and math.isfinite(ridge) and ridge > 0):
             raise ValueError(f"ridge={ridge!r}: give a positive number or 'auto'")
@@ -79,9 +75,6 @@ class Usable(Estimator):
         if not (math.isfinite(shared_noise) and shared_noise >= 0):
             raise ValueError(f"shared_noise={shared_noise!r}: must be a finite number of at least 0")
         self.shared_noise = shared_noise
-        if not (math.isfinite(even) and even >= 0):
-            raise ValueError(f"even={even!r}: must be a finite number of at least 0")
-        self.even = even
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
         with in_full_precision(layers[0]):
@@ -104,12 +97,8 @@ class Usable(Estimator):
             code, kept = codes(target, layers[0])
             centred, _, _ = _centred(code, kept)
             noise, floor = self._noise(layers, kept), torch.zeros_like(code[0, :1])
-            if target.is_floating_point():
-                factor, classes = self._factor(code.shape[1]), None
-            else:
-                factor, classes = 0.5, code if kept is None else code * kept[:, None]
-
-            return factor * by_width(layers, lambda stack: self._read(stack, centred, floor, noise, kept, classes))
+            factor = self._factor(code.shape[1]) if target.is_floating_point() else 0.5
+            return factor * by_width(layers, lambda stack: self._read(stack, centred, floor, noise, kept))
 
     def _factor(self, dimensions: int) -> float:
         return 0.5 if self.per_dimension else dimensions / 2
@@ -127,12 +116,10 @@ class Usable(Estimator):
         floor: Tensor,
         noise: Tensor,
         kept: Tensor | None,
-        classes: Tensor | None = None,
     ) -> Tensor:
         """Log (g,) of baseline over prediction error: layers (g, n, d), target ([g,] n, k) with mean 0."""
         ridge = _best_ridge(layers, target, self.noise_floor, noise, kept) if self.ridge == "auto" else self.ridge
-        even = 2 * self.even  # the log is twice the nats
-        log: Tensor = _Reading.apply(layers, target, floor + TINY, self.noise_floor, noise, ridge, kept, classes, even)
+        log: Tensor = _Reading.apply(layers, target, floor + TINY, self.noise_floor, noise, ridge, kept)
         return log
 
     def ceiling(self, n: int) -> float:
@@ -166,8 +153,6 @@ class _Reading(torch.autograd.Function):
         noise: Tensor,
         ridge: float | Tensor,
         kept: Tensor | None,
-        classes: Tensor | None,
-        even: float,
     ) -> Tensor:
         centred, mean, scale, count = _scaled(layers, noise_floor, noise, kept)
         r = ridge[:, None, None] if isinstance(ridge, Tensor) else ridge
@@ -216,8 +201,6 @@ class _Reading(torch.autograd.Function):
                 if kept is not None:
                     gradient = gradient * kept[:, None]
                 ctx.by_layer = gradient * (-1 / error)[:, None, None]
-                if classes is not None and even:
-                    ctx.by_layer = evened(ctx.by_layer, centred, classes, log, even)
             if ctx.needs_input_grad[1]:
                 ctx.by_target = target * (2 / baseline / (1 - 1 / count) ** 2)[:, None, None]
                 ctx.by_target = ctx.by_target - v * (2 / error)[:, None, None]
@@ -229,7 +212,7 @@ class _Reading(torch.autograd.Function):
         factor = gradients[0][:, None, None]
         by_layer = factor * ctx.by_layer if ctx.needs_input_grad[0] else None
         by_target = factor * ctx.by_target if ctx.needs_input_grad[1] else None
-        return by_layer, by_target, *[None] * 7
+        return by_layer, by_target, *[None] * 5
 
 
 def _count(rows: Tensor, kept: Tensor | None) -> float | Tensor:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import mireg
 from mireg.layers import tensors_in
-from mireg.regularizer import FOR_TRAINING
 from tests.networks import NETWORKS, ROWS, Case
 
 
@@ -60,9 +59,7 @@ def test_network(name: str) -> None:
     off.unwrap()
     del bare_gradients, gradients
 
-    # Without `even`, so that a step along the gradient is a step up.
-    estimator = mireg.estimators.get("usable", **{**FOR_TRAINING["usable"], "even": 0.0})
-    model = mireg.wrap(network, weight=1.0, estimator=estimator)
+    model = mireg.wrap(network, weight=1.0)
     target = torch.arange(ROWS) % 2
     losses: list[float] = []
     for _ in range(3):  # observed, tapped, and after one step along the gradient

@@ -24,8 +24,8 @@ from mireg.ablation.storage.files import read_json
 ROOT = Path(__file__).parents[3]
 TEXT = ["--dataset", f"text:{ROOT / 'LICENSE'}", "--batch-size", "16"]
 SIZE = ["--steps", "300", "--eval-every", "100", "--model-options", "depth=2", "width=8", "heads=2", "context=8"]
-STUDY = [*TEXT, "--seeds", "2", *SIZE]
-"""A next-token cell."""
+STUDY = [*TEXT, "--seeds", "2", "--lr", "0.0003", *SIZE]
+"""A next-token cell. At a larger rate, training amplifies the rounding of sums over processes."""
 
 WORDS = [*STUDY, "--checkpoint-seconds", "0.02"]
 ARMS = ["--arms", "none", "mi"]
@@ -154,9 +154,8 @@ def test_torchrun_one_process_of_which_is_killed(tmp_path: Path, serial: Path) -
     for name, (_, curve) in outcome(tmp_path).items():
         _, alone = outcome(serial)[name]
         assert [point["step"] for point in curve] == [point["step"] for point in alone]
-        # Sums over ranks round differently, and training amplifies that from step to step.
-        for ours, theirs, error in zip(curve[1:], alone[1:], [1e-5, *[1e-3] * (len(curve) - 2)], strict=True):
-            assert ours["loss"] == pytest.approx(theirs["loss"], abs=error)
+        for ours, theirs in zip(curve[1:], alone[1:], strict=True):
+            assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
     assert len(outcome(tmp_path)) == 4
 
 

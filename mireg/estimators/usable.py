@@ -180,7 +180,6 @@ class _Reading(torch.autograd.Function):
         residual = b / a
         error = residual.square().sum((-2, -1)) + floor
         baseline = target.square().sum((-2, -1)) / (1 - 1 / count) ** 2 + floor
-        log = (baseline / error).log()
         if wanted:
             w = residual / a
             v = apply(w)
@@ -204,7 +203,7 @@ class _Reading(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 ctx.by_target = target * (2 / baseline / (1 - 1 / count) ** 2)[:, None, None]
                 ctx.by_target = ctx.by_target - v * (2 / error)[:, None, None]
-        return log
+        return (baseline / error).log()
 
     @staticmethod
     @torch.autograd.function.once_differentiable

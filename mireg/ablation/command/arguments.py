@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mireg.ablation.command.toml import WORDS, read_toml
+from mireg.ablation.command.toml import read_words
 from mireg.ablation.errors import UserError, nearest
 
 
@@ -101,45 +101,63 @@ class Arguments:
 NOT_IN_FILES = frozenset({"config", "print_config", "list"})
 
 
+MUST_BE = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+
+
 def parse(argv: Sequence[str] | None, program: str) -> Arguments:
     """Read the command line, over the file that it names, if any.
 
     Raises:
         UserError: on an unknown option or a value of another type, in the command line or the file.
     """
-    words, unknown = _parser(program).parse_known_args(argv)
-    if unknown:
-        known = [_flag(field.name) for field in fields(Arguments)]
-        raise UserError(f"unknown option {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
-    config = getattr(words, "config", None)
-    settings = Arguments() if config is None else read_toml(config, Arguments, NOT_IN_FILES)
-    return replace(settings, **vars(words))
+    parser = _Parser(program)
+    given = parser.read(argv)
+    path = given.get("config")
+    return replace(Arguments(), **{**(parser.read_file(path) if path else {}), **given})
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses in one line."""
+    """A parser of the fields of :class:`Arguments`, which leaves out what is not given and refuses in one line."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(
+            prog=program,
+            description=inspect.getdoc(Arguments),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        hints = typing.get_type_hints(Arguments)
+        for setting in fields(Arguments):
+            about = setting.metadata["help"]
+            if setting.default not in (None, (), False):
+                about += f" (default: {setting.default})"
+            self.add_argument(_flag(setting.name), dest=setting.name, help=about, **_how(hints[setting.name]))
+
+    def read(self, words: Sequence[str] | None) -> dict[str, Any]:
+        """What the words set."""
+        values, unknown = self.parse_known_args(words)
+        if unknown:
+            known = [_flag(field.name) for field in fields(Arguments)]
+            raise UserError(f"unknown option {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
+        return vars(values)
+
+    def read_file(self, path: Path) -> dict[str, Any]:
+        """What a file with settings sets."""
+        defaults = {_flag(field.name)[2:]: field.default for field in fields(Arguments)}
+        switches, lists = ([key for key, default in defaults.items() if default == of] for of in (False, ()))
+        words = read_words(path, switches, lists)
+        try:
+            for word in words:
+                key = word[2:].partition("=")[0]
+                if key.replace("-", "_") in NOT_IN_FILES:
+                    raise UserError(f"--{key} cannot be set in a file")
+            return self.read(words)
+        except UserError as error:
+            raise UserError(f"{path}: {' '.join(str(error).split())}") from None
 
     def error(self, message: str) -> typing.NoReturn:
         raise UserError(message.removeprefix("argument "))
-
-
-def _parser(program: str) -> argparse.ArgumentParser:
-    """A parser of the fields of :class:`Arguments`, which leaves out what is not given."""
-    parser = _Parser(
-        prog=program,
-        description=inspect.getdoc(Arguments),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    hints = typing.get_type_hints(Arguments)
-    for setting in fields(Arguments):
-        hint = hints[setting.name]
-        about = setting.metadata["help"]
-        if setting.default not in (None, (), False):
-            about += f" (default: {setting.default})"
-        parser.add_argument(_flag(setting.name), dest=setting.name, help=about, **_how(hint))
-    return parser
 
 
 def _how(hint: Any) -> dict[str, Any]:
@@ -156,10 +174,10 @@ def _how(hint: Any) -> dict[str, Any]:
 
 
 class _Tuple(argparse.Action):
-    """Words as a tuple, which is what the settings hold."""
+    """All words given, as a tuple, which is what the settings hold."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        setattr(namespace, self.dest, tuple(values))
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *values))
 
 
 def _reader(kind: type) -> Callable[[str], Any]:
@@ -171,7 +189,7 @@ def _reader(kind: type) -> Callable[[str], Any]:
         try:
             return kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} must be {WORDS[kind]}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} must be {MUST_BE[kind]}") from None
 
     return read
 

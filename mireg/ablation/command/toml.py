@@ -4,51 +4,45 @@ from __future__ import annotations
 
 import json
 import tomllib
-import types
-import typing
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-from mireg.ablation.errors import UserError, nearest
-
-T = TypeVar("T")
-
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path, as text"}
+from mireg.ablation.errors import UserError
 
 
-def read_toml(path: Path, kind: type[T], without: frozenset[str]) -> T:
-    """Read a dataclass whose fields all have defaults.
+def read_words(path: Path, switches: Collection[str], lists: Collection[str]) -> list[str]:
+    """What a file sets, as words of a command line; their meaning and their errors are the command line's.
 
     Args:
-        path: of the file; its keys are the names of the fields, with ``-`` or ``_``.
-        kind: the dataclass.
-        without: fields that a file cannot set.
+        path: of the file; its keys are options without the leading ``--``, with ``-`` or ``_``.
+        switches: options without a value, which are there or not.
+        lists: options with any number of values.
 
     Raises:
-        UserError: if the file cannot be read, a key is unknown or a value is of another type.
+        UserError: if the file cannot be read, is not TOML, or gives a key twice.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read --config {path} ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not TOML: {_line(error)}") from error
-    hints = typing.get_type_hints(kind)
-    known = {_key(field.name): hints[field.name] for field in fields(kind) if field.name not in without}  # type: ignore[arg-type]
-    chosen: dict[str, Any] = {}
-    for written, value in table.items():
-        key = written.replace("_", "-")
-        if key not in known:
-            raise UserError(f"{path}: unknown key {_line(written)!r}{nearest(key, known)}")
-        chosen[key.replace("-", "_")] = _typed(f"{path}: {key}", value, known[key])
-    if len(chosen) < len(table):
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not TOML: {' '.join(str(error).split())[:60]}") from error
+    values = {key.replace("_", "-"): value for key, value in table.items()}
+    if len(values) < len(table):
         raise UserError(f"{path}: a key is given twice, once with '-' and once with '_'")
-    return kind(**chosen)
+    words = []
+    for key, value in values.items():
+        if key in switches and isinstance(value, bool):
+            words += [f"--{key}"] if value else []
+        else:
+            words += [f"--{key}={_text(item)}" for item in (value if key in lists and type(value) is list else [value])]
+    return words
 
 
 def as_toml(settings: Any, without: frozenset[str]) -> str:
-    """A dataclass as text that :func:`read_toml` reads, without what is unset.
+    """A dataclass as text that --config reads, without what is unset.
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -63,31 +57,8 @@ def as_toml(settings: Any, without: frozenset[str]) -> str:
     return "".join(f"{_key(name)} = {_written(value)}\n" for name, value in values.items() if value not in (None, ()))
 
 
-def _typed(where: str, value: Any, hint: Any) -> Any:
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
-    if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise UserError(f"{where} is {_line(value)!r}: choose from {', '.join(choices)}")
-        return value
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise UserError(f"{where} is {_line(value)!r}: must be a list of text")
-        return tuple(_typed(where, item, str) for item in value)
-    if type(value) not in {Path: (str,), float: (int, float)}.get(hint, (hint,)):
-        raise UserError(f"{where} is {_line(value)!r}: must be {WORDS[hint]}")
-    if isinstance(value, str) and "\0" in value:
-        raise UserError(f"{where} is {_line(value)!r}: must not hold a zero character")
-    try:
-        return hint(value)
-    except OverflowError:
-        raise UserError(f"{where} is too large a number") from None
-
-
-def _line(value: object) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _key(name: str) -> str:

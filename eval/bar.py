@@ -38,15 +38,15 @@ class Line:
     """One line of the bar.
 
     Attributes:
-        cell: what it is asked of.
-        asked: of it.
-        found: with its interval.
+        cell: or cells.
+        required: of them.
+        measured: with its interval.
         status: :data:`MET`, :data:`NOT_MET` or :data:`NOT_RUN`.
     """
 
     cell: str
-    asked: str
-    found: str
+    required: str
+    measured: str
     status: str
 
 
@@ -117,8 +117,8 @@ def lines(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> l
     study = Study(summary, results)
     found = []
     for cell, steps in WITHIN.items():
-        asked = f"{steps} steps to target in the median, each seed within {2 * steps}"
-        found.append(_line(cell, asked, _within(study, cell)))
+        required = f"{steps} steps to target in the median, each seed within {2 * steps}"
+        found.append(_line(cell, required, _within(study, cell)))
     found.append(_line("R3", "at least 80% at step 300 on every seed", lambda: _lowest(study, "R3", 300, 0.8)))
     found.append(_line("R4", "at least as good as `he` at step 600", lambda: _as_good_as(study, "R4", "he", 600)))
     found.append(_line("R7", "at least 60% at step 1,000 on every seed", lambda: _lowest(study, "R7", 1000, 0.6)))
@@ -146,15 +146,15 @@ def lines(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> l
 
 
 Check = Callable[[], tuple[str, bool]]
-"""Says what was found, and whether it is enough."""
+"""What was measured, and whether it meets the requirement."""
 
 
-def _line(cell: str, asked: str, check: Check) -> Line:
+def _line(cell: str, required: str, check: Check) -> Line:
     try:
-        found, good = check()
+        measured, good = check()
     except NotRunError as missing:
-        return Line(cell, asked, str(missing), NOT_RUN)
-    return Line(cell, asked, found, MET if good else NOT_MET)
+        return Line(cell, required, str(missing), NOT_RUN)
+    return Line(cell, required, measured, MET if good else NOT_MET)
 
 
 def _within(study: Study, cell: str) -> Check:
@@ -196,7 +196,7 @@ def _ratio(versus: Mapping[str, Any], key: str, interval_key: str, bar: float) -
     value, interval = versus[key], versus[interval_key]
     if value is None or interval is None:
         if versus.get("steps_ratio", 0) is None:
-            return "neither got there", False
+            return "neither reached the target", False
         raise NotRunError("no interval")
     sign = {"at least": "≥", "at most": "≤"}.get(versus.get("bound") or "", "")
     return f"{sign}{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]", interval[0] >= bar
@@ -280,7 +280,7 @@ def _control(study: Study, cell: str) -> Check:
             return f"saves {saved['mean']:.0%} [{100 * low:.0f}, {100 * high:.0f}]", low <= 0
         versus = study.versus(cell, "target-shuffled")
         if versus["steps_ratio"] is None:
-            return "neither got there", True
+            return "neither reached the target", True
         text, _ = _ratio(versus, "steps_ratio", "ci95", 1)
         return text, versus["ci95"][0] <= 1
 

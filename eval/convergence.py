@@ -119,7 +119,7 @@ def _speeds(arm: Mapping[str, Any]) -> tuple[str, str]:
     if not versus or versus["n_pairs"] == 0:
         return "", ""
     if versus["steps_ratio"] is None:
-        return ("neither got there", "") if arm["n_reached"] == 0 and "bound" in versus else ("", "")
+        return ("neither reached the target", "") if arm["n_reached"] == 0 and "bound" in versus else ("", "")
     return (
         ratio_text(versus["steps_ratio"], versus["bound"], versus["ci95"]),
         ratio_text(versus["seconds_ratio"], versus["bound"], versus["seconds_ci95"]),
@@ -152,9 +152,9 @@ def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> li
         f"What had to be shown, written down before the runs: {counts}. A line is met if the whole 95% interval is on "
         "the right side of it, not the median alone. Cost per step is judged on [its own page](cost.md)."
     )
-    body = [[line.cell, line.asked, line.found, f"**{line.status}**" if line.status == NOT_MET else line.status]
+    body = [[line.cell, line.required, line.measured, f"**{line.status}**" if line.status == NOT_MET else line.status]
             for line in found]  # fmt: skip
-    return [about, "", *_table(("cell", "asked", "found", ""), body)]
+    return [about, "", *_table(("cell", "required", "measured", ""), body)]
 
 
 def _table(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

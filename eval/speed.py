@@ -155,7 +155,7 @@ def compare(n: int, layers: int, width: int, repeats: int) -> list[dict[str, Any
 
 
 def bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is asked of each row: 3 times the speed of pair by pair, 10 times that of the nearest peer."""
+    """What is required of each row: 3 times the speed of pair by pair, 10 times that of the nearest peer."""
     found = []
     for row in rows:
         own = NEAREST.get(row["what"].split()[0], "")
@@ -188,7 +188,7 @@ def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(table)
     for bar in bars(rows):
         verdict = "met" if bar["met"] else "missed"
-        console.print(f"{bar['bar']}: {bar['times']:.1f} times the speed, asked {bar['asked']}: {verdict}")
+        console.print(f"{bar['bar']}: {bar['times']:.1f} times the speed, required {bar['asked']}: {verdict}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Usable information: what a linear reader gets out of a layer about a target, judged on samples it has not seen."""
+"""Usable information: what a linear predictor extracts from a layer about a target, evaluated on held-out samples."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ RIDGES = tuple(10.0**power for power in (-3, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 6)
 class Usable(Estimator):
     """Usable information about a target in a layer, by ridge regression and leave-one-out prediction.
 
-    The target is predicted from the layer, each sample from all the others, and compared with predicting
-    the mean of the others: ``I = k/2 log(baseline error / prediction error)``, errors summed over k
-    dimensions. That is predictive V-information, with V the Gaussian readers whose mean is affine
-    in the layer and whose noise is the same in every dimension. For a Gaussian target of one dimension
-    it converges to Shannon's MI. Of several dimensions it can read too much where they depend on each other, which the
-    readers do not know. Unlike Shannon's MI, it tells the layers of a deterministic network apart. Because no sample
-    has a part in its own prediction, a layer wider than the batch, or a layer of noise, reads about 0 with
-    ``ridge="auto"``, and below 0 with a fixed ridge that is too small for it.
+    Ridge regression on all other samples predicts the target of each sample from the layer, and its error is compared
+    with that of predicting their mean: ``I = k/2 log(baseline error / prediction error)``, errors summed over the k
+    dimensions of the target. This is predictive V-information, where V is the family of Gaussian predictors whose mean
+    is affine in the layer and whose noise has the same variance in every dimension. For a Gaussian target of one
+    dimension it converges to Shannon's MI. For several dependent dimensions it can overestimate, because the predictors
+    ignore their dependence. Unlike Shannon's MI, it differs between the layers of a deterministic network. No sample
+    takes part in its own prediction, so a layer wider than the batch, or a layer of noise, has an estimate of about 0
+    with ``ridge="auto"``, and below 0 with a fixed ridge that is too small.
 
-    Of classes, the target is the one-hot code and the factor 1/2 instead of k/2: nats per dimension of the code, since
-    the dimensions of a code are no independent channels. Between two layers it says how well the
-    earlier one can be read back from the later one.
+    For classes the target is the one-hot code, and the factor is 1/2 instead of k/2: nats per dimension of the code,
+    since its dimensions are not independent channels. Between two layers it says how well the earlier one can be
+    predicted from the later one.
 
     With K the Gram matrix of the standardised layer, r the ridge and ``A = (K + r I)^-1``, the leave-one-out residuals
     are ``(A Y)_i / (A_ii - 1 / n r)``: one Cholesky decomposition per layer, n x n or d x d, whichever is

@@ -22,11 +22,11 @@ def runs(cell: str, seeds: int = 6, **reached: int | None) -> list[dict[str, Any
 
 def judged(*results: list[dict[str, Any]]) -> dict[tuple[str, str], Line]:
     flat = [run for group in results for run in group]
-    return {(line.cell, line.asked): line for line in lines(summarise("convergence", flat), flat)}
+    return {(line.cell, line.required): line for line in lines(summarise("convergence", flat), flat)}
 
 
 def status(found: dict[tuple[str, str], Line], cell: str, words: str) -> str:
-    (line,) = [line for (name, asked), line in found.items() if name == cell and words in asked]
+    (line,) = [line for (name, required), line in found.items() if name == cell and words in required]
     return line.status
 
 
@@ -37,7 +37,7 @@ def test_what_has_no_runs_is_not_run() -> None:
     assert status(found, "H1", "2 times fewer") == MET
     few = judged(runs("H1", seeds=2, none=500, mi=100))
     assert status(few, "H1", "2 times fewer") == NOT_RUN
-    assert any("2 seeds are too few" in line.found for line in few.values())
+    assert any("2 seeds are too few" in line.measured for line in few.values())
 
 
 @pytest.mark.parametrize(("mi", "verdict"), [(125, MET), (150, NOT_MET), (None, NOT_MET)])
@@ -52,14 +52,14 @@ def test_one_slow_seed_misses_the_bar_whatever_the_median() -> None:
         result("none", 9, None, cell="R3"),
     ]
     line = judged(slow)["R3", "125 steps to target in the median, each seed within 250"]
-    assert (line.status, line.found) == (NOT_MET, "100 [100, 100], slowest 300")
+    assert (line.status, line.measured) == (NOT_MET, "100 [100, 100], slowest 300")
 
 
 def test_the_interval_decides_and_not_the_median() -> None:
     results = [result("none", seed, 500, cell="H1") for seed in range(6)]
     results += [result("mi", seed, 200 if seed < 4 else 400, cell="H1") for seed in range(6)]
     line = judged(results)["H1", "at least 2 times fewer steps than `none`"]
-    assert line.found.startswith("2.50 [")
+    assert line.measured.startswith("2.50 [")
     assert line.status == NOT_MET
 
 

@@ -1,4 +1,4 @@
-"""What can be asked for, and what was."""
+"""Lists what there is, and prints the settings of a request."""
 
 from __future__ import annotations
 

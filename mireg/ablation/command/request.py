@@ -141,7 +141,7 @@ def _check_model(name: str, catalogue: Catalogue) -> None:
 
 
 def _check_options(study: Study, cell: Cell, catalogue: Catalogue) -> None:
-    """Check that a known network has the options that are asked of it, and those that the arms need."""
+    """Check that a known network has the options given, and those that the arms need."""
     if networks.is_foreign(cell.model):
         return
     known = catalogue.options(cell.model)

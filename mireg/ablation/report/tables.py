@@ -50,7 +50,7 @@ def comparison(cell: dict[str, Any]) -> Columns:
 
 
 def details(cell: dict[str, Any]) -> Columns:
-    """What is asked for less often, a row per arm: other tests of the steps to the target, equal time, and cost."""
+    """Less often needed, a row per arm: other tests of the steps to the target, equal time, and cost."""
     versus, arms = _versus(cell), cell["arms"].values()
     return _filled(
         {
@@ -191,7 +191,7 @@ def against_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         [
             cell["cell"],
             arm,
-            ratio_text(versus["steps_ratio"], versus.get("bound"), versus["ci95"]) or "neither got there",
+            ratio_text(versus["steps_ratio"], versus.get("bound"), versus["ci95"]) or "neither reached the target",
             number_text(versus["p_value"], "", ".3f"),
             difference_text(cell, versus[difference_key(Metric.of(cell))]),
         ]

@@ -59,7 +59,7 @@ def _speed(cell: dict[str, Any], name: str, arm: dict[str, Any]) -> str:
     versus, target = arm["vs_none"], Metric.of(cell).show(cell["target"])
     reached = f"{name} reached {target} on {arm['n_reached']} of {arm['n_seeds']} seeds"
     if versus["steps_ratio"] is None:
-        return f"{reached}: at the median neither it nor {BASELINE} got there in {cell['budget_steps']} steps."
+        return f"{reached}: the median of neither it nor {BASELINE} reached it in {cell['budget_steps']} steps."
     median = number_text(arm["steps_to_target"]["median"], "no median", ".0f")
     factor = ratio_text(versus["steps_ratio"], versus["bound"], None)
     interval = versus["ci95"]

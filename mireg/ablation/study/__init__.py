@@ -1,1 +1,1 @@
-"""What is asked for: cells, arms and seeds, the metric, named studies, the choice of learning rates."""
+"""What a study is: cells, arms and seeds, the metric, named studies, the choice of learning rates."""

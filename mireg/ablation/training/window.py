@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has done what it was asked."""
+    """Seconds, once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

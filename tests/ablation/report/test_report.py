@@ -53,7 +53,7 @@ def summary_of(**reached: int | None) -> dict[str, Any]:
             "mi reached 75% on 6 of 6 seeds (median 100 steps), 1.0x the speed of none (",
             "no difference shown",
         ),
-        (None, None, "at the median neither it nor none got there in 1000 steps.", "no difference shown"),
+        (None, None, "the median of neither it nor none reached it in 1000 steps.", "no difference shown"),
     ],
 )
 def test_verdict(none: int | None, mi: int | None, speed: str, end: str) -> None:

@@ -193,7 +193,8 @@ def wrap(
             names, globs such as ``"layer*.*"``, module types, a predicate of (name, module), or a list of these.
         estimator: a name from :func:`mireg.estimators.names`, or an estimator.
         weight: of the term, a number or a schedule of the step. It is relative to the task's gradient at the last
-            layer (see :class:`mireg.MIRegularizer`), so that one default serves every network. At 0, losses, gradients
+            layer (see :class:`mireg.MIRegularizer`), so that one default serves every network, and a factor on the
+            term in the loss would be compensated: change the weight instead. At 0, losses, gradients
             and random numbers are bit-identical to those without the wrapper.
         samples: number of rows of each batch that the estimate uses, from the first on; with a class per position, four
             times as many positions.

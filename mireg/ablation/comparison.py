@@ -188,7 +188,8 @@ class Loops:
         tell({"event": "start", "run": spec.path, "step": 0, "steps": None})
         failure = None
         seed_everything(spec.seed)
-        with flushed_denormals(), Run(spec.arm, spec.seed, group.device, spec.measured, folder, tell, stop) as run:
+        run = Run(spec.arm, spec.seed, group.device, spec.measured, spec.target, folder, tell, stop)
+        with flushed_denormals(), run:
             try:
                 self.train(run)
             except Broke as broke:

@@ -70,7 +70,7 @@ class Tracker:
         # The point at the checkpoint's own step was logged, and flushed, before the checkpoint was written.
         self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else 0, flush_secs=10)
         if not resumed_at:
-            self._writer.add_text("configuration", as_table(spec))
+            self._writer.add_text("configuration", as_table(settings_of(spec)))
             self._writer.add_custom_scalars(layout(self._metric))
 
     def log(self, point: dict[str, Any]) -> None:
@@ -176,13 +176,18 @@ def write_spread(folder: Path, curves: Sequence[Sequence[dict[str, Any]]], metri
                 writer.add_scalar(f"{tag}_highest", max(values), points[0]["step"])
 
 
-def as_table(spec: RunSpec) -> str:
-    """The settings of a run as a table in Markdown; what its arm does not use is left out."""
+def settings_of(spec: RunSpec) -> dict[str, Any]:
+    """The settings of a run by name, without those that its arm does not use."""
     settings: dict[str, Any] = {"arm": spec.arm, "seed": spec.seed, **spec.as_dict()["cell"], "lr": spec.lr}
     settings["model_options"] = ", ".join(f"{key}={value}" for key, value in spec.cell.model_options.items())
     if ARMS[spec.arm].estimator:
         settings |= {f"term {key}": value for key, value in spec.as_dict()["term"].items()}
     del settings["arm_lr"], settings["arms"], settings["seeds"]
+    return settings
+
+
+def as_table(settings: Mapping[str, Any]) -> str:
+    """Settings as a table in Markdown, without those that are unset."""
     lines = [f"| {key.replace('_', ' ')} | {value} |" for key, value in settings.items() if value not in (None, (), "")]
     return "\n".join(["| setting | value |", "|---|---|", *lines])
 

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mireg.ablation import report
 from mireg.ablation.arms import Term
-from mireg.ablation.storage.tensorboard import Tracker, as_table, draw_flow, draw_heat_map
+from mireg.ablation.storage.tensorboard import Tracker, as_table, draw_flow, draw_heat_map, settings_of
 from mireg.ablation.study.config import Cell, RunSpec
 from tests.ablation.report.synthetic import TARGET, result, write_study
 from tests.ablation.running import run
@@ -145,10 +145,10 @@ def test_figures_and_settings_say_which_run_they_are_of() -> None:
     curve = [{"step": step, "mi": {"a→b": 1.0, "b→c": 0.5}} for step in (0, 25)]
     for draw in (draw_heat_map, draw_flow):
         assert draw(curve, "cell, arm mi, seed 3").axes[0].get_title().endswith("cell, arm mi, seed 3")
-    lines = as_table(spec).splitlines()
+    lines = as_table(settings_of(spec)).splitlines()
     assert {"| arm | mi |", "| seed | 3 |", "| model options | depth=4 |", "| optimizer | adam |"} <= set(lines)
     assert any(line.startswith("| term weight |") for line in lines)
-    assert not any("term" in line for line in as_table(replace(spec, arm="none")).splitlines())
+    assert not any("term" in line for line in as_table(settings_of(replace(spec, arm="none"))).splitlines())
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The method: from the outputs of successive layers, and the target, to one term of the loss."""
+"""The method: turn the outputs of successive layers, and the target, into one loss term."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from mireg.rows import choose_rows
 from mireg.schedules import Schedule
 
 TARGET = "target"
-"""What the target is called in the names of estimates, ``"layer→target"``."""
+"""Name of the target in the names of estimates, ``"layer→target"``."""
 
 LABEL_FREE = 0.01
-"""Share of the weight with which the term acts where it is given no target: more than this harms autoencoders."""
+"""Fraction of the weight that the term has without a target: more than this harms autoencoders."""
 
 FEWEST_ROWS = 8
-"""Below which an estimate says nothing, and no term is added."""
+"""Minimum number of rows: with fewer, an estimate is meaningless and no term is added."""
 
 LARGEST_RATIO, SMALLEST_RATIO = 3.0, 1e-3
-"""Bounds of the ratio of gradients: in a dead network, whose last layer knows nothing yet, it would have none."""
+"""Bounds on the ratio of gradients, which is unbounded in a dead network, whose last layer knows nothing yet."""
 
 RISE, FALL = 0.1, 0.005
-"""Share of the way that the ratio in force moves to the one just seen, per use. It rises quickly and falls slowly: a
-network that has just started to learn still needs it."""
+"""Rates of the running mean of the ratio, per use of the term. It rises quickly and falls slowly: a network that has
+just started to learn still needs it."""
 
 
 class MIRegularizer:
     """Rewards the information in successive layers.
 
-    With a target, each layer T_l is rewarded for what it tells about it, I(T_l; Y); without one, each layer for
-    what it keeps of the one before, I(T_l; T_{l+1}). The term is
+    With a target Y, each layer T_l is rewarded for its information about Y, I(T_l; Y); without one, for the
+    information that the next layer keeps, I(T_l; T_{l+1}). The term is
 
         ``-weight * m * mean over layers of the estimate (nats)``
 
     where m makes the weight relative to the task: a running mean of ``|d task / d T_L| / |d I_L / d T_L|`` at the
-    last layer T_L, from 0.001 to 3, that rises quickly and falls slowly. A hook on T_L sees the task's gradient as the
-    backward pass brings it, so there is no second one; the ratio of a step acts from the next step on. At the first
-    step m is 1.
+    last layer T_L, from 0.001 to 3, that rises quickly and falls slowly. A hook on T_L reads the task's gradient during
+    the normal backward pass, so no second one is needed; the ratio of a step takes effect at the next step. At the
+    first step m is 1.
 
     Args:
         estimator: any differentiable estimator. One that learns takes a step after each estimate, with its
             own optimizer; what it learns is in this state dict, not in the network's.
-        weight: schedule over the calls that :meth:`step` counts.
-        samples: rows of the batch that the estimate uses (:func:`mireg.rows.choose_rows`).
+        weight: schedule over the steps that :meth:`step` counts.
+        samples: number of rows of the batch that the estimate uses (:func:`mireg.rows.choose_rows`).
         every: steps from one use of the term to the next; nothing is captured in between.
-        gather: in data-parallel training, estimate on the rows of all ranks, ``samples`` in all, instead of
-            on each rank's own. Every rank must have as many rows as the others.
+        gather: in data-parallel training, estimate on the rows of all ranks, ``samples`` in total, instead of
+            on each rank's own. Every rank must have the same number of rows.
 
     Attributes:
         terms: the last estimates by name, detached.
-        note: why the last use added nothing, if it did not.
+        note: why the last use added no term; empty if it added one.
 
     Raises:
         ValueError: if the estimator is not differentiable, or ``samples`` or ``every`` is too small.
@@ -84,13 +84,13 @@ class MIRegularizer:
         self.terms: dict[str, Tensor] = {}
         self.note = ""
         self._ratio: Tensor | None = None  # m
-        self._seen: Tensor | None = None  # squared lengths of both gradients at T_L in the last backward pass
+        self._seen: Tensor | None = None  # squared norms of both gradients at T_L in the last backward pass
         self._warnings: set[str] = set()
         self._watch = FiniteWatch()
         self.start_at(0)
 
     def start_at(self, step: int) -> None:
-        """Move to a step, as a run does that resumes with its step count alone.
+        """Move to a step, for example to resume a run from its step count alone.
 
         ``active`` says whether the step uses the term. It is a plain attribute, so that a compiled forward pass
         depends on nothing that changes at every step.
@@ -108,16 +108,16 @@ class MIRegularizer:
     def step(
         self, layers: Mapping[str, Tensor], target: Tensor | None = None, layouts: Mapping[str, Layout] | None = None
     ) -> Tensor | None:
-        """The term for one training step: 0-dim, weighted and signed, to be added to the loss.
+        """Compute the term for one training step: 0-dim, weighted and signed, to be added to the loss.
 
         Args:
             layers: outputs of successive layers in order, (n, channels, positions ...) each.
-            target: see :func:`mireg.rows.choose_rows`; without one, each layer is rewarded for what it keeps of the
-                one before, with a hundredth of the weight.
-            layouts: where the network itself has samples and channels; left out, first and second.
+            target: see :func:`mireg.rows.choose_rows`; without one, each layer is rewarded for the information it
+                keeps from the previous layer, with a hundredth of the weight.
+            layouts: batch and channel dimensions in the network itself; by default the first and second.
 
         Returns:
-            None where there is nothing to reward; :attr:`note` then says why.
+            The term, or None if there is nothing to reward; :attr:`note` then says why.
 
         Raises:
             ValueError: if the target does not fit the layers.
@@ -132,7 +132,7 @@ class MIRegularizer:
             return None
         last = len(trained) - 1 - trained[::-1].index(True)
         source = outputs[last]
-        outputs[last] = source.view_as(source)  # a branch of its own, so that the term's gradient can be told apart
+        outputs[last] = source.view_as(source)  # a separate branch, to tell the term's gradient from the task's
 
         rows, code = self._rows(outputs, target)
         if code is None:
@@ -166,7 +166,7 @@ class MIRegularizer:
         return ""
 
     def _rows(self, outputs: Sequence[Tensor], target: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-        """Matrices, and a target to go with them, of all ranks together where that is asked for."""
+        """Row matrices and the matching target, gathered from all ranks if ``gather`` is set."""
         ranks = world_size() if self.gather else 1
         rows, code = choose_rows(outputs, target, max(1, self.samples // ranks), self.steps)
         if ranks > 1:
@@ -174,14 +174,14 @@ class MIRegularizer:
         return rows, code
 
     def _balance(self, like: Tensor) -> Tensor:
-        """m: what makes the weight relative to the task's gradient, on the device."""
+        """m, which makes the weight relative to the task's gradient; stays on the device."""
         if self._seen is not None:
             (seen,) = mean_over_ranks([self._seen], [self._seen])
             assert seen is not None
             task, own = seen
             ratio = (task / own).sqrt()
-            # Overflow under a loss scale says nothing. Without a gradient of the task, as where it reads the outputs
-            # over time of a recurrent layer and the term its last state, the term is next to nothing.
+            # Overflow under a loss scale is ignored. If the task has no gradient here, as when it reads a recurrent
+            # layer's outputs over time and the term its last state, the term is close to zero.
             known = task.isfinite() & own.isfinite() & (own > 0)
             ratio = ratio.clamp(SMALLEST_RATIO, LARGEST_RATIO)
             before = torch.full_like(ratio, torch.nan) if self._ratio is None else self._ratio
@@ -191,7 +191,7 @@ class MIRegularizer:
         return torch.ones((), device=like.device) if self._ratio is None else self._ratio.nan_to_num(1.0)
 
     def see(self, task: Tensor, own: Tensor) -> None:
-        """Record the squared lengths (0-dim) of the task's and the estimate's gradient at the last layer."""
+        """Record the squared norms (0-dim) of the task's and the estimate's gradients at the last layer."""
         self._seen = torch.stack([task, own])
 
     def _record(self, names: list[str], information: Tensor) -> None:
@@ -211,7 +211,7 @@ class MIRegularizer:
             warnings.warn(text, stacklevel=4)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: step count, balance, and what the estimator learned. Reading it changes nothing."""
+        """The state that a resumed run needs: step count, balance and the estimator's state. Changes nothing."""
         return {
             "steps": self.steps,
             "ratio": self._ratio,
@@ -220,24 +220,24 @@ class MIRegularizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore the state returned by :meth:`state_dict`."""
         self._ratio, self._seen = state["ratio"], state["seen"]
         self.estimator.load_state_dict(state["estimator"])
         self.start_at(state["steps"])
 
 
 class _Gradients:
-    """Measures the task's gradient and the term's at the last layer during the backward pass.
+    """Measures the gradients of the task and of the term at the last layer during the backward pass.
 
-    The term's own branch leaves the layer by a view, whose gradient is the term's alone; the gradient of the
-    layer itself is the sum of both. The term's comes first: its nodes were made last.
+    The term uses a view of the layer, whose gradient is the term's alone; the gradient of the layer itself is the
+    sum of both. The term's arrives first: its nodes were created last.
 
     Args:
-        regularizer: told of both.
-        source: the layer as the estimate has it, with samples and channels first.
-        branch: a view of it that the term alone uses.
-        layout: where the network has these dimensions.
-        strength: what the layer's estimate was multiplied by, 0-dim.
+        regularizer: the regularizer that records both.
+        source: the layer as the estimate uses it, with samples and channels first.
+        branch: a view of it that only the term uses.
+        layout: the network's own batch and channel dimensions.
+        strength: the factor on the layer's estimate, 0-dim.
     """
 
     def __init__(
@@ -247,13 +247,13 @@ class _Gradients:
         self.layout = layout
         self.strength = strength.detach()
         self.own: Tensor | None = None
-        # Squared lengths: the task's gradient in a backward pass with the term and in one without, the estimate's own.
+        # Squared norms: of the task's gradient in a backward pass with and without the term, and of the estimate's.
         self.beside = self.alone = torch.zeros_like(self.strength)
         self.term: Tensor | None = None
         branch.register_hook(self.see_own)
         edge = get_gradient_edge(source)
         node, self.output = edge.node, edge.output_nr
-        if layout.moves(source):  # then the network's own tensor is the one that was viewed
+        if layout.moves(source):  # then source is a view of the network's own tensor
             (viewed, self.output), *_ = node.next_functions
             assert viewed is not None
             node = viewed
@@ -268,7 +268,7 @@ class _Gradients:
         if gradient is None:
             return
         gradient = gradient.detach().float()
-        if own is None:  # of the task alone; of neither, as in a gradient penalty, is not used
+        if own is None:  # the task alone; a pass with neither, as in a gradient penalty, is not used
             self.alone = gradient.square().sum()
         else:
             self.beside = (gradient - own).square().sum()  # exactly 0 if the term went backward alone
@@ -278,7 +278,7 @@ class _Gradients:
 
 
 def pairs(layers: Iterable[str]) -> list[str]:
-    """Names of the successive pairs.
+    """Names of the pairs of successive layers.
 
     >>> pairs(["input", "block1", "block2"])
     ['input→block1', 'block1→block2']
@@ -292,10 +292,10 @@ FOR_TRAINING: dict[str, dict[str, Any]] = {
     "kde": {"shared_noise": 0.01},
     "binning": {"slicing": "covarying", "noise": 1.0, "shared_noise": 0.01},
 }
-"""Options with which a named estimator is rewarded, beyond its own defaults. Noise that all layers share makes a
-layer's scale count: a signal fainter than it brings no gradient back."""
+"""Options for rewarding a named estimator, where they differ from its defaults. Noise shared by all layers makes a
+layer's scale matter: a signal weaker than the noise yields no gradient."""
 
 
 def for_training(name: str) -> Estimator:
-    """The estimator of that name, set up to be rewarded."""
+    """Create the named estimator with the options for rewarding it."""
     return estimators.get(name, **FOR_TRAINING.get(name, {}))

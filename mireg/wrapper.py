@@ -1,4 +1,4 @@
-"""The wrapper: a network whose loss gains the term."""
+"""The wrapper that adds the MI term to a network."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ LOGGER = logging.getLogger(__name__)
 PREFIX = "module."
 
 OWN = ("module", "taps", "regularizer", "training")
-"""Attributes that the wrapper itself has; the others are the network's."""
+"""Attributes of the wrapper itself; all others are the network's."""
 
 DEFAULT_WEIGHT = schedules.Linear(start=4.0, steps=400)
-"""Four times the task's gradient at the last layer, shared by all layers, falling to nothing over 400 steps."""
+"""Four times the task's gradient at the last layer, shared among all layers, falling to zero over 400 steps."""
 
 
 class MIRegularized(nn.Module):
-    """A network whose loss gains a term that rewards the information in its successive layers. Made by :func:`wrap`.
+    """A network with a loss term that rewards the information in its successive layers. Created by :func:`wrap`.
 
-    It takes the network's arguments, returns exactly what the network returns, shares its parameters, and has its
+    It takes the network's arguments, returns exactly what the network returns, and has the same parameters and
     state-dict keys. Reading, setting and deleting attributes acts on the network, except for attributes that every
     module has, the wrapper's own, and names that start with an underscore.
     """
@@ -47,27 +47,27 @@ class MIRegularized(nn.Module):
         self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the network; in training, keep the outputs of its layers for :meth:`mi_loss`."""
+        """Run the network; in training, store the outputs of its layers for :meth:`mi_loss`."""
         if not (self.training and self.module.training and torch.is_grad_enabled()):
-            return self.module(*args, **kwargs)  # what a training forward caught before stays
+            return self.module(*args, **kwargs)  # keeps what an earlier training forward captured
         self._ran, self._caught = True, None
         if not self.regularizer.active:
             return self.module(*args, **kwargs)
-        if self.taps.layouts is None:  # called here rather than by run(), it is one graph break, and only once
+        if self.taps.layouts is None:  # called here, not in run(), this is a single graph break, and only once
             result, self._caught = self.taps.observe(*args, **kwargs)
         else:
             result, self._caught = self.taps.run(*args, **kwargs)
         return result
 
     def mi_loss(self, target: Tensor | None = None) -> Tensor:
-        """The term for the last training forward pass, to be added to the task's loss.
+        """Compute the term for the last training forward pass, to be added to the task loss.
 
         Args:
-            target: what the layers are rewarded for knowing, on any device: integer classes (n,); values (n,) or
-                (n, k), or of any shape that starts with n, matched position by position if every layer has these
-                positions; or one class per position (n, positions ...), as for tokens and pixels, where -100 is
-                skipped. Without a target, each layer is rewarded for what it keeps of the one before, with a hundredth
-                of the weight.
+            target: the target that the layers are rewarded for encoding, on any device: integer classes (n,); values
+                (n,) or (n, k), or of any shape that starts with n, matched position by position if every layer has
+                these positions; or one class per position (n, positions ...), as for tokens and pixels, where -100 is
+                skipped. Without a target, each layer is rewarded for the information it keeps from the previous layer,
+                with a hundredth of the weight.
 
         Returns:
             0-dim tensor, already weighted and signed. A zero without a gradient if there is nothing to add: in
@@ -120,7 +120,7 @@ class MIRegularized(nn.Module):
         )
 
     def _announce(self) -> None:
-        """Log the verdict when it changes; warn once where the term can't act at all."""
+        """Log the verdict when it changes; also warn if the term cannot act at all."""
         reason = self.taps.reason
         verdict = reason or self.regularizer.note or self.verdict
         if verdict != self._announced:
@@ -130,11 +130,11 @@ class MIRegularized(nn.Module):
                 warnings.warn(f"the MI term adds nothing: {reason}", stacklevel=3)
 
     def mi_terms(self) -> dict[str, Tensor]:
-        """The last estimates, ``"layer→target"`` or ``"layer_a→layer_b"`` to nats: 0-dim, detached, not weighted."""
+        """The last estimates in nats, by ``"layer→target"`` or ``"layer_a→layer_b"``: 0-dim, detached, unweighted."""
         return dict(self.regularizer.terms)
 
     def unwrap(self) -> nn.Module:
-        """The original network, with the hooks removed; the wrapper must not be used afterwards."""
+        """Remove the hooks and return the original network; the wrapper must not be used afterwards."""
         self.taps.remove()
         self._caught = None
         return self.module
@@ -164,14 +164,14 @@ class MIRegularized(nn.Module):
             delattr(self.module, name)
 
     def _is_own(self, name: str) -> bool:
-        """Whether an attribute is the wrapper's, not the network's: what a read finds on it, before any write."""
+        """Whether an attribute belongs to the wrapper, not the network; reads and writes agree on this."""
         return name in OWN or name.startswith("_") or hasattr(type(self), name)
 
     def __getitem__(self, key: Any) -> Any:
-        return self.module[key]  # type: ignore[index]  # a container's own error where there is nothing to index
+        return self.module[key]  # type: ignore[index]  # a network without indexing raises its own error
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles carry no activations: those belong to the graph of one pass.
+        # Copies and pickles carry no activations: these belong to the graph of one pass.
         return {**self.__dict__, "_caught": None, "_ran": False}
 
 
@@ -185,21 +185,21 @@ def wrap(
     every: int = 1,
     gather: bool = False,
 ) -> MIRegularized:
-    """Add a reward of the information in successive layers to a network.
+    """Add a loss term to a network that rewards the information in its successive layers.
 
     Args:
         module: the network; it is not copied.
         layers: ``"auto"`` (successive layers in execution order, from the input on, without the output head), module
             names, globs such as ``"layer*.*"``, module types, a predicate of (name, module), or a list of these.
         estimator: a name from :func:`mireg.estimators.names`, or an estimator.
-        weight: of the term, a number or a schedule of the step. It is relative to the task's gradient at the last
-            layer (see :class:`mireg.MIRegularizer`), so that one default serves every network, and a factor on the
-            term in the loss would be compensated: change the weight instead. At 0, losses, gradients
+        weight: weight of the term, a number or a schedule over steps. It is relative to the task's gradient at the last
+            layer (see :class:`mireg.MIRegularizer`), so that one default suits every network. A factor on the term in
+            the loss would be compensated: change the weight instead. At 0, losses, gradients
             and random numbers are bit-identical to those without the wrapper.
-        samples: number of rows of each batch that the estimate uses, from the first on; with a class per position, four
-            times as many positions.
+        samples: number of rows that the estimate uses, the first of each batch; with a class per position, four times
+            as many positions.
         every: use the term at every ``every``-th step; nothing is captured in between.
-        gather: in data-parallel training, estimate on the rows of all ranks together, with gradient, instead
+        gather: in data-parallel training, estimate on the rows of all ranks together, with gradients, instead
             of on each rank's own.
 
     Returns:
@@ -250,7 +250,7 @@ def _add_prefix(
 
 
 def _rename(state: dict[str, Any], old: str, new: str) -> None:
-    """Replace a prefix of the keys in place, their order kept."""
+    """Replace a prefix of the keys in place, keeping their order."""
     for key in list(state):
         value = state.pop(key)
         state[new + key.removeprefix(old) if key.startswith(old) else key] = value

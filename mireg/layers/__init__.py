@@ -1,4 +1,4 @@
-"""The successive layers of a network: which they are, and their outputs during a forward pass."""
+"""Find the successive layers of a network and capture their outputs during a forward pass."""
 
 from mireg.layers.layout import Layout
 from mireg.layers.select import INPUT, LayerSpec

@@ -1,6 +1,6 @@
 """Cut points of a data-flow graph: the nodes that every path from one node to another passes through.
 
-Nodes are integers in execution order, and ``reads[node]`` are the nodes that it reads, all of them smaller.
+Nodes are integers in execution order; ``reads[node]`` are the nodes that it reads, all smaller than the node itself.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from collections.abc import Mapping, Sequence
 
 
 def dominators(reads: Sequence[Sequence[int]], start: int) -> dict[int, int]:
-    """The last node before each one that every path to it from ``start`` passes through.
+    """The immediate dominator of each node: the last node before it on every path from ``start``.
 
     Args:
-        reads: by node, the nodes that it reads.
+        reads: for each node, the nodes that it reads.
         start: where the paths begin.
 
     Returns:
-        By node that ``start`` reaches, its immediate dominator; ``start`` itself is not in it.
+        The immediate dominator of each node that ``start`` reaches; ``start`` itself is not a key.
 
-    Source: Cooper, Harvey & Kennedy, A simple, fast dominance algorithm, 2001, in its one pass for a graph without
-    cycles.
+    Source: Cooper, Harvey & Kennedy, A simple, fast dominance algorithm, 2001; an acyclic graph needs only one pass.
 
-    >>> dominators([[], [0], [1], [1, 2], [3]], start=0)  # 2 is passed by
+    >>> dominators([[], [0], [1], [1, 2], [3]], start=0)  # 2 is bypassed
     {1: 0, 2: 1, 3: 1, 4: 3}
     """
     above: dict[int, int] = {}
@@ -42,12 +41,12 @@ def _meet(above: Mapping[int, int], a: int, b: int) -> int:
 
 
 def weighted_steps(reads: Sequence[Sequence[int]], weights: Sequence[bool], above: Mapping[int, int]) -> set[int]:
-    """The nodes that a weight lies before: on some path from their dominator, or at the node itself.
+    """The nodes with a weight on some path from their immediate dominator, or at the node itself.
 
     Args:
-        reads: by node, the nodes that it reads.
-        weights: by node, whether a weight enters there.
-        above: what :func:`dominators` gave.
+        reads: for each node, the nodes that it reads.
+        weights: for each node, whether a weight enters there.
+        above: the result of :func:`dominators`.
     """
     found: set[int] = set()
     for node, dominator in above.items():
@@ -66,8 +65,8 @@ def cut_points(above: Mapping[int, int], end: int) -> list[int]:
     """The nodes that every path to ``end`` passes through, in order, including ``end`` but not the start.
 
     Args:
-        above: what :func:`dominators` gave for the start.
-        end: where the paths end; where none does, there is no cut point.
+        above: the result of :func:`dominators` for the start.
+        end: where the paths end; if no path reaches it, there is no cut point.
     """
     cuts = []
     while end in above:
@@ -77,11 +76,11 @@ def cut_points(above: Mapping[int, int], end: int) -> list[int]:
 
 
 def layers(cuts: Sequence[int], weighted: set[int]) -> list[list[int]]:
-    """The cut points by layer, where a layer extends from one weight to the next.
+    """Group the cut points into layers, each of which extends from one weight to the next.
 
     Args:
-        cuts: what :func:`cut_points` gave.
-        weighted: what :func:`weighted_steps` gave.
+        cuts: the result of :func:`cut_points`.
+        weighted: the result of :func:`weighted_steps`.
 
     >>> layers([1, 2, 3, 4, 6], weighted={2, 4})
     [[2, 3], [4, 6]]
@@ -96,7 +95,7 @@ def layers(cuts: Sequence[int], weighted: set[int]) -> list[list[int]]:
 
 
 def between(reads: Sequence[Sequence[int]], first: int, last: int) -> list[int]:
-    """The nodes on the paths from ``first`` to ``last``, in order, ``last`` among them and ``first`` not."""
+    """The nodes on the paths from ``first`` to ``last``, in order, including ``last`` but not ``first``."""
     below = {first}
     for node in range(first + 1, last + 1):
         if not below.isdisjoint(reads[node]):

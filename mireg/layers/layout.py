@@ -1,4 +1,4 @@
-"""Where a layer's output has its samples and its channels."""
+"""The batch and channel dimensions of a layer's output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a tensor has its samples and its channels.
+    """The batch and channel dimensions of a tensor.
 
     Attributes:
         batch: dimension of the samples.
@@ -21,24 +21,24 @@ class Layout:
     channels: int = 1
 
     def arrange(self, tensor: Tensor) -> Tensor:
-        """The tensor viewed as (samples, channels, positions ...)."""
+        """View the tensor as (samples, channels, positions ...)."""
         return tensor.movedim((self.batch, self.channels), (0, 1)) if self.moves(tensor) else tensor
 
     def restore(self, tensor: Tensor) -> Tensor:
-        """The reverse of :meth:`arrange`."""
+        """Undo :meth:`arrange`."""
         return tensor.movedim((0, 1), (self.batch, self.channels)) if self.moves(tensor) else tensor
 
     def moves(self, tensor: Tensor) -> bool:
-        """Whether a tensor, as the network or the estimate has it, has these dimensions elsewhere."""
+        """Whether :meth:`arrange` and :meth:`restore` move any dimension of the tensor."""
         return tensor.ndim >= 3 and (self.batch, self.channels) != (0, 1)
 
 
 @dataclass(frozen=True)
 class BatchPlace:
-    """Tells which dimension of a tensor is the batch.
+    """Finds the batch dimension of a tensor.
 
     Attributes:
-        size: of the batch; None where nothing tells it.
+        size: the batch size; None if unknown.
         is_second: whether some module has the batch second, after the positions of a sequence.
     """
 
@@ -47,12 +47,12 @@ class BatchPlace:
 
     @classmethod
     def agreed(cls, layers: Iterable[Sequence[Tensor]], sizes: Sequence[int], *, is_second: bool) -> BatchPlace:
-        """The place that most layers have.
+        """Choose the batch size that fits the most layers.
 
         Args:
-            layers: the tensors of each; one with the batch in it is enough.
-            sizes: that the batch may have, the likeliest first.
-            is_second: as in the attribute.
+            layers: the tensors of each layer; one tensor with this batch size is enough.
+            sizes: candidate batch sizes, the likeliest first.
+            is_second: see the attribute.
         """
         layers = list(layers)
         places = [cls(size, is_second) for size in sizes]
@@ -63,6 +63,6 @@ class BatchPlace:
         )
 
     def of(self, tensor: Tensor) -> int | None:
-        """The dimension of the batch, one of the first two; None if neither is."""
+        """The batch dimension, one of the first two; None if neither fits."""
         order = (1, 0) if self.is_second and tensor.ndim == 3 else (0, 1) if tensor.ndim >= 3 else (0,)
         return next((dim for dim in order if dim < tensor.ndim and tensor.shape[dim] == self.size), None)

@@ -19,11 +19,11 @@ Side = Literal["input", "output"]
 
 
 class Call(NamedTuple):
-    """One call of a module in a pass, as it begins or as it ends.
+    """The beginning or the end of one call of a module in a pass.
 
     Attributes:
-        module: its name; ``""`` is the network itself.
-        number: of the call, among the module's calls in the pass, from 1.
+        module: the module's name; ``""`` is the network itself.
+        number: the number of the call among the module's calls in the pass, from 1.
         side: ``"input"`` where the call begins, ``"output"`` where it ends.
     """
 
@@ -33,12 +33,12 @@ class Call(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A tensor that a call takes or puts out: where a layer is caught.
+    """An input or output tensor of a call, where a layer can be captured.
 
     Attributes:
-        call: begins with the tensor, or ends with it.
-        place: of the tensor among the floating-point ones that the call takes; of the stacked layer, in what a
-            recurrent module puts out.
+        call: the call that receives or returns the tensor.
+        place: for an input, its index among the call's floating-point inputs; for an output of a recurrent module,
+            the index of the stacked layer.
     """
 
     call: Call
@@ -50,9 +50,9 @@ class Sighting:
     """The tensors at one or several points of the observed pass.
 
     Attributes:
-        points: one for each tensor.
-        tensors: what stood there.
-        is_stack: whether they are the layers of a recurrent module that has several.
+        points: one point for each tensor.
+        tensors: the tensors at these points.
+        is_stack: whether they are the layers of a multi-layer recurrent module.
     """
 
     points: list[Point]
@@ -63,21 +63,21 @@ class Sighting:
 
     @property
     def module(self) -> str:
-        """The name of the module whose tensors they are."""
+        """The name of the module that receives or returns the tensors."""
         return self.points[0].call.module
 
     @property
     def differentiable(self) -> bool:
-        """Whether a gradient can flow through them: of a checkpointed block, only through its final output."""
+        """Whether a gradient can flow through them; in a checkpointed block, only through its final output."""
         return self._has_gradient or all(tensor.requires_grad for tensor in self.tensors)
 
     @property
     def overwritten(self) -> bool:
-        """Whether the network has changed them in place since."""
+        """Whether the network has since modified them in place."""
         return self._versions != _versions(self.tensors)
 
     def without_last(self) -> Sighting:
-        """The same without the last tensor."""
+        """A copy without the last tensor."""
         return replace(self, points=self.points[:-1], tensors=self.tensors[:-1], _versions=self._versions[:-1])
 
 
@@ -92,16 +92,16 @@ class Observer(TorchDispatchMode):
     depends on the inputs of the pass is a node, an integer in execution order.
 
     Attributes:
-        starts: the tensors among the inputs, the nodes 0, 1, ...; floating-point ones first.
-        reads: by node, the nodes that it reads.
-        weights: by node, whether a weight, at least a matrix, enters there.
-        sizes: by node, its number of elements.
-        channels: by node, the dimension of the channels, where an operation told it.
-        taken: by node, where modules take it.
-        put_out: by node, where modules put it out, inner ones first.
-        outputs: of all modules, in order.
-        calls: of all modules, in order.
-        batch_sizes: as the modules that have the batch second saw them.
+        starts: the input tensors, nodes 0, 1, ...; floating-point ones first.
+        reads: for each node, the nodes that it reads.
+        weights: for each node, whether a weight with at least two dimensions enters there.
+        sizes: for each node, its number of elements.
+        channels: for a node, its channel dimension, if an operation determines it.
+        taken: for a node, where modules receive it.
+        put_out: for a node, where modules return it, inner modules first.
+        outputs: the outputs of all modules, in order.
+        calls: the calls of all modules, in order.
+        batch_sizes: batch sizes seen by the modules that have the batch second.
     """
 
     supports_higher_order_operators = True
@@ -119,10 +119,10 @@ class Observer(TorchDispatchMode):
         self.outputs: list[Sighting] = []
         self.calls: list[Call] = []
         self.batch_sizes: list[int] = []
-        # tensor -> its node; -1 for a parameter and for what is made of parameters alone
+        # tensor -> its node; -1 for a parameter and for what is computed from parameters alone
         self._node: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._written: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> the last node written into its memory
-        self._masks: set[int] = set()  # booleans made of integers
+        self._masks: set[int] = set()  # booleans computed from integers
         self._counts: Counter[tuple[str, Side]] = Counter()
         self._gradient = torch.is_grad_enabled()
         for tensor in self.starts:
@@ -137,16 +137,16 @@ class Observer(TorchDispatchMode):
 
     @property
     def reads_but_masks(self) -> list[tuple[int, ...]]:
-        """``reads`` without the masks that are made of integers, as one of padding is of tokens."""
+        """``reads`` without masks computed from integers, such as a padding mask computed from tokens."""
         return [tuple(node for node in read if node not in self._masks) for read in self.reads]
 
     def node(self, tensor: Tensor) -> int | None:
-        """The node that a tensor is; None if it depends on no input, or on more than one node's memory."""
+        """The node of a tensor; None if it depends on no input, or on the memory of more than one node."""
         nodes = self._nodes(tensor)
         return nodes[0] if len(nodes) == 1 and nodes[0] >= 0 else None
 
     def _nodes(self, tensor: Tensor) -> list[int]:
-        """What the values of a tensor come from: its own node, and what was written into its memory since."""
+        """The nodes that a tensor's values come from: its own, and any since written into its memory."""
         own = self._node.get(tensor)
         nodes = [] if own is None else [own]
         base = tensor._base
@@ -182,7 +182,7 @@ class Observer(TorchDispatchMode):
         return result
 
     def _note_write(self, tensor: Tensor, node: int) -> None:
-        """In place: of a view, the tensor whose memory it shares is another one from now on, too."""
+        """Record an in-place write; a write to a view also makes its base tensor a new node."""
         base = tensor._base
         if base is None:
             self._written[tensor] = node
@@ -192,7 +192,7 @@ class Observer(TorchDispatchMode):
             self._node[base] = self._add((*rest, node), base, has_weight=False)
 
     def _note_channels(self, func: Any, source: int, before: Tensor, node: int, after: Tensor) -> None:
-        """Convolutions have their channels second, layer norms last; what keeps the size keeps the place."""
+        """Infer the channel dimension: second at a convolution, last at a layer norm, then kept while its size is."""
         if func is torch.ops.aten.convolution.default:
             self.channels[source] = self.channels[node] = 1
         elif func is torch.ops.aten.native_layer_norm.default and before.ndim >= 3:
@@ -209,12 +209,12 @@ class Observer(TorchDispatchMode):
             handle.remove()
 
     def taken_by_network(self, start: int) -> Sighting | None:
-        """Where the network itself takes one of its inputs."""
+        """Where the network itself receives one of its inputs."""
         return next((sighting for sighting in self.taken.get(start, []) if not sighting.module), None)
 
     def _take(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         for parameter in module.parameters(recurse=False):
-            self._node[parameter] = -1  # a sharded module has others while it runs
+            self._node[parameter] = -1  # a sharded module has different parameters while it runs
         call = self._call(name, "input")
         floats = floats_in((args, kwargs))
         if floats and floats[0].ndim == 3 and getattr(module, "batch_first", True) is False:
@@ -226,10 +226,10 @@ class Observer(TorchDispatchMode):
         values = read(module, output)
         call = self._call(name, "output")
         if not values or not (name or isinstance(module, nn.RNNBase)):
-            return  # what the network itself puts out is no hidden layer
+            return  # the network's own output is not a hidden layer
         sighting = self._sighting([Point(call, index) for index in range(len(values))], values)
         self.outputs.append(sighting)
-        # Either the outputs over time or the final states of a recurrent module may be what is used of it.
+        # The network may use either the outputs over time or the final states of a recurrent module.
         stands_for = tensors_in(output) if isinstance(module, nn.RNNBase) else values
         self._note_sighting(self.put_out, stands_for, sighting)
 

@@ -1,4 +1,4 @@
-"""Selecting modules by name, glob, type or predicate."""
+"""Select modules by name, glob, type or predicate."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def match(module: nn.Module, spec: LayerSpec) -> list[str]:
 
 
 def has_forward(module: nn.Module) -> bool:
-    """Whether the module can run; a ModuleList can't."""
+    """Whether the module defines a forward method; a ModuleList does not."""
     return type(module).forward is not nn.Module.forward
 
 

@@ -1,4 +1,4 @@
-"""Capturing the outputs of the chosen layers."""
+"""Capture the outputs of the chosen layers."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from mireg.layers.select import LayerSpec, select
 from mireg.layers.values import floats_in, read
 
 MOST_OBSERVED = 8
-"""Passes of one network that are observed at most: more are no help where the layers that run are drawn by chance."""
+"""Maximum number of observed passes per network: more do not help if the layers that run are chosen at random."""
 
 
 class Taps:
     """Captures the outputs of the chosen layers during a forward pass, in execution order.
 
     A tap is a hook that stores a reference; it copies nothing (except a tensor that the network overwrites) and
-    changes nothing. The first pass is observed: it chooses the layers for ``layers="auto"`` and finds where each has
-    its samples and channels; later passes reuse this. A pass that runs different layers gives the known layers that
-    ran, and the next pass is observed again. A layer that runs more than once in a pass is captured each time, as
-    ``name``, ``name#2``, ...
+    changes nothing. The first pass is observed, to choose the layers for ``layers="auto"`` and to find the batch and
+    channel dimensions of each; later passes reuse this. A pass that runs different layers returns the known layers
+    that ran, and the next pass is observed again. A layer that runs more than once in a pass is captured each time,
+    as ``name``, ``name#2``, ...
 
     Args:
         module: the network.
         layers: see :data:`mireg.layers.LayerSpec`; ``"input"`` in a list adds the network's input.
 
     Attributes:
-        layouts: of the layers, by name; None until a pass has been observed, and if the next one will be.
-        known_layouts: of every layer of the observed passes, by name.
-        reason: why the network has no chain of layers, after a pass that found none; else empty.
+        layouts: layouts of the layers, by name; None if the next pass will be observed, as the first one is.
+        known_layouts: layouts of all layers found in the observed passes, by name.
+        reason: why the last observed pass found no chain of layers; empty if it found one.
 
     Raises:
         ValueError: if a pattern matches nothing, or fewer than 2 layers are selected.
@@ -47,15 +47,15 @@ class Taps:
         self.known_layouts: dict[str, Layout] = {}
         self.reason = ""
         self._wanted = None if layers == "auto" else select(module, layers)
-        self._chains: list[Chain] = []  # of the observed passes, the last one first
+        self._chains: list[Chain] = []  # chains of the observed passes, the latest first
         self._hooks: list[RemovableHandle] = []
         self._caught: dict[Point, Tensor] | None = None  # a dict during a pass, None outside
-        self._calls: list[Call] = []  # of what is watched, in the pass under way
-        self._numbers: dict[tuple[str, Side], int] = {}  # of these calls, by module
-        self._points: dict[Point, bool] = {}  # where layers are caught; whether the network overwrites them
-        self._observed = 0  # passes
-        self._delay = 1  # passes from one that ran other layers to one that is observed
-        self._wait = 0  # of these, those still to come
+        self._calls: list[Call] = []  # calls of the watched modules in the current pass
+        self._numbers: dict[tuple[str, Side], int] = {}  # number of these calls so far, by module and side
+        self._points: dict[Point, bool] = {}  # where layers are captured -> whether the network overwrites them
+        self._observed = 0  # number of observed passes
+        self._delay = 1  # passes between one that ran other layers and the next observed one
+        self._wait = 0  # passes left of this delay
 
     @property
     def chain(self) -> list[str]:
@@ -63,14 +63,14 @@ class Taps:
         return list(self._chains[0].layers) if self._chains else []
 
     def run(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
-        """Run the network and return its result, and the outputs of its layers by name.
+        """Run the network and return its result and the outputs of its layers.
 
         Returns:
-            The network's own result, and a dict of (n, channels, positions ...) tensors. If ``"auto"`` finds no chain
-            of layers the dict is empty, and :attr:`reason` says why.
+            The network's own result, and a dict from layer name to (n, channels, positions ...) tensor. If ``"auto"``
+            finds no chain of layers, the dict is empty and :attr:`reason` says why.
 
         Raises:
-            ValueError: in the first pass, if a chosen layer does not run or has no samples in its rows.
+            ValueError: in the first pass, if a chosen layer does not run or has no batch dimension.
         """
         if self.layouts is None:
             observed: tuple[Any, dict[str, Tensor]] = self.observe(*args, **kwargs)
@@ -83,7 +83,7 @@ class Taps:
             self._caught = None
 
     def catch(self, name: str, side: Side, tensors: list[Tensor]) -> None:
-        """Store what a module takes or puts out if a pass is being watched (recomputation in backward is not)."""
+        """Store the inputs or outputs of a module during :meth:`run` (but not during recomputation in backward)."""
         if self._caught is None:
             return
         self._numbers[name, side] = self._numbers.get((name, side), 0) + 1
@@ -95,7 +95,7 @@ class Taps:
                 self._caught[point] = tensor.clone() if self._points[point] else tensor
 
     def _arranged(self, caught: dict[Point, Tensor]) -> dict[str, Tensor]:
-        """The layers that ran: of the chain that fits, else of the one of which most ran."""
+        """The layers that ran, from the chain that fits, else from the chain of which the most layers ran."""
         chain = next((chain for chain in self._chains if chain.fits(self._calls)), None)
         if chain is None and not self._wait and self._observed < MOST_OBSERVED:
             self._wait = self._delay
@@ -114,9 +114,9 @@ class Taps:
             hook.remove()
         self._hooks.clear()
 
-    @_disable_dynamo  # as torch.compiler.disable, which imports the compiler at once: a second or more
+    @_disable_dynamo  # like torch.compiler.disable, which would import the compiler at once: a second or more
     def observe(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
-        """An observed :meth:`run`, never compiled: install the taps on what it finds."""
+        """Do an observed :meth:`run`, never compiled, and install the taps on the layers it finds."""
         self.reason = _hidden_by()
         if self.reason:
             return self.module(*args, **kwargs), {}
@@ -129,7 +129,7 @@ class Taps:
         self.layouts = {key: layer.layout for key, layer in chain.layers.items()}
         self.reason = chain.reason
         others = [other for other in self._chains if not other.fits(observer.calls)]
-        if len(others) < len(self._chains):  # layers that alternate: the next time, another pass is observed
+        if len(others) < len(self._chains):  # the layers alternate: observe a different pass the next time
             self._delay += 1
         self._chains = [chain, *others]
         self.known_layouts |= self.layouts
@@ -138,7 +138,7 @@ class Taps:
         return result, {key: self.layouts[key].arrange(tensor) for key, tensor in tensors.items()}
 
     def _install(self) -> None:
-        """Hooks on what the chains watch, anew: a module may have been replaced since."""
+        """Install the hooks on all watched modules again: a module may have been replaced."""
         self.remove()
         modules = dict(self.module.named_modules())
         self._points = {}
@@ -153,12 +153,12 @@ class Taps:
                 self._hooks.append(modules[name].register_forward_hook(_OutputTap(self, name)))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles carry no activations: those belong to the graph of one pass.
+        # Copies and pickles carry no activations: these belong to the graph of one pass.
         return {**self.__dict__, "_caught": None}
 
 
 class _InputTap:
-    """A forward pre-hook that can be copied and pickled together with its network."""
+    """A forward pre-hook that can be copied and pickled with its network."""
 
     def __init__(self, taps: Taps, name: str) -> None:
         self.taps = taps
@@ -169,7 +169,7 @@ class _InputTap:
 
 
 class _OutputTap:
-    """A forward hook that can be copied and pickled together with its network."""
+    """A forward hook that can be copied and pickled with its network."""
 
     def __init__(self, taps: Taps, name: str) -> None:
         self.taps = taps
@@ -180,7 +180,7 @@ class _OutputTap:
 
 
 def _hidden_by() -> str:
-    """What keeps the data flow of a pass from being observed; empty if nothing does."""
+    """Why the data flow of a pass cannot be observed; empty if it can."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "the forward pass runs inside a transform of torch.func, which hides its data flow"
     if torch._C._get_tracing_state() is not None:

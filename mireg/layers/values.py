@@ -22,7 +22,7 @@ def tensors_in(value: object) -> list[Tensor]:
         items = [getattr(value, field.name) for field in fields(value)]
     found = []
     for item in items:
-        found += tensors_in(item)  # no generator: torch.compile traces none in PyTorch 2.8
+        found += tensors_in(item)  # not a generator: torch.compile in PyTorch 2.8 cannot trace one
     return found
 
 
@@ -32,10 +32,10 @@ def floats_in(value: object) -> list[Tensor]:
 
 
 def read(module: nn.Module, output: object) -> list[Tensor]:
-    """What a module puts out, as the chain has it: the first floating-point tensor, if there is one.
+    """The output of a module as the chain uses it: the first floating-point tensor, if there is one.
 
-    Each stacked layer of a recurrent module is represented by its final state, (n, directions * units), whatever the
-    order of dimensions or the packing.
+    Each stacked layer of a recurrent module is represented by its final state, (n, directions * units), regardless of
+    dimension order or packing.
     """
     return _final_states(module, output) if isinstance(module, nn.RNNBase) else floats_in(output)[:1]
 

@@ -1,4 +1,4 @@
-"""The layers that the term would reward in a network, and its cost, before any training."""
+"""Show the layers that the term would reward in a network, and its cost, before training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mireg.timing import ratio, step_times
 from mireg.wrapper import MIRegularized, wrap
 
 ROUNDS = 5
-"""Steps with and without the term that are timed, in turns; the median counts."""
+"""Number of timed steps with and without the term, in turns; the median is reported."""
 
 CLASSES = 10
-"""Of the random target that stands in for one."""
+"""Number of classes of the made-up target."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Description:
     """The successive layers of a network and the cost of the term, printable as a table.
 
     Attributes:
-        shapes: of each layer's output on the example, (samples, channels, positions ...).
+        shapes: shape of each layer's output on the example, (samples, channels, positions ...).
         information: estimates by name, in nats (for a dependence: without a unit).
         estimator: the estimator's name.
         verdict: whether the term would be active, on which layers, and why (:attr:`mireg.MIRegularized.verdict`).
-        step_ms: milliseconds of a forward and a backward pass on the example.
+        step_ms: milliseconds for a forward and a backward pass on the example.
         term_ms: milliseconds that the term adds to a step that uses it, including its part of the backward pass.
     """
 
@@ -64,13 +64,13 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
     A copy of the network is run in training mode; the network itself, its buffers and the random state do not change.
 
     Args:
-        model: a network, or a wrapped one, whose own layers and estimator are then used.
-        example: a batch as the network takes it: a tensor, a tuple of positional arguments, or a dict of
+        model: a network, or a wrapped network, whose own layers and estimator are then used.
+        example: an input batch of the network: a tensor, a tuple of positional arguments, or a dict of
             keyword arguments.
         target: as for :meth:`mireg.MIRegularized.mi_loss`; without it, made-up classes are used.
 
     Returns:
-        What was printed.
+        The printed description.
 
     Raises:
         ValueError: as for the first forward pass of a wrapped network.

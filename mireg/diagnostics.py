@@ -1,4 +1,4 @@
-"""Measurements for one question: how can a layer learn while every layer below it moves?
+"""Diagnostics for one question: how can a layer learn while all the layers below it change?
 
 Pure functions of tensors; nothing here changes a network. Each docstring gives the cost in passes over a batch.
 """
@@ -16,7 +16,7 @@ Parameters = Mapping[str, Tensor]
 
 
 def feature_drift(before: Tensor, after: Tensor) -> float:
-    """How far the features that a layer reads have moved, relative to their size.
+    """Relative change of the features that a layer receives.
 
     ``|after - before| / |before|``, Frobenius norms; no unit. Costs two forward passes.
 
@@ -31,9 +31,9 @@ def feature_drift(before: Tensor, after: Tensor) -> float:
 
 
 def alignment_drift(before: Tensor, after: Tensor) -> float:
-    """How far the arrangement of the samples has changed, apart from scale and rotation.
+    """Change of the representation up to scale and rotation.
 
-    ``1 - CKA`` with linear kernels, between 0 and 1; NaN where a layer is the same for every
+    ``1 - CKA`` with linear kernels, between 0 and 1; NaN if the features are the same for every
     sample. Costs two forward passes.
 
     Args:
@@ -49,7 +49,7 @@ def alignment_drift(before: Tensor, after: Tensor) -> float:
     x, y = (_centred(features) for features in (before, after))
     shared = torch.linalg.matrix_norm(x.T @ y) ** 2
     alignment = shared / (torch.linalg.matrix_norm(x.T @ x) * torch.linalg.matrix_norm(y.T @ y))
-    return float((1 - alignment).clamp_min(0))  # -1e-16 by rounding
+    return float((1 - alignment).clamp_min(0))  # rounding can give -1e-16
 
 
 def covariate_shift(
@@ -59,7 +59,7 @@ def covariate_shift(
     layers: Sequence[Sequence[str]],
     sampled: Sequence[int],
 ) -> list[tuple[float, float]]:
-    """Internal covariate shift: what the update of the layers below does to a layer's gradient.
+    """Internal covariate shift: the effect of updating the layers below on a layer's gradient.
 
     With G the gradient of layer i at the parameters W of all layers, and G' its gradient after only the
     layers below i have taken their step: ``(|G - G'|, cos(G, G'))``. The norm has the unit of
@@ -67,7 +67,7 @@ def covariate_shift(
     sampled layer.
 
     Args:
-        loss: of one batch, as a function of all parameters by name.
+        loss: loss of one batch, as a function of all parameters by name.
         before: the parameters at a step.
         after: the parameters one step later.
         layers: names of each layer's parameters, from the input to the output.
@@ -91,13 +91,13 @@ def covariate_shift(
 
 
 def gradient_norms(loss: Tensor, parameters: Parameters, layers: Sequence[Sequence[str]]) -> list[float]:
-    """Length of each layer's gradient, in the unit of the loss over that of the weights.
+    """Norm of each layer's gradient, in the unit of the loss over that of the weights.
 
     Costs one backward pass; the graph is kept.
 
     Args:
         loss: 0-dim, attached to the graph of a forward pass.
-        parameters: by name.
+        parameters: the parameters by name.
         layers: names of each layer's parameters.
 
     >>> w = {"a": torch.tensor([3.0, 4.0], requires_grad=True)}
@@ -116,7 +116,7 @@ def input_gradients(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Ten
     """Gradient of a scalar output with respect to each sample. Costs one backward pass.
 
     Args:
-        function: maps (n, ...) samples to (n,) outputs, each of its own sample alone.
+        function: maps (n, ...) samples to (n,) outputs, each of which depends only on its own sample.
         inputs: (n, ...) samples.
 
     Returns:
@@ -133,11 +133,11 @@ def autocorrelation(gradients: Tensor) -> Tensor:
     """Autocorrelation of the gradients along a line; with shattered gradients it decays fast.
 
     With g_t centred over the line, ``sum_t g_t . g_{t+k} / sum_t |g_t|^2`` at each lag k; no unit.
-    White noise gives 1, 0, 0, ...; NaN where the gradient is the same everywhere, as in a linear
+    White noise gives 1, 0, 0, ...; NaN if the gradient is the same everywhere, as in a linear
     network. Costs one backward pass for the gradients.
 
     Args:
-        gradients: (m, d) at m equidistant points, from :func:`input_gradients`.
+        gradients: (m, d) gradients at m equidistant points, from :func:`input_gradients`.
 
     Returns:
         (m,) autocorrelation at lags 0 to m - 1.
@@ -155,12 +155,12 @@ def autocorrelation(gradients: Tensor) -> Tensor:
 
 
 def mean_cosine(gradients: Tensor) -> float:
-    """Mean cosine between the gradients of different samples: 1 in a linear network, 0 where they are unrelated.
+    """Mean cosine between the gradients of different samples: 1 in a linear network, 0 if they are unrelated.
 
     Costs one backward pass for the gradients.
 
     Args:
-        gradients: (n, d), n at least 2.
+        gradients: (n, d) gradients, n at least 2.
 
     Source: Balduzzi et al., ICML 2017.
 
@@ -173,14 +173,14 @@ def mean_cosine(gradients: Tensor) -> float:
 
 
 def effective_rank(features: Tensor) -> float:
-    """How many directions the features of n samples effectively use.
+    """Number of directions that the features of n samples effectively use.
 
-    ``exp(H)``, H the entropy (nats) of the singular values of the centred features, divided by their
-    sum: r for r equally strong directions. NaN where every sample has the same features. Costs a
+    ``exp(H)``, where H is the entropy (nats) of the singular values of the centred features, divided by their
+    sum: r for r equally strong directions. NaN if every sample has the same features. Costs a
     forward pass and a singular value decomposition, O(n d min(n, d)).
 
     Args:
-        features: (n, ...) of n samples.
+        features: (n, ...) features of n samples.
 
     Source: Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007.
 
@@ -192,14 +192,14 @@ def effective_rank(features: Tensor) -> float:
 
 
 def participation_ratio(features: Tensor) -> float:
-    """How many directions hold the variance of the features.
+    """Number of directions that carry the variance of the features.
 
     ``(sum v)^2 / sum v^2`` over the variances v along the principal directions: r for r equally strong ones. It counts
-    strong directions, whereas :func:`effective_rank` also counts faint ones. NaN if every sample has the same
+    strong directions, whereas :func:`effective_rank` also counts weak ones. NaN if every sample has the same
     features. Costs a forward pass and a product of n x d matrices.
 
     Args:
-        features: (n, ...) of n samples.
+        features: (n, ...) features of n samples.
 
     Source: Gao et al., A theory of multineuronal dimensionality, dynamics and measurement, bioRxiv 214262, 2017.
 
@@ -212,14 +212,14 @@ def participation_ratio(features: Tensor) -> float:
 
 
 def effective_parameters(count: int, nats: float) -> float:
-    """Effective number of the parameters between two layers, given their mutual information.
+    """Effective number of parameters between two layers, given their mutual information.
 
     ``count * exp(-I)``: the simplest interpretation of the paper's statement that the mutual information makes the
     effective number exponentially smaller. From n samples I is at most log n, so this is at least ``count / n``. Costs
     an estimate of I.
 
     Args:
-        count: of the parameters between the layers.
+        count: number of parameters between the layers.
         nats: mutual information I of the two layers.
 
     Source: after Hodas & Stinis, Doing the impossible: why neural networks can be trained at all,
@@ -256,6 +256,6 @@ def _gradient(loss: Callable[[Parameters], Tensor], at: Parameters, names: Seque
 
 
 def _centred(features: Tensor) -> Tensor:
-    """(n, d) in float64, less the mean over samples: small steps show only in differences of nearly equal numbers."""
+    """(n, d) features in float64, minus their mean over samples: small steps need the precision."""
     rows = features.detach().flatten(1).double()
     return rows - rows.mean(0)

@@ -1,4 +1,4 @@
-"""Samples and gradients across the ranks of data-parallel training."""
+"""Exchange samples and gradients between the ranks of data-parallel training."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import distributed as dist
 
 
 def world_size() -> int:
-    """Ranks of the default process group; 1 where there is none."""
+    """Number of ranks in the default process group; 1 if there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather(layers: Sequence[Tensor]) -> list[Tensor]:
-    """The rows of all ranks, with gradient to this rank's own, in one exchange.
+    """Gather the rows of all ranks in one exchange, with gradients only to this rank's own rows.
 
-    Every rank then computes the same term on the same rows, so its gradient is taken ``world_size()``
-    times: data parallelism averages over the ranks, and the average must be the gradient of one process
+    Every rank then computes the same term on the same rows, so its gradient is multiplied by ``world_size()``:
+    data parallelism averages over the ranks, and the average must equal the gradient of one process
     on the joined batch. The backward pass exchanges nothing.
 
     Args:
         layers: L tensors (n, d_l ...), n and d_l the same on every rank.
 
     Returns:
-        L tensors (world_size * n, D_l), the dimensions after the first flattened; the rows of rank 0 first.
+        L tensors (world_size * n, D_l), with all dimensions after the first flattened; the rows of rank 0 first.
     """
     flat = [layer.flatten(1) for layer in layers]
     joined: Tensor = _Gather.apply(torch.cat(flat, 1))
@@ -34,7 +34,7 @@ def gather(layers: Sequence[Tensor]) -> list[Tensor]:
 
 
 def gather_plain(rows: Tensor) -> Tensor:
-    """The rows (n, ...) of all ranks, (world_size * n, ...), without a gradient; the rows of rank 0 first."""
+    """Gather the rows (n, ...) of all ranks as (world_size * n, ...), without gradients; the rows of rank 0 first."""
     parts = [torch.empty_like(rows) for _ in range(world_size())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
@@ -55,10 +55,10 @@ class _Gather(torch.autograd.Function):
 
 
 def mean_over_ranks(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
-    """The mean of each tensor over the ranks, in one exchange; as they are where there is one process.
+    """Average each tensor over the ranks, in one exchange; with one process, return them unchanged.
 
     Args:
-        tensors: on this rank; None counts as 0.
+        tensors: this rank's tensors; None counts as 0.
         like: tensors of the same shapes.
     """
     if world_size() == 1:

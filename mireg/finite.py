@@ -1,4 +1,4 @@
-"""A look at values that never makes the host wait for the device."""
+"""Check values without making the host wait for the device."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 class FiniteWatch:
-    """Tells which entries of a vector were not finite, as soon as that is known on the host.
+    """Reports which entries of a vector are not finite, as soon as the host knows.
 
-    On the CPU that is at once; on another device the entries are copied in the background and looked
-    at in a later call.
+    On the CPU this is immediate; on another device the entries are copied in the background and checked in a later
+    call.
     """
 
     def __init__(self) -> None:
         self._pending: tuple[Tensor, torch.Event] | None = None
 
     def __call__(self, values: Tensor) -> list[int]:
-        """Indices of the entries that are not finite, in ``values`` or in an earlier vector still on its way."""
+        """Indices of the entries that are not finite, in ``values`` or in an earlier vector whose copy has arrived."""
         if values.device.type == "cpu":
             return _broken(values)
         if self._pending is None:

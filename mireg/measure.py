@@ -1,4 +1,4 @@
-"""The MI between successive layers of a network, without training it."""
+"""Measure the MI between successive layers of a network, without training it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NARROW = 3
-"""Most units per layer at which nearest neighbours are the recommended estimate."""
+"""Maximum number of units per layer for which the nearest-neighbour estimator is recommended."""
 
 
 def recommend(*layers: Tensor) -> str:
     """Name of the most trustworthy estimator for these layers.
 
-    Nearest neighbours (``ksg``) if no layer has more than 3 units: they assume no distribution, only that values do
-    not repeat. Beyond that ``gaussian``: what the layers have in common linearly, and no more; no estimator here finds
-    the rest between wide layers. It needs many more samples than units: with fewer than about ten times as many, it is
-    well above 0 for independent layers, as their null floor shows. The choice is based on the truth table
-    (``python -m eval.truth``), whose tasks of more than 3 units per side are all normal.
+    Nearest neighbours (``ksg``) if no layer has more than 3 units: it assumes no distribution, only that values do
+    not repeat. Otherwise ``gaussian``, which finds only linear dependence; no estimator here finds the rest between
+    wide layers. It needs many more samples than units: with fewer than about ten times as many, it is well above 0
+    for independent layers, as their null floor shows. The choice is based on the truth table
+    (``python -m eval.truth``), whose tasks with more than 3 units per side are all normal.
 
     Args:
         layers: samples (n, d_l).
@@ -45,13 +45,13 @@ def recommend(*layers: Tensor) -> str:
 
 @dataclass(frozen=True)
 class PairRecord:
-    """The estimate for one successive pair of layers.
+    """The estimate for one pair of successive layers.
 
     Attributes:
         pair: ``"layer_a→layer_b"``.
         nats: mean estimate over the batches.
-        spread: standard deviation of the estimate over the batches; 0 for a single one.
-        ceiling: the largest value that the estimator can return on that many samples.
+        spread: standard deviation of the estimate over the batches; 0 for a single batch.
+        ceiling: the largest value that the estimator can return for this number of samples.
         null_floor: mean estimate with the rows of each layer shuffled, where the true MI is 0.
         parameters: number of parameters between the two layers, in registration order.
     """
@@ -65,14 +65,14 @@ class PairRecord:
 
     @property
     def normalised(self) -> float:
-        """The estimate as a share of the ceiling."""
+        """The estimate as a fraction of the ceiling."""
         return self.nats / self.ceiling
 
     @property
     def effective_parameters(self) -> float:
         """``parameters * exp(-nats)``, after Hodas & Stinis (Frontiers in Psychology 9:1185, 2018).
 
-        It ranks layers and networks that were measured in the same way: same estimator, same number of samples. Do not
+        Use it to rank layers and networks measured in the same way: same estimator, same number of samples. Do not
         quote it as a count: the true MI of a deterministic network is unbounded or constant, and an estimate cannot
         exceed its ceiling.
         """
@@ -101,7 +101,7 @@ class Measurement:
     Attributes:
         estimator: the estimator's name.
         samples: rows of each batch.
-        records: one per successive pair of layers.
+        records: one per pair of successive layers.
         measures: ``"mutual information"``, ``"usable information"`` or ``"dependence"``.
         layers: the information plane, if a target was given.
     """
@@ -137,13 +137,13 @@ class Measurement:
         return "\n".join(lines)
 
     def figure(self) -> Figure:
-        """Figure of the information plane if a target was given, otherwise of the estimates along the network."""
+        """Plot the information plane if a target was given, otherwise the estimates along the network."""
         return self._plane() if self.layers else self._profile()
 
     def _plane(self) -> Figure:
-        """Layers as connected points: on x, information about the input; on y, about the target.
+        """Plot layers as connected points: information about the input (x) and about the target (y).
 
-        The input is left out: what it says about itself lies far to the right of all layers.
+        The input is left out: its information about itself lies far to the right of all layers.
         """
         from matplotlib.figure import Figure
 
@@ -160,7 +160,7 @@ class Measurement:
         return figure
 
     def _profile(self) -> Figure:
-        """Estimates along the network, with their spread, between null floor and ceiling."""
+        """Plot the estimates along the network with their spread, the null floor and the ceiling."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(max(4.0, 0.5 * len(self) + 2), 3.5), layout="constrained")
@@ -184,7 +184,7 @@ UNITS = {
 
 
 class NoPairsError(ValueError):
-    """A network with fewer than two layers to measure between."""
+    """Raised if a network has fewer than two layers to measure between."""
 
 
 def measure(
@@ -203,18 +203,18 @@ def measure(
     from the first are skipped, because estimates from different sample sizes cannot be averaged.
 
     Args:
-        module: a network, wrapped or not. For a wrapped one, the layers of the bare network are selected anew.
-        loader: batches: a tensor, or a tuple or list whose first item is the input.
+        module: a network, wrapped or not. For a wrapped one, the layers of the bare network are selected again.
+        loader: batches, each a tensor, or a tuple or list whose first item is the input.
         layers: see :func:`mireg.wrap`.
-        estimator: name or instance, differentiable or not; ``"recommended"`` chooses by :func:`recommend`.
-        max_batches: stop after this many.
-        permutations: shuffles per batch for the null floor; 0 leaves it out.
-        target: True to measure also the usable information (:class:`LayerRecord`) of each layer about the target, the
-            second item of a batch, and about the first layer, the input; or a function that returns the target of a
-            batch, as :meth:`mireg.MIRegularized.mi_loss` takes it.
+        estimator: name or instance, differentiable or not; ``"recommended"`` uses :func:`recommend`.
+        max_batches: maximum number of batches.
+        permutations: shuffles per batch for the null floor; 0 omits it.
+        target: True to also measure the usable information (:class:`LayerRecord`) of each layer about the target (the
+            second item of a batch) and about the first layer, the input; or a function that returns the target of a
+            batch, as for :meth:`mireg.MIRegularized.mi_loss`.
 
     Returns:
-        Means over the batches.
+        The means over the batches.
 
     Raises:
         NoPairsError: if there are fewer than two layers.
@@ -303,7 +303,7 @@ def _plane(layers: list[Tensor], target: Tensor) -> Tensor:
 
 
 def _parameters(module: nn.Module, layers: list[str]) -> list[int]:
-    """Number of parameters between each layer and the next, in the order of registration."""
+    """Number of parameters between each layer and the next, in registration order."""
     order = [name for name, _ in module.named_modules()]
     ends = [
         max((place for place, name in enumerate(order) if name == layer or name.startswith(f"{layer}.")), default=0)

@@ -1,4 +1,4 @@
-"""Which rows of the layers and of the target an estimate sees: samples, or positions in them."""
+"""Choose the rows of the layers and the target for an estimate: samples, or positions in them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mireg.estimators.base import as_matrices
 from mireg.estimators.target import IGNORED
 
 POOLED = 64
-"""Maps and sequences are average-pooled until channels times positions come near this number."""
+"""Maps and sequences are average-pooled until channels times positions is close to this number."""
 
 POSITIONS = 4
 """Positions that count as one sample: neighbours in a sequence or a map are strongly dependent."""
 
 POOLS: tuple[Callable[[Tensor, Any], Tensor], ...] = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
-"""By number of position dimensions, from 1."""
+"""Pooling functions by number of position dimensions, from 1."""
 
 
 def choose_rows(
     layers: Sequence[Tensor], target: Tensor | None, samples: int, step: int
 ) -> tuple[list[Tensor], Tensor | None]:
-    """The rows of layers and target that an estimate uses.
+    """Choose the rows of layers and target that an estimate uses.
 
     Batches are shuffled, so the first samples are used: a leading slice is a view. For a target with a class or values
     per position the rows are positions instead, :data:`POSITIONS` times as many, evenly spaced among those that have a
@@ -35,11 +35,11 @@ def choose_rows(
 
     Args:
         layers: L tensors (n, channels, positions ...).
-        target: (n,) or (n, positions ...) integer classes, (n, ...) values; None without one. Classes of all positions
-            may also be flattened, (n * positions,). Values belong to positions if every layer has these positions:
-            (n, channels, positions ...) for maps, (n, positions) or (n, positions, k) for sequences.
-        samples: largest number of samples.
-        step: varies the positions.
+        target: (n,) or (n, positions ...) integer classes, or (n, ...) values; None for no target. Classes of all
+            positions may also be flattened, (n * positions,). Values belong to positions if every layer has these
+            positions: (n, channels, positions ...) for maps, (n, positions) or (n, positions, k) for sequences.
+        samples: maximum number of samples.
+        step: the training step, which varies the positions.
 
     Returns:
         L matrices (rows, d_l) and a target of (rows,) classes or (rows, k) values.
@@ -78,9 +78,9 @@ def choose_rows(
 
 
 def _dense(target: Tensor, layers: Sequence[Tensor]) -> Tensor | None:
-    """Values as (n, channels, positions ...) if they stand at positions that every layer has, too; else None.
+    """Values as (n, channels, positions ...) if they belong to positions that every layer has; else None.
 
-    The layers must have as many positions as the target, but for maps, whose channels are known to be second.
+    The layers must have as many positions as the target, except for maps, whose channels are known to be second.
     """
     places = layers[-1].shape[2:]
     if not places or any(layer.ndim != layers[-1].ndim for layer in layers):
@@ -94,9 +94,9 @@ def _dense(target: Tensor, layers: Sequence[Tensor]) -> Tensor | None:
 
 
 def pool(layer: Tensor, samples: int) -> Tensor:
-    """The first samples of a layer (n, channels, positions ...), feature maps and sequences average-pooled.
+    """Take the first samples of a layer (n, channels, positions ...) and average-pool maps and sequences.
 
-    Pooling keeps what a map shows and drops the exact position: on whole maps an estimate from n rows saturates.
+    Pooling keeps the content of a map and drops the exact position: on whole maps an estimate from n rows saturates.
     """
     rows = layer[:samples]
     places = rows.shape[2:]
@@ -107,13 +107,13 @@ def pool(layer: Tensor, samples: int) -> Tensor:
 
 
 def _positions(wanted: Tensor, count: int, step: int) -> tuple[Tensor, Tensor]:
-    """Samples and flat positions (rows,), evenly spaced among those that are wanted.
+    """Choose samples and flat positions (rows,), evenly spaced among those that are wanted.
 
     Args:
-        wanted: (n, positions ...), whether a position has a target. Where fewer than ``count`` have, all of these come
+        wanted: (n, positions ...), whether a position has a target. If fewer than ``count`` have one, these come
             first, then others: the number of rows must not depend on values, which would wait for the device.
-        count: at most so many.
-        step: varies them.
+        count: maximum number of positions.
+        step: the training step, which varies the choice.
     """
     rank, rest = wanted.flatten().cumsum(0), wanted.logical_not().flatten().cumsum(0)  # from 1
     found = rank[-1]
@@ -126,7 +126,7 @@ def _positions(wanted: Tensor, count: int, step: int) -> tuple[Tensor, Tensor]:
 
 
 def _at(layer: Tensor, sample: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
-    """Features (rows, channels) of a layer at flat positions of a target of that shape, nearest where sizes differ."""
+    """Features (rows, channels) of a layer at flat positions of a target of that shape; the nearest if sizes differ."""
     if layer.ndim == 2:
         return layer[sample]
     own = layer.shape[2:]

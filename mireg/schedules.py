@@ -1,4 +1,4 @@
-"""Weights that change over training: callables from the step to a number."""
+"""Schedules for the weight of the term: callables from a step to a number."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Cosine:
 
 
 def as_schedule(weight: float | Schedule) -> Schedule:
-    """A number as a constant schedule; a schedule as it is.
+    """Turn a number into a constant schedule; return a schedule unchanged.
 
     Raises:
         TypeError: if ``weight`` is neither a number nor callable.

@@ -1,4 +1,4 @@
-"""How long steps take beside each other: what `describe` says and `eval.cost` measures."""
+"""Time steps against each other, for `describe` and `eval.cost`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import torch
 def step_times(
     steps: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int, seconds: float = 0.0
 ) -> dict[str, list[float]]:
-    """Time steps in turns, so that a machine that slows down slows all of them.
+    """Time steps in turns, so that a machine that slows down affects all of them.
 
-    One round goes before, untimed: the first pass is observed, and allocators and caches warm up. In each round
-    another step is the first.
+    An untimed round comes first: the first pass is observed, and allocators and caches warm up. Each round starts
+    with a different step.
 
     Args:
-        steps: by name.
-        device: that they run on; it is waited for before and after each.
-        rounds: at least so many.
-        seconds: further rounds as long as these have not passed.
+        steps: the steps by name.
+        device: the device they run on; it is synchronized before and after each step.
+        rounds: minimum number of rounds.
+        seconds: minimum total time.
 
     Returns:
-        Milliseconds of each step by name, one for each round.
+        Milliseconds of each step by name, one value per round.
 
     >>> list(step_times({"a": lambda: None, "b": lambda: None}, torch.device("cpu"), rounds=2))
     ['a', 'b']

@@ -20,7 +20,7 @@ REGISTRY: dict[str, type[Estimator]] = {
 
 
 def get(name: str, **options: Any) -> Estimator:
-    """The estimator of that name.
+    """Create an estimator by name.
 
     Args:
         name: one of :func:`names`.

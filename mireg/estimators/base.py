@@ -15,23 +15,23 @@ from mireg.estimators.target import IGNORED, check_target, codes
 Share = TypeVar("Share")
 
 NEXT, LAST = slice(1, None), slice(-1, None)
-"""Partners of the layers but the last: each one's next, or the last layer for all."""
+"""Partners of all layers except the last: the next layer of each, or the last layer for all."""
 
 
 class Estimator(ABC):
-    """Estimate of the mutual information, or of the dependence, between samples of layers.
+    """Estimator of the mutual information, or of the dependence, between samples of layers.
 
     A subclass implements :meth:`estimate`; the public interface is here. Options are constructor arguments, so that an
-    instance is a fixed function of its samples (and of what it has learned, if it learns: :meth:`learn`).
+    instance is a fixed function of its samples (and of its learned state, if it learns: :meth:`learn`).
 
-    A layer whose rows are all equal up to rounding gives about 0, and a gradient whose norm is at most
-    ``100 / (sqrt(noise_floor) * |mean row|)`` if the estimator has a ``noise_floor``, from 16 rows on.
+    A layer whose rows are all equal up to rounding gives about 0, and, with at least 16 rows, a gradient whose norm is
+    at most ``100 / (sqrt(noise_floor) * |mean row|)`` if the estimator has a ``noise_floor``.
     The unbiased variants of ``hsic`` and ``cka`` have no such bound: their denominator can be near 0.
     In float32, estimates are too low for layers whose values have a standard deviation below 1e-9 or above 1e17:
     the squares underflow or overflow.
 
     Attributes:
-        measures: ``"mutual information"`` (nats), ``"usable information"`` (nats, what predictors of a given family can
+        measures: ``"mutual information"`` (nats), ``"usable information"`` (nats that predictors of a given family can
             extract: :class:`mireg.estimators.Usable`), or ``"dependence"`` (a bounded index that is not MI and is
             never reported as MI).
         is_differentiable: whether gradients flow from the estimate back to the samples.
@@ -44,7 +44,7 @@ class Estimator(ABC):
     is_learned: ClassVar[bool] = False
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Estimate between two layers.
+        """Estimate the MI (or dependence) between two layers.
 
         Args:
             x: (n, dx) samples; further dimensions are flattened.
@@ -60,7 +60,7 @@ class Estimator(ABC):
         return self.successive([x, y])[0]
 
     def successive(self, layers: Sequence[Tensor]) -> Tensor:
-        """Estimates between each layer and the next; what a layer contributes to two pairs is computed once.
+        """Estimate between each layer and the next; computations shared by two pairs are done once.
 
         Args:
             layers: L tensors (n, d_l), row i of each from the same sample; widths may differ.
@@ -76,7 +76,7 @@ class Estimator(ABC):
         return self.estimate(as_matrices(layers))
 
     def about(self, layers: Sequence[Tensor], target: Tensor) -> Tensor:
-        """Estimates between each layer and a target.
+        """Estimate between each layer and a target.
 
         Args:
             layers: L tensors (n, d_l), row i of each from the same sample; widths may differ.
@@ -97,7 +97,7 @@ class Estimator(ABC):
         return self.estimate_about(as_matrices(layers), target)
 
     def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
-        """:meth:`about` on checked (n, d_l) matrices and a checked target, with no check of the values."""
+        """:meth:`about` on checked (n, d_l) matrices and a checked target, without checking the values."""
         layers, target = _with_target(layers, target)
         code, _ = codes(target, layers[0])
         between = [side for layer in layers for side in (layer, code)]
@@ -105,7 +105,7 @@ class Estimator(ABC):
 
     @abstractmethod
     def estimate(self, layers: list[Tensor]) -> Tensor:
-        """:meth:`successive` on checked (n, d_l) matrices, with no check of the values.
+        """:meth:`successive` on checked (n, d_l) matrices, without checking the values.
 
         The hot path: it must not wait for the device.
         """
@@ -118,19 +118,19 @@ class Estimator(ABC):
         """Take one training step that increases the given estimate; does nothing for most estimators."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`learn` has learned, for a checkpoint; empty for most estimators."""
+        """The learned state, for a checkpoint; empty for most estimators."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Restore what :meth:`state_dict` returned."""
+        """Restore the state returned by :meth:`state_dict`."""
 
     def null_floor(self, *layers: Tensor, permutations: int = 10, seed: int = 0) -> Tensor:
-        """The estimate without dependence: its mean over shuffles of the rows.
+        """Estimate the value without dependence: the mean over shuffles of the rows.
 
         Args:
             layers: L tensors (n, d_l), as for :meth:`successive`.
             permutations: number of shuffles; each draws one order per layer.
-            seed: of the shuffles, which do not use the global random number generator.
+            seed: seed of the shuffles, which do not use the global random number generator.
 
         Returns:
             (L - 1,) tensor, in the estimate's unit, without a gradient.
@@ -160,7 +160,7 @@ class Estimator(ABC):
 
 
 class PairEstimator(Estimator):
-    """An estimator that computes something for each layer, and then combines it for pairs of layers.
+    """An estimator that computes a share for each layer, then combines the shares of pairs of layers.
 
     A subclass implements :meth:`estimate_pairs`.
     """
@@ -174,17 +174,17 @@ class PairEstimator(Estimator):
 
     @abstractmethod
     def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
-        """Estimates of each matrix but the last with its partner, (L - 1,).
+        """Estimate between each matrix except the last and its partner, (L - 1,).
 
         Args:
             layers: L matrices (n, d_l).
-            partner: :data:`NEXT` or :data:`LAST`, an index into the L shares; it gives L - 1 of them, or one to
+            partner: :data:`NEXT` or :data:`LAST`, an index into the L shares; it selects L - 1 of them, or one to
                 broadcast.
         """
 
 
 def _with_target(layers: list[Tensor], target: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The rows that have a target, of classes."""
+    """For a target of classes, select the rows that have one."""
     if target.is_floating_point():
         return layers, target
     rows = target.to(layers[0].device) != IGNORED
@@ -215,9 +215,9 @@ def check_samples(layers: Sequence[Tensor], fewest: int = 2) -> None:
 
 
 def check_finite(layers: Sequence[Tensor]) -> None:
-    """Raise if a layer holds NaN or infinity; it waits for the device."""
+    """Raise if a layer contains NaN or infinity; waits for the device."""
     sums = (layer.detach().sum(dtype=torch.promote_types(layer.dtype, torch.float32)) for layer in layers)
-    if all(math.isfinite(total) for total in sums):  # far cheaper than a look at each value
+    if all(math.isfinite(total) for total in sums):  # far cheaper than checking each value
         return
     for index, layer in enumerate(layers):
         broken = int((~torch.isfinite(layer)).sum())
@@ -229,13 +229,13 @@ def check_finite(layers: Sequence[Tensor]) -> None:
 
 
 def as_matrices(layers: Sequence[Tensor]) -> list[Tensor]:
-    """The layers as (n, d_l) matrices in one dtype, float32 or wider."""
+    """Convert the layers to (n, d_l) matrices in one dtype, float32 or wider."""
     dtype = torch.float64 if any(layer.dtype == torch.float64 for layer in layers) else torch.float32
     return [layer.flatten(1).to(dtype) if layer.ndim > 1 else layer[:, None].to(dtype) for layer in layers]
 
 
 def paired(shares: Sequence[Share], partner: slice) -> list[tuple[Share, Share]]:
-    """Each share but the last with its partner's, where there is a loop over pairs.
+    """Pair each share except the last with its partner's, for loops over pairs.
 
     >>> paired("abc", NEXT), paired("abc", LAST)
     ([('a', 'b'), ('b', 'c')], [('a', 'c'), ('b', 'c')])
@@ -245,5 +245,5 @@ def paired(shares: Sequence[Share], partner: slice) -> list[tuple[Share, Share]]
 
 
 def in_full_precision(tensor: Tensor) -> torch.autocast:
-    """Context in which autocast leaves the estimate in the precision of its samples."""
+    """Disable autocast, so that the estimate keeps the precision of its samples."""
     return torch.autocast(device_type=tensor.device.type, enabled=False)

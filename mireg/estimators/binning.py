@@ -16,7 +16,7 @@ class Binning(PairEstimator):
     """Sliced MI from soft histograms, averaged over random pairs of projections.
 
     Each layer is projected on random directions; slice k of a layer is paired with slice k of the
-    next. A pair's MI is split into the part that a Gaussian with its correlation explains, in closed form, and the
+    next. A pair's MI is split into the part explained by a Gaussian with the same correlation, in closed form, and the
     rest, ``I = -1/2 log(1 - rho^2) + [h(y) - h(v)] + I(x; v)`` with v the standardised residual of y
     on x, averaged with the same for x on y. Only the rest is estimated from histograms, so bins need
     not resolve a strong dependence. Values are distributed over the bins by a softmax of the squared
@@ -26,30 +26,30 @@ class Binning(PairEstimator):
     Layers of one unit have one slice, whose MI is that of the layers. For wider layers the estimate is an average over
     directions, in general less than the MI.
 
-    Random slices share most if both layers vary along a single direction, and rewarding them leads to that.
+    Random slices share the most information if both layers vary along a single direction; rewarding them leads to that.
     With ``slicing="covarying"`` a random slice of either layer is paired with the slice of the other that covaries
     most with it on the given samples, so that a layer with many directions is not at a disadvantage. With fewer samples
     than units any two layers have such slices: the estimate is then far above 0 for independent layers
     (:meth:`null_floor`).
 
     Args:
-        bins: bins per projection; None takes ``round(3 n^(1/3))``, at least 4.
+        bins: bins per projection; None means ``round(3 n^(1/3))``, at least 4.
         slices: random projections per layer.
         softness: standard deviation of the kernel, in bin widths.
         correct_bias: subtract the first-order bias of the histograms (Miller-Madow, with the number
             of bins counted softly).
         slicing: ``"random"``, the same directions in all layers of one width, or ``"covarying"``.
-        noise: variance of noise; slices are divided by the root of its sum with their own variance. Relative to
-            that variance; for covarying slices, to the mean over all directions of their layer, so that faint ones
+        noise: noise variance; slices are divided by the root of its sum with their own variance. Relative to that
+            variance or, for covarying slices, to the mean over all directions of their layer, so that weak slices
             count less.
-        shared_noise: of covarying slices, see :func:`mireg.estimators.gram.gram`.
+        shared_noise: for covarying slices, see :func:`mireg.estimators.gram.gram`.
         noise_floor: squared spread, relative to the squared mean, below which differences are rounding
             noise.
-        seed: of the random directions, which are the same at every call and do not use the global
+        seed: seed of the random directions, which are the same at every call and do not use the global
             random number generator.
 
     Source: Goldfeld & Greenewald, Sliced mutual information, NeurIPS 2021; Tsur, Goldfeld & Greenewald, Max-sliced
-    mutual information, NeurIPS 2023, for directions that are chosen; Miller, Note on the bias
+    mutual information, NeurIPS 2023, for chosen directions; Miller, Note on the bias
     of information estimates, 1955.
 
     >>> x = torch.linspace(-1, 1, 64)[:, None]
@@ -125,16 +125,16 @@ class Binning(PairEstimator):
     def _project(self, stack: Tensor, slices: int) -> Tensor:
         """Slices (g, slices, n) of a stack (g, n, d), centred."""
         mean = stack.mean(-2, keepdim=True)
-        floor = self.noise_floor * mean.square().mean(-1, keepdim=True)  # of the mean, projected
+        floor = self.noise_floor * mean.square().mean(-1, keepdim=True)  # relative to the projected mean
         z = compress((stack - mean) @ random_directions(stack, slices, self.seed), floor).mT
         return z - z.mean(-1, keepdim=True)
 
     def _covarying(self, layers: list[Tensor], slices: int, partner: slice) -> Tensor:
-        """Random slices of each layer, and what covaries most with each in the other layer of the pair.
+        """Random slices of each layer, each with the slice of the other layer that covaries most with it.
 
         Returns:
             (2, (L - 1) slices, n), pair after pair, centred; half of a pair's slices are
-            drawn in the first of its layers, half in the second.
+            drawn in its first layer, half in its second.
         """
         n, noise = len(layers[0]), noise_variance(layers, self.shared_noise)
 
@@ -143,9 +143,9 @@ class Binning(PairEstimator):
             return torch.cat([z @ z.mT, z @ random_directions(stack, slices // 2, self.seed)], -1)
 
         def covarying(gram: Tensor, drawn: Tensor) -> Tensor:
-            """Along the direction y't of a layer y, for slices t of the other."""
+            """Slices of a layer y along the directions y't, for slices t of the other layer."""
             found = gram @ drawn
-            return found * ((found * drawn).sum(-2, keepdim=True) + TINY).rsqrt()  # that direction's length
+            return found * ((found * drawn).sum(-2, keepdim=True) + TINY).rsqrt()  # divided by the direction's length
 
         gram, drawn = by_width(layers, share).split([n, slices // 2], -1)
         of_first, of_second = drawn[:-1], drawn[partner].expand_as(drawn[:-1])
@@ -167,8 +167,8 @@ class Binning(PairEstimator):
     def _entropy(self, counts: Tensor, squares: Tensor, n: int) -> Tensor:
         """Entropy in nats over the last dimension, from sums of memberships and of their squares over n samples.
 
-        An empty bin has no part in it, nor in its gradient. The correction is ``(K - 1) / 2n``, with K the number of
-        bins that samples do not share.
+        An empty bin contributes nothing, nor does its gradient. The correction is ``(K - 1) / 2n``, where K is the
+        soft count of occupied bins.
         """
         entropy: Tensor = torch.special.entr((counts / n).clamp_min(TINY)).sum(-1)
         if self.correct_bias:
@@ -177,13 +177,13 @@ class Binning(PairEstimator):
 
 
 class _Memberships(torch.autograd.Function):
-    """Softmax over the bins of ``-(z - centre)^2 / 2 h^2``, in as few passes as it takes."""
+    """Softmax over the bins of ``-(z - centre)^2 / 2 h^2``, in as few passes over memory as possible."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, centres: Tensor, h: float) -> Tensor:
         z = z[..., None, :]
         slopes = centres[:, None] / h**2
-        exponents = torch.addcmul(-slopes * centres[:, None] / 2, z, slopes)  # less what all bins have in common
+        exponents = torch.addcmul(-slopes * centres[:, None] / 2, z, slopes)  # without the term common to all bins
         exponents -= exponents.amax(-2, keepdim=True)
         weights = torch.threshold_(torch.softmax(exponents.clamp_min_(LEAST), -2), math.exp(LEAST + 1), 0.0)
         ctx.save_for_backward(weights, slopes)
@@ -200,8 +200,8 @@ class _Memberships(torch.autograd.Function):
 class _Counts(torch.autograd.Function):
     """Sums over samples of memberships and of their squares: in the bins, and in the cells of two tables for each pair.
 
-    Takes memberships (L, slices, bins, n) of the layers, and (L - 1, slices, bins, n) of what goes with each layer but
-    the last, and with each partner of these. Every gradient is one buffer that is added to.
+    Takes memberships (L, slices, bins, n) of the layers, and two of shape (L - 1, slices, bins, n) for the residuals
+    paired with each layer except the last, and with its partner. Each gradient accumulates in one buffer.
     """
 
     @staticmethod
@@ -234,7 +234,7 @@ class _Counts(torch.autograd.Function):
 
 
 def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add ``left @ right`` (G, slices, bins, n) to as many totals, or their sum over G to one."""
+    """Add ``left @ right`` (G, slices, bins, n) to G totals, or its sum over G to a single total."""
     if len(total) == len(left):
         total.flatten(0, 1).baddbmm_(left.flatten(0, 1), right.flatten(0, 1))
     else:
@@ -242,18 +242,18 @@ def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 SPAN = 3.5
-"""Bins cover this many standard deviations to each side; beyond, the outermost bin takes all."""
+"""Bins cover this many standard deviations on each side; the outermost bins take all values beyond."""
 
 FINITE = 1e-4
 """Keeps the MI of a slice with itself finite."""
 
 
 LEAST = -21.0
-"""Exponent, beside the largest, below which a membership is 0: float32 does not see it, and products of smaller ones
-leave the range of normal numbers, where arithmetic is slower by an order of magnitude."""
+"""Exponent, relative to the largest, below which a membership is 0: it is negligible in float32, and products of
+smaller ones are subnormal numbers, whose arithmetic is slower by an order of magnitude."""
 
 EMPTY = 1e-9
-"""Samples in a bin below which there are as good as none: its squares count for nothing."""
+"""Number of samples below which a bin counts as empty: its squares are then ignored."""
 
 CHUNK = 2**19
-"""Memberships computed at once: they stay in the cache."""
+"""Number of memberships computed at once, so that they fit in the cache."""

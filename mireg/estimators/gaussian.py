@@ -16,13 +16,13 @@ from mireg.estimators.gram import by_width, standardise
 class Gaussian(PairEstimator):
     """MI of the Gaussian with the layers' covariance: ``-1/2 sum log(1 - rho_i^2)``.
 
-    rho_i are the canonical correlations, taken from the projections H on the layers' columns:
+    rho_i are the canonical correlations, obtained from the projections H on the layers' columns:
     ``-1/2 logdet(I - H_x H_y)``, with ``H = Z (Z'Z + n s I)^-1 Z'`` of the standardised layer Z. s is
     the noise plus a shrinkage ``(r / (n - 1))^2``, both relative to the mean variance of the
     ``r = min(d, n - 1)`` directions. Shrinkage is negligible with many samples, and as large as the signal
-    where units outnumber samples and any two layers would look perfectly correlated. The first-order bias,
+    if units outnumber samples, when any two layers would look perfectly correlated. The first-order bias,
     ``tr H_x tr H_y / 2 (n - 1)``, is subtracted, so that the estimate is about 0 for independent layers
-    (and sometimes slightly negative). For layers that are not Gaussian it sees only linear dependence.
+    (and sometimes slightly negative). For layers that are not Gaussian it captures only linear dependence.
 
     Args:
         noise: variance of the noise added to the layers, relative to their own.
@@ -72,31 +72,31 @@ class Gaussian(PairEstimator):
             return information.to(layers[0].dtype)
 
     def ceiling(self, n: int) -> float:
-        """Bound of the MI of a layer with itself, over all its possible ranks."""
+        """Upper bound on the MI of a layer with itself, over all possible ranks."""
         return max(r / 2 * math.log1p(1 / self._relative_noise(r, n)) for r in range(1, n))
 
     def _relative_noise(self, rank: int, n: int) -> float:
         return self.noise + (rank / (n - 1)) ** 2
 
     def _regularised(self, stack: Tensor) -> tuple[Tensor, float]:
-        """Standardised layers (g, n, d) in double precision, and what to add to their squares."""
+        """Standardised layers (g, n, d) in double precision, and the ridge to add to their squares."""
         n, d = stack.shape[-2:]
         rank = min(d, n - 1)
         return standardise(stack, self.noise_floor).double(), n * self._relative_noise(rank, n) / rank
 
     def _root(self, stack: Tensor, widest: int) -> Tensor:
-        """U (g, n, widest) with U U' the projection H; columns beyond the layer's own are 0."""
+        """U (g, n, widest), where U U' is the projection H; columns beyond the layer's width are 0."""
         z, ridge = self._regularised(stack)
         identity = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-        factor = torch.linalg.cholesky_ex(z.mT @ z + ridge * identity).L  # which never waits for the device
+        factor = torch.linalg.cholesky_ex(z.mT @ z + ridge * identity).L  # does not wait for the device
         root = torch.linalg.solve_triangular(factor, z.mT, upper=False).mT
         return pad(root, (0, widest - root.shape[-1]))
 
     def _projection(self, stack: Tensor) -> Tensor:
-        """H (g, n, n)."""
+        """The projection H (g, n, n)."""
         z, ridge = self._regularised(stack)
         k = z @ z.mT
         identity = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-        # K (K + ridge I)^-1, in the form whose gradient is two products; neither waits for the device
+        # K (K + ridge I)^-1, in the form whose gradient takes two products; neither waits for the device
         inverse: Tensor = torch.linalg.inv_ex(k + ridge * identity).inverse
         return identity - ridge * inverse

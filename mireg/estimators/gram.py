@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 TINY = 1e-20
-"""Squared length below which a layer counts as exactly constant; only keeps 0/0 out."""
+"""Squared norm below which a layer counts as exactly constant; only prevents 0/0."""
 
 
 def standardise(layer: Tensor, noise_floor: float, noise: float | Tensor = 0.0) -> Tensor:
     """Centre the samples and divide by the layer's total standard deviation.
 
-    The scale is part of the graph, so that inflating a layer gains nothing, and it holds a floor
-    relative to the layer's mean: where all rows agree up to rounding, the difference is noise and
-    stays small instead of being blown up to unit variance.
+    The scale is part of the graph, so that inflating a layer gains nothing. It includes a floor
+    relative to the layer's mean: if all rows agree up to rounding, their differences are noise and
+    stay small instead of being amplified to unit variance.
 
     Args:
         layer: (..., n, d) samples.
-        noise_floor: squared spread, relative to the squared length of the mean, at which half of
-            the normalised variance is taken to be rounding noise.
-        noise: variance of noise added to every unit, in the layer's own unit.
+        noise_floor: squared spread, relative to the squared norm of the mean, at which half of
+            the normalised variance is considered rounding noise.
+        noise: variance of the noise added to every unit, in the layer's own unit.
 
     Returns:
         (..., n, d) samples with total variance (summed over units) at most 1.
@@ -35,7 +35,7 @@ def standardise(layer: Tensor, noise_floor: float, noise: float | Tensor = 0.0) 
 
 
 def spread(layer: Tensor, noise_floor: float, noise: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Centred samples (..., n, d), total variance and the floor beneath it (..., 1, 1), see :func:`standardise`."""
+    """Centred samples (..., n, d), total variance and its floor (..., 1, 1), see :func:`standardise`."""
     mean = layer.mean(-2, keepdim=True)
     centred = layer - mean
     variance = centred.square().sum(-1, keepdim=True).mean(-2, keepdim=True)
@@ -62,7 +62,7 @@ def by_width(layers: list[Tensor], share: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def grouped(keys: Sequence[Hashable], share: Callable[[list[int]], Tensor]) -> Tensor:
-    """Apply ``share`` once to the positions of each key, and join what it gives, (g, ...) each, in their order."""
+    """Apply ``share`` once to the positions of each key, and join the results, (g, ...) each, in position order."""
     groups: defaultdict[Hashable, list[int]] = defaultdict(list)
     for position, key in enumerate(keys):
         groups[key].append(position)
@@ -80,7 +80,7 @@ def gram(layers: list[Tensor], noise_floor: float, shared_noise: float = 0.0) ->
     Args:
         layers: L matrices (n, d_l).
         noise_floor: see :func:`standardise`.
-        shared_noise: variance of noise added to every unit of every layer, relative to the mean variance of
+        shared_noise: variance of the noise added to every unit of every layer, relative to the mean variance of
             the first layer's units: a layer whose scale falls far below the input's then loses its signal.
     """
     noise = noise_variance(layers, shared_noise)
@@ -100,35 +100,35 @@ def squared_distances(layers: list[Tensor], noise_floor: float, shared_noise: fl
 
 
 def random_directions(stack: Tensor, count: int, seed: int) -> Tensor:
-    """Random unit directions (d, count) for a stack (..., n, d): the same at every call, whatever the global stream."""
+    """Random unit directions (d, count) for a stack (..., n, d), the same at every call; no global random state."""
     drawn = torch.randn(stack.shape[-1], count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     unit: Tensor = drawn / torch.linalg.vector_norm(drawn, dim=0)
     return unit.to(stack)
 
 
 def compress(layer: Tensor, squared_floor: Tensor) -> Tensor:
-    """Draw in heavy tails, unit by unit: asinh of the distance to the median over the quartile range.
+    """Compress heavy tails, unit by unit: asinh of the distance to the median over the interquartile range.
 
-    A monotone map of single units changes no mutual information. It gives second moments to
-    samples that have none (Cauchy), and leaves a normal sample near normal.
+    A monotone map of single units does not change mutual information. It gives second moments to
+    samples that have none (Cauchy), and leaves a normal sample nearly normal.
 
     Args:
         layer: (..., n, d) samples.
-        squared_floor: (..., 1, d) or (..., 1, 1); squared scale under which differences are rounding
+        squared_floor: (..., 1, d) or (..., 1, 1); squared scale below which differences are rounding
             noise and stay small.
 
     Returns:
-        (..., n, d) samples with spread of order 1, less where a unit has collapsed.
+        (..., n, d) samples with spread of order 1, or less if a unit has collapsed.
     """
     n = layer.shape[-2]
     rows = _rows_of_ranks(layer.detach(), [round(q * (n - 1)) for q in (0.25, 0.5, 0.75)])
     low, median, high = layer.gather(-2, rows).split(1, -2)
-    drawn_in: Tensor = _Asinh.apply((layer - median) * ((high - low).square() + squared_floor + TINY).rsqrt())
-    return drawn_in
+    compressed: Tensor = _Asinh.apply((layer - median) * ((high - low).square() + squared_floor + TINY).rsqrt())
+    return compressed
 
 
 class _Asinh(torch.autograd.Function):
-    """asinh by vectorised functions: torch's own takes ten times as long on a CPU."""
+    """asinh from vectorised functions: torch's own takes ten times as long on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -144,9 +144,9 @@ class _Asinh(torch.autograd.Function):
 
 
 def _rows_of_ranks(layer: Tensor, ranks: list[int]) -> Tensor:
-    """For every unit of a layer (..., n, d), the rows (..., ranks, d) that hold its values of these ranks."""
+    """For every unit of a layer (..., n, d), the rows (..., ranks, d) of its values with these ranks."""
     if layer.device.type != "cpu" or layer.dtype not in (torch.float32, torch.float64):
         return layer.argsort(-2)[..., ranks, :]
-    # NumPy sorts ten times as fast as torch.
+    # NumPy sorts ten times faster than torch.
     order = np.argsort(layer.mT.contiguous().numpy(), -1)[..., ranks]
     return torch.from_numpy(order).mT

@@ -19,7 +19,7 @@ class HSIC(PairEstimator):
     the U-statistic with zeroed diagonals, which may be negative.
 
     Args:
-        bandwidth: of the kernels, in units of the layer's total standard deviation.
+        bandwidth: bandwidth of the kernels, in units of the layer's total standard deviation.
         unbiased: use the U-statistic; it needs at least 4 samples.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
 
@@ -48,22 +48,22 @@ class HSIC(PairEstimator):
                 return unbiased_hsic(k[:-1], k[partner])
             n = k.shape[-1]
             centred = k - k.mean(-1, keepdim=True)
-            centred = centred - centred.mean(-2, keepdim=True)  # H K H; the trace needs it of one side
+            centred = centred - centred.mean(-2, keepdim=True)  # H K H; the trace needs only one factor centred
             return (centred[:-1] * k[partner]).sum((-2, -1)) / (n - 1) ** 2
 
 
 class CKA(PairEstimator):
     """Linear centred kernel alignment of successive layers, in [0, 1].
 
-    ``CKA = HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y))`` with linear kernels. It says how similarly the
-    two layers arrange the samples, not how much they know about each other: it is near 1 for
+    ``CKA = HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y))`` with linear kernels. It measures how similarly the
+    two layers arrange the samples, not how much information they share: it is near 1 for
     features of rank one.
 
     Args:
         noise_floor: see :func:`mireg.estimators.gram.standardise`; it also keeps the alignment of
             a collapsed layer, whose rows differ only by rounding, near 0.
         unbiased: use unbiased HSICs. The index is then about 0 under independence for any n of at least 4,
-            where the biased form grows with width over n, and may be negative.
+            whereas the biased form grows with width over n; it may be negative.
 
     Source: Kornblith et al., Similarity of neural network representations revisited, ICML 2019;
     Nguyen, Raghu & Kornblith, Do wide and deep networks learn the same things?, ICLR 2021, for the
@@ -84,9 +84,9 @@ class CKA(PairEstimator):
 
     def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
-            k = gram(layers, self.noise_floor)  # of centred samples: H K H with H the centring matrix
+            k = gram(layers, self.noise_floor)  # samples are centred: this is H K H with H the centring matrix
             if self.unbiased:
-                own = unbiased_hsic(k, k).clamp_min(0)  # a U-statistic: it can fall below 0
+                own = unbiased_hsic(k, k).clamp_min(0)  # a U-statistic can be negative
                 length = (own + TINY).sqrt()
                 return unbiased_hsic(k[:-1], k[partner]) / (length[:-1] * length[partner] + COLLAPSED)
             length = (k.square().mean((1, 2)) + TINY).sqrt()
@@ -94,7 +94,7 @@ class CKA(PairEstimator):
 
 
 COLLAPSED = 1e-6
-"""Added to the product of the two layers' lengths, itself of order 1/n^2 to 1 for live layers."""
+"""Added to the product of the two layers' norms, which is of order 1/n^2 to 1 unless a layer has collapsed."""
 
 
 def unbiased_hsic(k: Tensor, other: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""InfoNCE: a lower bound on MI from a critic that is learned."""
+"""InfoNCE: a lower bound on MI from a learned critic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mireg.estimators.gram import by_width, compress, random_directions
 
 
 class InfoNCE(PairEstimator):
-    """Contrastive lower bound, ``log n + mean_i [s_ii - log sum_j exp s_ij]``, of both directions.
+    """Contrastive lower bound, ``log n + mean_i [s_ii - log sum_j exp s_ij]``, averaged over both directions.
 
     ``s_ij`` scores the pairing of row i of one layer with row j of the next by the inner product of
     two small networks, one pair of networks for each pair of layers. A layer of more than ``features``
@@ -32,7 +32,7 @@ class InfoNCE(PairEstimator):
         hidden: units of its hidden layer.
         embedding: length of the vectors whose inner product is the score.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
-        seed: of the projections and of the critic's initial weights, which do not use the global
+        seed: seed of the projections and of the critic's initial weights, which do not use the global
             random number generator.
 
     Source: van den Oord, Li & Vinyals, Representation learning with contrastive predictive coding,
@@ -63,11 +63,11 @@ class InfoNCE(PairEstimator):
         self._optimizer = torch.optim.Adam(self._critic.parameters(), lr=LEARNING_RATE)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The critic's, uninitialised until the first estimate."""
+        """The critic's parameters, uninitialised until the first estimate."""
         return self._critic.parameters()
 
     def learn(self, information: Tensor) -> None:
-        """Train the critic by one step of Adam; with several ranks its gradient is their mean.
+        """Train the critic by one step of Adam; with several ranks, on the mean of their gradients.
 
         Non-finite values of the gradient are set to 0, so that a batch that overflows does not ruin the critic.
         """
@@ -86,7 +86,7 @@ class InfoNCE(PairEstimator):
         return {"critic": self._critic.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore the state returned by :meth:`state_dict`."""
         if state:
             weight = state["critic"]["weight"]
             self._take_shape(len(weight), weight)
@@ -98,16 +98,16 @@ class InfoNCE(PairEstimator):
             return self._bound(by_width(layers, self._inputs), partner)
 
     def fit(self, *layers: Tensor, steps: int = 400, batch: int = 256, learning_rate: float = 1e-2) -> None:
-        """Train the critic on samples, to estimate from others.
+        """Train the critic on samples, to estimate on others.
 
-        A fifth of the samples is held out, and each pair keeps the critic with the highest estimate on them over the
-        course of training: an overfitted critic gives negative estimates on other samples.
+        A fifth of the samples is held out, and each pair keeps the critic with the highest estimate on these samples
+        during training: an overfitted critic gives negative estimates on new samples.
 
         Args:
             layers: L tensors (n, d_l), as for :meth:`successive`.
-            steps: of Adam, its learning rate falling to 0 along a cosine.
+            steps: number of Adam steps; the learning rate falls to 0 along a cosine.
             batch: samples per step, at most n.
-            learning_rate: at the first step.
+            learning_rate: learning rate at the first step.
 
         Raises:
             ValueError, TypeError: as for :meth:`successive`, and if ``batch`` is below 2.
@@ -148,14 +148,14 @@ class InfoNCE(PairEstimator):
                 weight.copy_(best)
 
     def _take_shape(self, pairs: int, like: Tensor) -> None:
-        """Have a critic for that many pairs, on the device and in the precision of ``like``."""
+        """Prepare the critic for this number of pairs, with the device and dtype of ``like``."""
         self._critic.take_shape(pairs, self, like)
         if (self._critic.weight.device, self._critic.weight.dtype) != (like.device, like.dtype):
             self._critic.to(like)
-            self._optimizer.load_state_dict(self._optimizer.state_dict())  # which brings its tensors along
+            self._optimizer.load_state_dict(self._optimizer.state_dict())  # moves its tensors too
 
     def _inputs(self, stack: Tensor) -> Tensor:
-        """What the critic sees (g, n, features) of a stack (g, n, d)."""
+        """The critic's inputs (g, n, features) for a stack (g, n, d)."""
         d, squares_over = stack.shape[-1], [-2]
         if d > self.features:
             stack = stack @ random_directions(stack, self.features, self.seed)
@@ -187,14 +187,14 @@ class _Critic(nn.Module):
 
     @property
     def has_shape(self) -> bool:
-        """Whether a first estimate has settled the number of pairs."""
+        """Whether the weights exist, after the first estimate."""
         return not isinstance(self.weight, nn.UninitializedParameter)
 
     def take_shape(self, pairs: int, options: InfoNCE, like: Tensor) -> None:
-        """Make the weights, on the device and in the precision of ``like``, where there are none.
+        """Create the weights with the device and dtype of ``like``, unless they exist.
 
         Raises:
-            ValueError: if there are, for another number of pairs.
+            ValueError: if they exist for a different number of pairs.
         """
         if self.has_shape:
             if len(self.weight) != pairs:
@@ -216,13 +216,13 @@ class _Critic(nn.Module):
                 parameter = self.get_parameter(name)
                 if isinstance(parameter, nn.UninitializedParameter):
                     parameter.materialize(shape, like.device, like.dtype)
-                # A critic that scores all pairs alike reads 0.
+                # A critic that scores all pairs equally estimates 0.
                 size = SMALL if name in ("out", "skip", "out_bias") else 1.0
                 parameter.copy_(size * torch.randn(shape, generator=generator) / math.sqrt(shape[-2]))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Scores (P, n, n) of inputs (P, n, features)."""
-        # Copies, so that the weights may be stepped before the backward pass through these scores.
+        # Copies, so that an optimizer step may change the weights before the backward pass through these scores.
         weight, bias, out, skip, out_bias = (parameter.clone().flatten(0, 1) for parameter in self.parameters())
         z = torch.stack([x, y], 1).flatten(0, 1)  # (2 P, n, features)
         hidden = silu(torch.baddbmm(bias, z, weight))
@@ -233,13 +233,13 @@ class _Critic(nn.Module):
 
 
 LOOK = 20
-"""Steps of a fit from one look at what was held back to the next."""
+"""Steps of a fit between evaluations on the held-out samples."""
 
 LEARNING_RATE = 1e-2
-"""Of the critic while the network trains."""
+"""Learning rate of the critic while the network trains."""
 
 SMALL = 0.1
-"""Size of the critic's last weights at first, relative to those that keep the variance."""
+"""Initial scale of the critic's last weights, relative to a variance-preserving initialisation."""
 
 
 def _shapeless() -> nn.Parameter:

@@ -14,17 +14,17 @@ from mireg.estimators.gram import compress, squared_distances
 
 
 class KDE(PairEstimator):
-    """MI of layers seen through Gaussian noise, by pairwise-distance entropies.
+    """MI of layers with added Gaussian noise, from pairwise-distance entropies.
 
     The entropy of a layer T + N(0, sigma^2 I) is bounded by the mean over samples of
-    ``-log mean_j exp(-|t_i - t_j|^2 / 2 sigma^2)`` and I(X; Y) = H(X) + H(Y) - H(X, Y), in which the
+    ``-log mean_j exp(-|t_i - t_j|^2 / 2 sigma^2)``. In I(X; Y) = H(X) + H(Y) - H(X, Y) the
     entropies of the noise cancel. Self terms are kept, so 0 <= I <= log n up to rounding.
 
     ``bandwidth="auto"`` estimates the MI of the samples themselves, for layers of few units and many
-    samples. The tails of every unit are compressed (:func:`mireg.estimators.gram.compress`); distances
-    are Mahalanobis distances, in X, in Y and in (X, Y), so that the part that a Gaussian of the same
-    covariance explains is exact at any bandwidth and the kernels measure the rest; sigma is
-    ``1.8 n^(-1/(dx + dy + 2))``; self terms have weight one quarter, between a leave-one-out density,
+    samples. The tails of every unit are compressed (:func:`mireg.estimators.gram.compress`). Distances
+    are Mahalanobis distances, in X, in Y and in (X, Y), so that the part explained by a Gaussian of the same
+    covariance is exact at any bandwidth and the kernels measure the rest. sigma is
+    ``1.8 n^(-1/(dx + dy + 2))``. Self terms have weight one quarter, between a leave-one-out density,
     which is too low where samples are sparse, and a full one, which is too high. The estimate is at most
     log n: n samples cannot show more (McAllester & Stratos).
 
@@ -32,10 +32,10 @@ class KDE(PairEstimator):
         bandwidth: sigma, in units of the layer's total standard deviation (the root of the summed
             variance of its units), or several: the estimate is then the mean of the MI at each. A
             wide kernel alone rewards the leading direction and lets a layer collapse to it; narrow
-            ones also see finer structure. ``"auto"``: see above.
+            kernels also resolve finer structure. ``"auto"``: see above.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
         shared_noise: see :func:`mireg.estimators.gram.gram`. Above 0, a layer's scale relative to the input's
-            matters: signals too faint for the gradient to come back are not rewarded.
+            matters: signals too weak for gradients to flow back are not rewarded.
 
     Source: Kolchinsky & Tracey, Estimating mixture entropy with pairwise distances, Entropy 19(7),
     2017; Moon, Rajagopalan & Lall, Estimation of mutual information using kernel density estimators,
@@ -104,7 +104,7 @@ def _pair(x: Tensor, y: Tensor, of_x: _Spectrum, of_y: _Spectrum) -> Tensor:
 
 
 def _mahalanobis(z: Tensor) -> _Spectrum:
-    """Log determinant of the covariance, in units of the ridge, and samples (n, d) whitened by it."""
+    """Log determinant of the covariance relative to the ridge, and the whitened samples (n, d)."""
     n, width = z.shape
     if width >= n:
         raise ValueError(
@@ -118,7 +118,7 @@ def _mahalanobis(z: Tensor) -> _Spectrum:
 
 
 def _sparse_entropy(white: Tensor, sigma: float) -> Tensor:
-    """Entropy, less that of the noise, with a quarter of each self term; n x CHUNK distances at once."""
+    """Entropy minus that of the noise, with a quarter of each self term; n x CHUNK distances at once."""
     n = len(white)
     scaled = white / (sigma * math.sqrt(2))
     squared_norm = scaled.square().sum(-1)
@@ -130,14 +130,14 @@ def _sparse_entropy(white: Tensor, sigma: float) -> Tensor:
 
 
 CHUNK = 512
-"""Rows of the kernel computed at once: they stay in the cache."""
+"""Number of kernel rows computed at once, so that they fit in the cache."""
 
 
 class _KernelSums(torch.autograd.Function):
-    """Sums of each sample's kernels with all, (B, L, n) of the layers and (B, L - 1, n) of products with partners.
+    """Sums of each sample's kernels over all samples: (B, L, n) for the layers, (B, L - 1, n) for products of partners.
 
-    Takes squared distances (L, n, n) and the factors of B exponents, and gives the kernels, too. Kernels are the
-    largest tensors of the estimate: here they are passed over as few times as it takes.
+    Takes squared distances (L, n, n) and the factors of B exponents, and also returns the kernels. Kernels are the
+    largest tensors of the estimate, so this makes as few passes over them as possible.
     """
 
     @staticmethod

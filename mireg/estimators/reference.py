@@ -12,16 +12,16 @@ from torch import Tensor
 
 from mireg.estimators.base import PairEstimator, paired
 
-# SciPy and scikit-learn are imported where they are used: they would be most of what `import mireg` takes.
+# SciPy and scikit-learn are imported where they are used: they would take most of the time of `import mireg`.
 
 
 class KSG(PairEstimator):
     """Kraskov's nearest-neighbour estimate, in its second form.
 
-    ``psi(k) - 1/k + psi(n) - <psi(n_x) + psi(n_y)>``: n_x samples are no further away in x than the
-    furthest, in x, of the k nearest in (x, y) under the maximum norm. Units are first converted to
-    normal scores, which does not change the MI and removes heavy tails; for samples with exact duplicates,
-    their number replaces k (Gao et al.).
+    ``psi(k) - 1/k + psi(n) - <psi(n_x) + psi(n_y)>``, where n_x counts the samples no further away in x than
+    the furthest, in x, of the k nearest neighbours in (x, y) under the maximum norm. Units are first converted to
+    normal scores, which does not change the MI and removes heavy tails. For samples with exact duplicates,
+    the number of duplicates replaces k (Gao et al.).
 
     The density is assumed constant over a ball of k neighbours, which causes a bias of order
     ``(k / n)^(2 / (dx + dy))``. By default, estimates for several k are therefore extrapolated to k = 0 by a line
@@ -29,7 +29,7 @@ class KSG(PairEstimator):
 
     Args:
         k: number of neighbours; fewer give less bias, more give less spread. None extrapolates from 2, 4, 8 and 16 if
-            a pair has at most 6 units in all, and uses 3 otherwise, where extrapolation does not help.
+            a pair has at most 6 units in total, and otherwise uses 3, because extrapolation does not help there.
 
     Source: Kraskov, Stögbauer & Grassberger, Estimating mutual information, Physical Review E 69,
     2004; Gao et al., Estimating mutual information for discrete-continuous mixtures, NeurIPS 2017;
@@ -55,7 +55,7 @@ class KSG(PairEstimator):
         return layers[0].new_tensor(nats)
 
     def ceiling(self, n: int) -> float:
-        """The estimate from n samples if no neighbourhood in x or y holds more than the k neighbours."""
+        """The estimate on n samples if no neighbourhood in x or y contains more than the k neighbours."""
         from scipy.special import digamma
 
         k = min(NEIGHBOURS[0] if self.k is None else self.k, n - 1)
@@ -74,14 +74,14 @@ class KSG(PairEstimator):
 
 
 NEIGHBOURS = (2, 4, 8, 16)
-"""From which the estimate is extrapolated."""
+"""Numbers of neighbours from which the estimate is extrapolated."""
 
 WIDEST = 6
-"""Most units of a pair at which it is."""
+"""Maximum number of units of a pair for which the estimate is extrapolated."""
 
 
 def _normal_scores(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each unit mapped to normal quantiles by rank, equal values to equal scores."""
+    """Map each unit to normal quantiles by rank; equal values get equal scores."""
     from scipy.special import ndtri
     from scipy.stats import rankdata
 
@@ -90,14 +90,14 @@ def _normal_scores(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ksg(x: NDArray[np.float64], y: NDArray[np.float64], neighbours: list[int]) -> NDArray[np.float64]:
-    """One estimate for each number of neighbours, which ascend."""
+    """One estimate for each number of neighbours, in ascending order."""
     from scipy.special import digamma
     from sklearn.neighbors import NearestNeighbors
 
     joint = np.hstack([x, y])
     nearest = NearestNeighbors(metric="chebyshev", n_neighbors=neighbours[-1]).fit(joint)
     order = nearest.kneighbors(return_distance=False)
-    # (numbers of neighbours, n): how far the k nearest reach
+    # (numbers of neighbours, n): distance to the furthest of the k nearest
     reach_x, reach_y = (
         np.maximum.accumulate(np.abs(rows[order] - rows[:, None]).max(2), 1).T[np.array(neighbours) - 1]
         for rows in (x, y)
@@ -105,7 +105,7 @@ def _ksg(x: NDArray[np.float64], y: NDArray[np.float64], neighbours: list[int]) 
     near_x, near_y = _count(x, reach_x), _count(y, reach_y)
     k = np.array(neighbours)[:, None]
     found = digamma(k) - np.where((reach_x > 0) & (reach_y > 0), 1 / k, 0)
-    # Where the k neighbours are duplicates, the duplicates are counted, in x and y as in (x, y).
+    # If the k neighbours are duplicates, the duplicates are counted instead, both in x and y and in (x, y).
     _, symbol, copies = np.unique(joint, axis=0, return_inverse=True, return_counts=True)
     duplicate = (reach_x == 0) & (reach_y == 0)
     found = np.where(duplicate, digamma(copies[symbol.reshape(-1)]), found)
@@ -114,7 +114,7 @@ def _ksg(x: NDArray[np.float64], y: NDArray[np.float64], neighbours: list[int]) 
 
 
 def _count(rows: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Other rows within ``reach[r, i]`` of row i, (numbers of reaches, n)."""
+    """Count the other rows within ``reach[r, i]`` of row i, (number of reaches, n)."""
     if rows.shape[1] == 1:
         values = rows[:, 0]
         ordered, rounding = np.sort(values), 1e-12
@@ -129,22 +129,22 @@ def _count(rows: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.
 
 
 CHUNK = 512
-"""Rows of distances held at once."""
+"""Number of rows of distances computed at once."""
 
 
 class HardBinning(PairEstimator):
     """MI of binned layers, where every distinct row of bins is a symbol.
 
-    This is the estimate of the information-plane literature. In wide layers every row becomes its own symbol,
-    and the estimate is log n whatever the dependence.
+    This is the estimator of the information-plane literature. In wide layers every row becomes its own symbol,
+    and the estimate is log n regardless of the dependence.
 
     Args:
-        bins: equally wide bins per unit, from its smallest to its largest value; None takes
+        bins: equally wide bins per unit, from its smallest to its largest value; None means
             ``round(2 n^(1/3))``, at least 4.
 
     Source: Shwartz-Ziv & Tishby, Opening the black box of deep neural networks via information,
-    arXiv:1703.00810, 2017; its limits, Saxe et al., On the information bottleneck theory of deep
-    learning, ICLR 2018.
+    arXiv:1703.00810, 2017; Saxe et al., On the information bottleneck theory of deep
+    learning, ICLR 2018, for its limits.
 
     >>> x = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
     >>> round(HardBinning()(x, -x).item(), 4)

@@ -16,13 +16,13 @@ class Renyi(PairEstimator):
     """Matrix-based Rényi MI, ``S(A) + S(B) - S(A∘B)`` of Gaussian Gram matrices of trace 1.
 
     ``S_alpha(A) = log(tr A^alpha) / (1 - alpha)``, in nats. It is a functional of the Gram matrices,
-    not an estimate of Shannon's MI: its value depends on the bandwidth, which is therefore part of
-    what is reported.
+    not an estimate of Shannon MI: its value depends on the bandwidth, which should therefore be reported
+    with it.
 
     Args:
         alpha: order, positive and not 1. At 2 the entropy is ``-log |A|_F^2`` and needs no
-            eigenvalues; any other order takes three eigenvalue problems n x n per pair.
-        bandwidth: of the kernel, in units of the layer's total standard deviation; None takes
+            eigenvalues; any other order takes three n x n eigenvalue problems per pair.
+        bandwidth: bandwidth of the kernel, in units of the layer's total standard deviation; None means
             Scott's ``n^(-1/(4 + d))``.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
 
@@ -59,9 +59,9 @@ class Renyi(PairEstimator):
         n = kernel.shape[-1]
         if self.alpha == 2:
             return 2 * math.log(n) - kernel.square().sum((-2, -1)).log()
-        broken = kernel.isfinite().all((-2, -1), keepdim=True).logical_not()  # where an eigensolver gives up
+        broken = kernel.isfinite().all((-2, -1), keepdim=True).logical_not()  # the eigensolver would fail
         spectrum: Tensor = torch.linalg.eigvalsh(kernel.masked_fill(broken, 1.0) / n)
         spectrum = spectrum.masked_fill(broken[..., 0], torch.nan)
-        noise = spectrum <= n * torch.finfo(kernel.dtype).eps  # of rounding, which powers below 1 would raise
+        noise = spectrum <= n * torch.finfo(kernel.dtype).eps  # rounding noise, amplified by powers below 1
         powers = spectrum.masked_fill(noise, 1.0).pow(self.alpha).masked_fill(noise, 0.0)
         return powers.sum(-1).log() / (1 - self.alpha)

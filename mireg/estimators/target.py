@@ -1,4 +1,4 @@
-"""Targets as matrices: classes become codes, values stay as they are."""
+"""Targets as matrices: classes become codes, values are unchanged."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def check_target(target: Tensor, rows: int) -> None:
 
 
 def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A target as a matrix (n, k), and which rows to use.
+    """Convert a target to a matrix (n, k), and mark the rows to use.
 
-    Values are unchanged. Only classes that occur get a column. On an accelerator each row instead has a column
-    ``[same class as that row] / sqrt(size of the class)``, which has the same inner products and distances and is
+    Values are unchanged. Only classes that occur get a column. On an accelerator there is instead one column per row,
+    ``[same class as that row] / sqrt(size of the class)``; this code has the same inner products and distances and is
     computed without waiting for the device.
 
     Args:
         target: (n,) classes, :data:`IGNORED` for rows to skip, or (n,) or (n, k) values.
-        like: gives the device and dtype of the code.
+        like: a tensor with the device and dtype of the code.
 
     Returns:
-        The code, and (n,) of 1 for rows to use and 0 for others; None if all are certainly used.
+        The code, and (n,) with 1 for rows to use and 0 for others, or None if all rows are known to be used.
     """
     target = target.detach().to(like.device)
     if target.is_floating_point():
@@ -48,6 +48,6 @@ def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def class_products(target: Tensor, dtype: torch.dtype) -> Tensor:
-    """A code (n, n) of classes (n,) with the inner products of the one-hot code, from comparisons alone."""
+    """A code (n, n) of classes (n,) with the inner products of the one-hot code, computed from comparisons only."""
     same = (target[:, None] == target).to(dtype)
     return same * same.sum(0).rsqrt()

@@ -1,1 +1,1 @@
-"""The term in other people's training loops, each module for one package that must be installed."""
+"""Integrations with other training loops; each module needs its package installed."""

@@ -1,4 +1,4 @@
-"""Lightning: a callback that adds the term to what ``training_step`` returns."""
+"""Lightning: a callback that adds the term to the loss returned by ``training_step``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from mireg.wrapper import MIRegularized, wrap
 
 NAMES = ("labels", "target", "y")
-"""Of the target in a batch that is a mapping."""
+"""Keys of the target in a batch that is a mapping."""
 
 
 def target_of(batch: Any) -> Tensor | None:
-    """The target of a batch: the second of two items, or what a mapping has under one of :data:`NAMES`.
+    """Find the target of a batch: the second of two items, or a mapping's value under one of :data:`NAMES`.
 
     Returns:
-        None if there is none, or if it is no tensor.
+        The target; None if there is none or it is not a tensor.
 
     >>> import torch
     >>> target_of((torch.zeros(3, 5), torch.tensor([0, 2, 1])))
@@ -42,10 +42,10 @@ class MIRegularization(Callback):
     term is logged as ``mi_loss``.
 
     Args:
-        network: attribute of the LightningModule that holds the network, called once by each
-            ``training_step``.
+        network: name of the LightningModule's attribute that holds the network; each ``training_step`` must call the
+            network once.
         target: returns the target of a batch; by default :func:`target_of`. If it returns None, the term is label-free.
-        options: of :func:`mireg.wrap`.
+        options: options of :func:`mireg.wrap`.
 
     Example:
         ``Trainer(callbacks=[MIRegularization("network")])``

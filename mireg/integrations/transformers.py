@@ -1,4 +1,4 @@
-"""Transformers: a Trainer whose loss has the term."""
+"""Transformers: a Trainer that adds the term to its loss."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mireg.wrapper import MIRegularized, wrap
 
 
 def target_of(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
-    """The labels among a model's inputs.
+    """Find the labels among a model's inputs.
 
-    For a causal language model they are shifted by one, because a position is rewarded for knowing the next token. The
-    last position is -100, which is skipped.
+    For a causal language model they are shifted by one, because a position is rewarded for encoding the next token.
+    The last position is -100, which is skipped.
 
     Returns:
         (n,) or (n, positions) labels, or None if there are none.
@@ -33,18 +33,18 @@ def target_of(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
 
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""How the names of models end that shift the labels themselves."""
+"""Class-name endings of models that shift the labels themselves."""
 
 
 class MITrainer(Trainer):
     """A ``transformers.Trainer`` that rewards the information in successive layers of its model.
 
-    The model itself stays as it is: what is saved, evaluated and uploaded is not wrapped. The term is
+    The model itself does not change: the saved, evaluated and uploaded model is not wrapped. The term is
     logged as ``mi_loss``. A checkpoint with the optimizer's state also has the term's (``mireg.pt``), so that resumed
     training continues with the same weight.
 
     Args:
-        args, kwargs: of the Trainer.
+        args, kwargs: arguments of the Trainer.
         mi: options of :func:`mireg.wrap`.
         mi_target: returns the target, given ``(model, inputs)``; by default :func:`target_of`. If it returns None, the
             term is label-free.
@@ -65,7 +65,7 @@ class MITrainer(Trainer):
         self._options = mi or {}
         self._wrapped: MIRegularized | None = None
         self._term: Any = None
-        self._state: dict[str, Any] | None = None  # the regularizer's, of a checkpoint to resume from
+        self._state: dict[str, Any] | None = None  # the regularizer's state in a checkpoint to resume from
 
     def compute_loss(
         self,
@@ -74,11 +74,11 @@ class MITrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The Trainer's own loss, in training with the term."""
+        """Compute the Trainer's own loss and, in training, add the term."""
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         wrapped = self._wrap(model)
-        target = self._target(self.accelerator.unwrap_model(model), inputs)  # before the inputs are taken apart
+        target = self._target(self.accelerator.unwrap_model(model), inputs)  # before labels are removed from the inputs
         loss, outputs = super().compute_loss(wrapped, inputs, True, num_items_in_batch)
         term = wrapped.mi_loss(target)
         if num_items_in_batch is not None and self.model_accepts_loss_kwargs:
@@ -88,13 +88,13 @@ class MITrainer(Trainer):
         return (loss + term, outputs) if return_outputs else loss + term
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the last step's term to what is logged in training."""
+        """Add the last step's term to the training logs."""
         if "loss" in logs and self._term is not None:
             logs = {**logs, "mi_loss": self._term.item()}
         super().log(logs, *args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, and leave the model without hooks."""
+        """Train, then remove the hooks from the model."""
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -103,7 +103,7 @@ class MITrainer(Trainer):
                 self._wrapped = None
 
     def _wrap(self, model: nn.Module) -> MIRegularized:
-        """The model as this training runs it, parallel or compiled, wrapped at the first step."""
+        """Wrap the model that training runs (possibly parallel or compiled) at the first step."""
         if self._wrapped is None or self._wrapped.module is not model:
             self._wrapped = wrap(model, **self._options)
             if self._state is None:
@@ -126,4 +126,4 @@ class MITrainer(Trainer):
 
 
 STATE = "mireg.pt"
-"""File of a checkpoint that holds the regularizer's state."""
+"""Name of the checkpoint file with the regularizer's state."""

@@ -1,14 +1,14 @@
-"""Training with and without the term, paired by seed.
+"""Train with and without the term, paired by seed.
 
-:func:`compare` takes a custom training loop; :class:`Study` and :func:`run_study` are what the command line builds on.
+:func:`compare` takes a custom training loop; :class:`Study` and :func:`run_study` are the base of the command line.
 Subpackages, each of which imports only those before it:
 
-- ``arms``: what is compared; ``data``: data sets
+- ``arms``: the compared arms; ``data``: data sets
 - ``study``: cells, arms and seeds, the metric, named studies, the choice of learning rates
 - ``storage``: files, checkpoints, locks, provenance, curves for TensorBoard
-- ``training``: one run
-- ``report``: what the runs of a study say
-- ``execution``: many runs, here, in workers or on Ray
+- ``training``: a single run
+- ``report``: the results of a study
+- ``execution``: many runs, in this process, in workers or on Ray
 - ``command``: the command line
 """
 
@@ -59,7 +59,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    # The trainer and its report are slow to import, and most of what is inside needs neither.
+    # The trainer and its report are slow to import, and most of the package needs neither.
     for module, names in _HOME.items():
         if name in names:
             return getattr(importlib.import_module(f"mireg.ablation.{module}"), name)

@@ -1,4 +1,4 @@
-"""Comparing a custom training loop with and without the term, over paired seeds."""
+"""Compare a custom training loop with and without the term, over paired seeds."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def compare(
 
     The loop is a function of a :class:`mireg.ablation.Run`. Before each call every random number generator is seeded,
     so that the arms of a seed start from the same weights and see the same batches. Seconds are counted from the start
-    of the call, without the time spent in ``run.log``. Repeating the call keeps finished runs.
+    of the call, excluding the time spent in ``run.log``. Repeating the call keeps finished runs.
 
     Args:
         train: the loop. With more than one worker, other processes import it by name.
         arms: ``"none"`` and arms that reward MI, see ``mireg --list``.
         seeds: number of seeds; with fewer than 6 the exact paired test cannot fall below 0.05.
         metric: the name of a number that ``train`` logs.
-        mode: ``"max"`` if higher is better, ``"min"`` if lower is.
-        target: value of the metric to reach, in how many steps and seconds; None compares only the final values.
+        mode: ``"max"`` if higher is better, ``"min"`` if lower is better.
+        target: value of the metric; steps and seconds to reach it are compared. None compares only the final values.
         out: folder for the results, by default ``out/`` and the function's name.
         workers: number of processes.
 
@@ -63,7 +63,7 @@ def compare(
 
     Raises:
         UserError: on invalid arguments, or if the folder holds other results.
-        RuntimeError: if a run raised an error; the finished ones are kept.
+        RuntimeError: if a run raised an error; finished runs are kept.
 
     >>> def train(run):
     ...     model = run.wrap(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))).to(run.device)
@@ -100,8 +100,8 @@ def compare(
         )
         failures = _execute(missing, work, workers, tell) if missing else {}
     if failures:
-        said = "; ".join(f"{path}: {failure}" for path, failure in failures.items())
-        raise RuntimeError(f"{said}; finished runs are kept, and the same call continues")
+        text = "; ".join(f"{path}: {failure}" for path, failure in failures.items())
+        raise RuntimeError(f"{text}; finished runs are kept, and the same call continues")
     summary = report.write(folder)
     console = Console(stderr=True)
     report.print_table(summary, console)
@@ -111,15 +111,15 @@ def compare(
 
 @dataclass(frozen=True)
 class LoopSpec:
-    """One run of a user's own loop.
+    """One run of a custom loop.
 
     Attributes:
         study: name of the loop.
-        arm: its name.
-        seed: of all random-number streams.
-        metric: that is compared.
-        mode: which way is better.
-        target: of the metric.
+        arm: name of the arm.
+        seed: seed of all random number generators.
+        metric: name of the metric.
+        mode: ``"max"`` or ``"min"``.
+        target: target value of the metric.
     """
 
     study: str
@@ -131,29 +131,29 @@ class LoopSpec:
 
     @property
     def path(self) -> str:
-        """Its name in TensorBoard and in messages."""
+        """The run's name in TensorBoard and in messages."""
         return f"{self.study}/{self.arm}/seed-{self.seed}"
 
     @property
     def measured(self) -> Metric:
-        """The metric and which way is better."""
+        """The metric and its direction."""
         return Metric(self.metric, self.mode)
 
     @property
     def cell(self) -> dict[str, Any]:
-        """What decides the outcome beside arm and seed."""
+        """The settings that determine the outcome, apart from arm and seed."""
         return {"name": self.study, "metric": self.metric, "mode": self.mode, "target": self.target}
 
 
 @dataclass(frozen=True)
 class Loops:
-    """What all runs of a comparison share; it travels to other processes.
+    """The settings shared by all runs of a comparison; sent to other processes.
 
     Attributes:
         train: the user's loop.
         out: the study's folder.
-        device: to train on.
-        threads: CPU threads of each run; None leaves them as they are.
+        device: the device to train on.
+        threads: CPU threads per run; None leaves the number unchanged.
     """
 
     train: Train
@@ -162,11 +162,11 @@ class Loops:
     threads: int | None
 
     def folder(self, spec: LoopSpec) -> Path:
-        """Where a run's files lie."""
+        """The folder with a run's files."""
         return self.out / RUNS / spec.path
 
     def is_finished(self, spec: LoopSpec) -> bool:
-        """Whether a run has a whole result; one that is damaged is run again."""
+        """Whether a run has a complete result; a run with a damaged result is repeated."""
         try:
             return read_result(self.folder(spec) / "result.json") is not None
         except DamagedError:
@@ -176,14 +176,14 @@ class Loops:
         """Call the user's loop once, and write ``result.json``.
 
         Raises:
-            Stopped: if ``stop`` said so.
+            Stopped: if ``stop`` returned True.
             UserError: if the loop never logged the metric.
             OSError: if a file cannot be written.
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         folder = self.folder(spec)
-        for old in folder.glob("events.*"):  # of an attempt that did not end
+        for old in folder.glob("events.*"):  # from an unfinished attempt
             old.unlink()
         tell({"event": "start", "run": spec.path, "step": 0, "steps": None})
         failure = None
@@ -252,7 +252,7 @@ def _check(train: Train, arms: Sequence[str], seeds: int, workers: int) -> None:
 
 
 def _record(folder: Path, jobs: Sequence[LoopSpec], device: str) -> None:
-    """Write what is compared; arms and seeds may be added to it.
+    """Record the comparison; a repeated call may add arms and seeds.
 
     Raises:
         UserError: if the folder holds another comparison.

@@ -10,13 +10,13 @@ class UserError(Exception):
     """An invalid request or a missing resource; the message names it and the remedy."""
 
 
-class Stopped(Exception):  # noqa: N818  # a request that was met, not an error
-    """The run was asked to stop, and has saved its state."""
+class Stopped(Exception):  # noqa: N818  # a fulfilled request, not an error
+    """The run was asked to stop and has saved its state."""
 
 
 def cannot_write(error: OSError) -> str:
-    """A line for a file that could not be written."""
-    what = error.filename or "the curves for TensorBoard"  # whose writer does not say
+    """A one-line message for a file that could not be written."""
+    what = error.filename or "the curves for TensorBoard"  # whose writer gives no file name
     return (
         f"cannot write {what} ({error.strerror}): make room for it, or give an --out that you may write to; "
         "what is finished is kept, and the same command continues"
@@ -24,7 +24,7 @@ def cannot_write(error: OSError) -> str:
 
 
 def check(name: str, value: object, good: bool, remedy: str) -> None:
-    """Refuse a value unless it is good.
+    """Raise an error unless a value is valid.
 
     Raises:
         UserError: naming the value and the remedy.
@@ -34,7 +34,7 @@ def check(name: str, value: object, good: bool, remedy: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name most like an unknown one; empty if none is like it.
+    """Suggest the known name closest to an unknown one; empty if none is close.
 
     >>> nearest("batchsize", ["steps", "batch-size"])
     ' (did you mean batch-size?)'

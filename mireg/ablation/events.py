@@ -1,8 +1,8 @@
-"""What a study tells while it runs.
+"""The events that a study reports while it runs.
 
-Every event is a dictionary of plain values, and ``event`` says which it is: ``study`` (``runs``, how many
-are ``finished`` before work starts, and the names of those ``missing``), ``start`` and ``step`` of a ``run``
-(``step`` of ``steps``, null where a custom loop does not say; a step has the new point of the curve),
+Every event is a dictionary of plain values, and ``event`` is its type: ``study`` (number of ``runs``, number
+``finished`` before work starts, and names of the ``missing`` ones), ``start`` and ``step`` of a ``run``
+(``step`` of ``steps``, null if a custom loop does not give it; a step has the new point of the curve),
 ``finish`` of a run (with its ``failure``, or null) and ``note`` (``text`` that a user should read).
 """
 
@@ -12,4 +12,4 @@ from collections.abc import Callable
 from typing import Any
 
 EventHandler = Callable[[dict[str, Any]], None]
-"""Takes an event."""
+"""A function that handles an event."""

@@ -1,4 +1,4 @@
-"""A user's own code, imported because the command line or a study file names it, and for no other reason."""
+"""Import a user's own code, only if the command line or a study file names it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mireg.ablation.errors import UserError
 
 
 def import_name(name: str) -> Any:
-    """What ``package.module:name`` names; the current folder can be imported from, as with ``python -m``.
+    """Import the object ``package.module:name``; the current folder is searched first, as with ``python -m``.
 
     Raises:
         UserError: if there is no such module or no such name in it, or its code fails.
@@ -43,7 +43,7 @@ def import_name(name: str) -> Any:
 
 
 def blame(error: BaseException) -> str:
-    """An error of a user's code in one line: what it was, and where.
+    """Describe an error in a user's code in one line: its type, message and place.
 
     >>> try:
     ...     exec(compile("1 / 0", "net.py", "exec"))

@@ -1,4 +1,4 @@
-"""What is compared: the arms by name, and what each adds to the loss."""
+"""The arms by name, and the term that each adds to the loss."""
 
 from mireg.ablation.arms.loss_term import LossTerm, Term
 from mireg.ablation.arms.registry import ARMS, BASELINE, TERM, Arm, arm

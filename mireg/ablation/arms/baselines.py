@@ -1,4 +1,4 @@
-"""What the MI term is compared with: other terms that were published."""
+"""Published loss terms that the MI term is compared with."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mireg.schedules import Linear
 
 
 def batch_entropy(layer: Tensor) -> Tensor:
-    """Mean over the units of ``1/2 log(pi e sigma^2 + 1)``, sigma the unit's standard deviation over the batch.
+    """Mean over units of ``1/2 log(pi e sigma^2 + 1)``, with sigma the unit's standard deviation over the batch.
 
     Args:
-        layer: (n, ...) outputs, n at least 2; of a map, every channel at every position is a unit.
+        layer: (n, ...) outputs, n at least 2; in a map, every channel at every position is a unit.
 
     Returns:
         0-dim tensor, in nats, at least 0.
@@ -34,19 +34,19 @@ def batch_entropy(layer: Tensor) -> Tensor:
 
 
 class LayerwiseBatchEntropy(LossTerm):
-    """Layerwise batch entropy: the loss is larger the further the spread of a layer is from a learnt one.
+    """Layerwise batch entropy: penalises the distance of each layer's entropy from a learned value.
 
-    The task's loss is multiplied by ``1 + mean_l beta (H_l - max(alpha_min, |alpha_l|))^2``, H_l the
-    :func:`batch_entropy` of layer l and alpha_l learnt with the weights. Where several processes share a batch,
-    each goes by its own part, as BatchNorm does.
+    The task's loss is multiplied by ``1 + mean_l beta (H_l - max(alpha_min, |alpha_l|))^2``, where H_l is the
+    :func:`batch_entropy` of layer l and alpha_l is learned with the weights. If several processes share a batch,
+    each uses its own part, like BatchNorm.
 
     Args:
-        network: to train.
-        settings: of the MI term, whose layers are taken, the input left out.
-        example: a few inputs, which show how many layers there are.
-        beta: weight, published between 0.1 and 0.2.
-        alpha: at the start, published between 0.5 and 2.
-        alpha_min: entropy that is wanted at least.
+        network: the network to train.
+        settings: settings of the MI term; its layers are used, without the input.
+        example: a few inputs, to find the layers.
+        beta: weight; published values are between 0.1 and 0.2.
+        alpha: initial alpha; published values are between 0.5 and 2.
+        alpha_min: minimum desired entropy.
 
     Source: Peer et al., Improving the trainability of deep neural networks through layerwise batch-entropy
     regularization, TMLR 2022.
@@ -67,7 +67,7 @@ class LayerwiseBatchEntropy(LossTerm):
         self.network = network
         self.model = self._watched = _Watched(network, Taps(network, settings.layer_spec))
         _, layers = self._watched.look(example)
-        # A part of what is trained, so that processes that share a batch agree on it.
+        # Part of the trained module, so that processes that share a batch keep it in sync.
         self._watched.alphas = self._alphas = nn.Parameter(torch.full((len(layers),), alpha, device=example.device))
         self._beta, self._alpha_min = beta, alpha_min
         self._entropies: dict[str, Tensor] = {}
@@ -96,20 +96,20 @@ class LayerwiseBatchEntropy(LossTerm):
 
 
 class _Watched(nn.Module):
-    """A network that keeps the outputs of its hidden layers in training."""
+    """A network that stores the outputs of its hidden layers in training."""
 
     def __init__(self, network: nn.Module, taps: Taps) -> None:
         super().__init__()
         self.network = network
         self.taps = taps
-        self.active = True  # whether anything is caught
+        self.active = True  # whether outputs are captured
         self._hidden: list[str] = []
         self._caught: dict[str, Tensor] = {}
 
     def look(self, example: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the network and each of its hidden layers put out for a few inputs."""
+        """The outputs of the network and of each hidden layer for a few inputs."""
         training = self.network.training
-        self.network.eval()  # so that the look at the layers leaves statistics and random numbers alone
+        self.network.eval()  # so that this pass changes no statistics and draws no random numbers
         with torch.no_grad():
             outputs, caught = self.taps.run(example)
         self.network.train(training)
@@ -123,12 +123,12 @@ class _Watched(nn.Module):
         return result
 
     def take(self) -> dict[str, Tensor]:
-        """The hidden layers' outputs in the last training forward, once."""
+        """Return and clear the hidden layers' outputs in the last training forward."""
         caught, self._caught = self._caught, {}
         return {name: caught[name] for name in self._hidden}
 
     def bare_copy(self) -> nn.Module:
-        """A copy of the network alone, nothing attached to it."""
+        """A copy of the bare network, without hooks."""
         copied = copy.deepcopy(self)
         copied.taps.remove()
         return copied.network
@@ -137,13 +137,13 @@ class _Watched(nn.Module):
 class DeepSupervision(LossTerm):
     """Deep supervision: a linear head with the task's loss at every hidden layer, on standardised features.
 
-    The mean of the heads' losses is added with a weight that starts at 1 and falls to 0 over the
-    steps over which the MI term's does; the heads train with the network and are dropped afterwards.
+    The mean of the heads' losses is added with a weight that falls from 1 to 0 over the same steps as
+    the MI term's; the heads train with the network and are dropped afterwards.
 
     Args:
-        network: to train.
-        settings: of the MI term, whose layers and ``decay_steps`` are taken, the input left out.
-        example: a few inputs, which show how wide the layers are, and what the network puts out.
+        network: the network to train.
+        settings: settings of the MI term; its layers (without the input) and ``decay_steps`` are used.
+        example: a few inputs, to find the widths of the layers and of the output.
 
     Source: Lee et al., Deeply-supervised nets, AISTATS 2015.
     """
@@ -155,10 +155,10 @@ class DeepSupervision(LossTerm):
         self.model = self._watched = _Watched(network, Taps(network, settings.layer_spec))
         outputs, layers = self._watched.look(example)
         widths = [layer.shape[1] if outputs.ndim > 2 else pool(layer, 1).numel() for layer in layers]
-        with torch.random.fork_rng():  # the batches of every arm are the same
+        with torch.random.fork_rng():  # so that every arm sees the same batches
             heads = (nn.Sequential(Standardise(), nn.Linear(width, outputs.shape[-1])) for width in widths)
             self._heads = nn.ModuleList(heads).to(example.device)
-        self._watched.heads = self._heads  # as the alphas of the batch entropy
+        self._watched.heads = self._heads  # kept in sync like the alphas of the batch entropy
         self._weight = Linear(1.0, settings.decay_steps)
         self._samples = settings.samples
         self._start_at(0)
@@ -195,7 +195,7 @@ class DeepSupervision(LossTerm):
         self._start_at(state["step"])
 
     def _start_at(self, step: int) -> None:
-        """Once the weight is 0, the layers are caught no more."""
+        """Set the step; once the weight is 0, the layers are no longer captured."""
         self._step = step
         self._watched.active = self._weight(step) != 0
 
@@ -204,7 +204,7 @@ class DeepSupervision(LossTerm):
 
 
 class Standardise(nn.Module):
-    """Rows (n, d) with mean 0 and mean variance 1 over the batch."""
+    """Scales rows (n, d) to mean 0 and mean variance 1 over the batch."""
 
     def forward(self, rows: Tensor) -> Tensor:
         scaled: Tensor = standardise(rows, 1e-5) * rows.shape[-1] ** 0.5

@@ -1,4 +1,4 @@
-"""What an arm adds to the loss of the task, and its settings."""
+"""The loss term of an arm, and the settings of the MI term."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Term:
     """Settings of the MI term, the same for every arm that has it.
 
     Attributes:
-        weight: at the first step, relative to the task's gradient (:class:`mireg.MIRegularizer`).
-        decay_steps: steps over which it falls to 0.
-        samples: rows of each batch that the estimate uses.
-        layers: as for :func:`mireg.wrap`; other methods look at the same ones.
+        weight: weight at the first step, relative to the task's gradient (:class:`mireg.MIRegularizer`).
+        decay_steps: number of steps over which the weight falls to 0.
+        samples: number of rows of each batch that the estimate uses.
+        layers: as for :func:`mireg.wrap`; other methods use the same layers.
     """
 
     weight: float = DEFAULT_WEIGHT.start
@@ -39,19 +39,19 @@ class Term:
 
     @property
     def layer_spec(self) -> str | list[str]:
-        """The layers, as :class:`mireg.layers.Taps` takes them."""
+        """The layers in the form that :class:`mireg.layers.Taps` accepts."""
         return "auto" if self.layers == ("auto",) else list(self.layers)
 
 
 class LossTerm(ABC):
-    """An addition to the task's loss that goes with the forward passes of one network.
+    """A term to add to the task's loss, computed from the forward passes of one network.
 
-    ``term(task, target)`` after each training forward of :attr:`model` gives what is added to the loss.
+    Call ``term(task, target)`` after each training forward of :attr:`model` and add the result to the loss.
 
     Attributes:
-        name: in messages.
+        name: the name in messages.
         network: the bare network.
-        model: takes the network's place in the forward pass.
+        model: the module to call in place of the network.
     """
 
     name = "no term"
@@ -60,15 +60,15 @@ class LossTerm(ABC):
 
     @abstractmethod
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor | None:
-        """The term of the last training forward, 0-dim; None where the arm has none.
+        """Compute the term for the last training forward, 0-dim; None if the arm has no term.
 
         Args:
             task: the task's loss, with its graph.
-            target: of the batch: (n,) classes, (n, k) floats, or (n, positions) tokens; None for a term without.
+            target: the batch's target: (n,) classes, (n, k) floats, or (n, positions) tokens; None for no target.
         """
 
     def parameters(self) -> Sequence[nn.Parameter]:
-        """What the optimizer trains beside the network's own."""
+        """Parameters to train in addition to the network's own."""
         return ()
 
     @property
@@ -77,28 +77,28 @@ class LossTerm(ABC):
         return ""
 
     def values(self) -> Mapping[str, Tensor]:
-        """The last value of each of the term's parts, so that a broken one can be named."""
+        """The last value of each part of the term, to name one that is not finite."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, beside the network and the optimizer."""
+        """The state that a resumed run needs in addition to the network and the optimizer."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most have none
-        """Restore what :meth:`state_dict` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most terms have no state
+        """Restore the state returned by :meth:`state_dict`."""
 
     @abstractmethod
     def bare_copy(self) -> nn.Module:
-        """A copy of the network alone, nothing attached to it."""
+        """A copy of the bare network, without hooks."""
 
 
 class NoTerm(LossTerm):
-    """Plain training.
+    """Plain training without a term.
 
     Args:
-        network: to train.
-        settings: of the MI term.
-        example: a few inputs, on the network's device, for terms that must know the layers beforehand.
+        network: the network to train.
+        settings: settings of the MI term.
+        example: a few inputs, on the network's device, for terms that must know the layers in advance.
     """
 
     def __init__(self, network: nn.Module, settings: Term, example: Tensor) -> None:

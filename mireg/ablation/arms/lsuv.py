@@ -1,4 +1,4 @@
-"""Layer-sequential unit-variance initialisation, which looks at a batch of inputs."""
+"""Layer-sequential unit-variance initialisation, from a batch of inputs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @torch.no_grad()
 def lsuv(network: nn.Module, inputs: Tensor) -> None:
-    """Give every linear and convolutional layer orthonormal weights, scaled to unit variance of its output.
+    """Give every linear and convolutional layer orthonormal weights, scaled to unit output variance.
 
-    Biases become 0, so that an output scales with its weight and one pass from the input to the output does what the
-    published loop does in several. Random numbers are drawn from a copy of the stream, and buffers such as BatchNorm's
-    statistics are left as they were.
+    Biases become 0, so that an output scales with its weight and a single pass through the network replaces the
+    published iteration. The global random state does not change, nor do buffers such as BatchNorm's statistics.
 
     Args:
-        network: changed in place.
+        network: the network, changed in place.
         inputs: a batch of training samples.
 
     Raises:
-        UserError: if the network has weights outside such layers, which the method says nothing about.
+        UserError: if the network has weights in other layers, which the method does not cover.
 
     Source: Mishkin & Matas, All you need is a good init, ICLR 2016.
     """
@@ -56,12 +55,12 @@ def lsuv(network: nn.Module, inputs: Tensor) -> None:
 
 
 def _scale(done: set[nn.Module], layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-    """Scale a layer, the first time that it is called, and what it has just put out."""
+    """Scale a layer and its output, the first time that it is called."""
     if layer in done:
         return output
     done.add(layer)
     deviation = output.std()
-    if not (torch.isfinite(deviation) and deviation > 0):  # nothing comes through to this layer
+    if not (torch.isfinite(deviation) and deviation > 0):  # no signal reaches this layer
         return output
     layer.get_parameter("weight").div_(deviation)
     return output / deviation

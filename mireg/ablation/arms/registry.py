@@ -1,4 +1,4 @@
-"""What is compared: each arm adds a term to the loss of a cell, or changes its network, weights or optimizer."""
+"""The registry of arms: each adds a term to the loss of a cell, or changes its network, weights or optimizer."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Arm:
     """One way to train the network of a cell.
 
     Attributes:
-        about: a sentence for users.
-        term: makes what is added to the loss, from the network, the settings of the MI term and a few inputs.
-        estimator: name of what the MI term rewards, if the arm has it.
-        model_options: of the network, overrides the cell's.
+        about: a description for users.
+        term: creates the loss term from the network, the settings of the MI term and a few inputs.
+        estimator: name of the MI term's estimator, if the arm has that term.
+        model_options: options of the network; they override the cell's.
         lr_divisor: overrides the cell's.
         optimizer: overrides the cell's.
-        initialise: changes the network before training, shown the first training samples.
+        initialise: changes the network before training, given the first training samples.
     """
 
     about: str
@@ -42,16 +42,16 @@ class Arm:
 
 
 TERM = "mi"
-"""The arm that is what :func:`mireg.wrap` does by default."""
+"""The arm with the defaults of :func:`mireg.wrap`."""
 
 BASELINE = "none"
 
 
 def arm(name: str) -> Arm:
-    """The arm of that name.
+    """Look up an arm by name.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no such arm.
     """
     if name not in ARMS:
         raise UserError(f"unknown arm {name!r}{nearest(name, ARMS)}: choose from {', '.join(ARMS)}")
@@ -71,7 +71,7 @@ def _of_estimators() -> dict[str, Arm]:
 
 
 DEFAULT = "usable"
-"""What the term estimates by default."""
+"""The term's default estimator."""
 
 ARMS: dict[str, Arm] = {
     BASELINE: Arm("the network as it is"),
@@ -93,4 +93,4 @@ ARMS: dict[str, Arm] = {
     "layerwise-lr": Arm("no term: the learning rate divided by 2.6 per layer towards the input", lr_divisor=2.6),
     **_of_estimators(),
 }
-"""Arms by name; an estimator's own name is short for the arm that rewards with it."""
+"""Arms by name; an estimator's name is short for the arm that rewards with it."""

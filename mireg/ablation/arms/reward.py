@@ -1,4 +1,4 @@
-"""The term of `mireg.wrap` as an arm has it, on the true target or as a control, at all layers or at the last alone."""
+"""The term of `mireg.wrap` as an arm: on the true target or as a control, at all layers or only the last."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mireg.wrapper import MIRegularized
 
 
 class Reward(LossTerm):
-    """The term of :func:`mireg.wrap`, as an arm has it.
+    """The term of :func:`mireg.wrap` as an arm.
 
     Args:
-        network: to wrap.
-        settings: of the term.
-        example: not needed.
-        estimator: makes what is rewarded, one for each run: what it learns is not the next one's.
-        sees_target: whether the term is given the target.
-        shuffled: control: for the term alone, rows of the target (or, without one, of each layer) are shuffled, which
-            leaves every marginal as it is and no dependence to reward.
-        last: reward the last hidden layer alone.
+        network: the network to wrap.
+        settings: settings of the term.
+        example: not used.
+        estimator: creates the estimator, a new one for each run, so that no learned state carries over.
+        sees_target: whether the term receives the target.
+        shuffled: control: only for the term, shuffle the rows of the target (or, without a target, of each layer).
+            This keeps every marginal and leaves no dependence to reward.
+        last: reward only the last hidden layer.
     """
 
     name = "the MI term"
@@ -77,7 +77,7 @@ class Reward(LossTerm):
 
 
 class ShuffledPairs(Estimator):
-    """Control: another estimator, which sees the rows of each layer in an order of its own."""
+    """Control: applies another estimator to independently shuffled rows of each layer."""
 
     def __init__(self, inner: Estimator) -> None:
         self.inner = inner
@@ -89,7 +89,7 @@ class ShuffledPairs(Estimator):
 
 
 class LastLayer(MIRegularizer):
-    """Rival: of the layers after the first, the last alone is rewarded."""
+    """Rival: rewards only the last of the layers after the first."""
 
     def step(
         self, layers: Mapping[str, Tensor], target: Tensor | None = None, layouts: Mapping[str, Layout] | None = None

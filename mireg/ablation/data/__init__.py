@@ -34,29 +34,29 @@ FORMS = {
     "text:FILE": "the next character of a text file, UTF-8",
     "package.module:loader": "your own function, see docs/own_network.md",
 }
-"""What can be named beside the data sets of :data:`DATASETS`."""
+"""Accepted names in addition to those in :data:`DATASETS`."""
 
 CONTEXT = 64
-"""Characters of a text that a network sees at once, unless it has an option ``context`` of another value."""
+"""Default context length in characters, for text; the model option ``context`` overrides it."""
 
 
 def is_dataset(name: str) -> bool:
-    """Whether a name has the form of a data set's; that it is there only :func:`load` finds out."""
+    """Whether a name has the form of a data set name; only :func:`load` checks that the data exist."""
     kind, colon, rest = name.partition(":")
     return name in DATASETS or bool(kind and colon and rest)
 
 
-@lru_cache(maxsize=1)  # a worker's next run is mostly on the same data
+@lru_cache(maxsize=1)  # a worker's next run usually needs the same data
 def load(name: str, data_dir: Path, context: int = CONTEXT) -> Dataset:
     """Load a data set.
 
     Args:
-        name: one of :data:`DATASETS`, or of a form in :data:`FORMS`.
-        data_dir: where the files of named data sets are looked for, and where a download is put.
-        context: characters that a sample of a text has.
+        name: one of :data:`DATASETS`, or a name in a form of :data:`FORMS`.
+        data_dir: folder in which named data sets are looked for, and to which they are downloaded.
+        context: characters per sample, for text.
 
     Raises:
-        UserError: on an unknown name, or data that are missing, damaged or not what a network can train on.
+        UserError: on an unknown name, or if the data are missing, damaged or unsuitable for training.
     """
     kind, colon, rest = name.partition(":")
     if name in DATASETS:

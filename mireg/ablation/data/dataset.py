@@ -17,7 +17,7 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the given samples, as a network and a loss take them."""
+        """Inputs and targets of the given samples, ready for a network and a loss."""
 
     def first(self, count: int) -> Split:
         """The first samples."""
@@ -33,8 +33,8 @@ class Samples:
     Attributes:
         inputs: (n, ...): uint8 such as pixels, float32, or int64 tokens.
         targets: (n,) int64 classes; (n, k) float32; or (n, positions) int64 tokens.
-        mean: of a byte over the training set.
-        std: of a byte over the training set.
+        mean: mean of the bytes in the training set.
+        std: standard deviation of the bytes in the training set.
     """
 
     inputs: Tensor
@@ -63,12 +63,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Windows:
-    """Stretches of one long sequence of tokens; the targets are the tokens one place further on.
+    """Windows of one long sequence of tokens; the targets are the next tokens.
 
     Attributes:
         tokens: (n,) int64.
-        starts: (m,) int64, where each stretch begins.
-        context: tokens in a stretch.
+        starts: (m,) int64, where each window begins.
+        context: tokens per window.
     """
 
     tokens: Tensor
@@ -79,31 +79,31 @@ class Windows:
         return len(self.starts)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the given stretches, both (m, context) int64."""
+        """Inputs and targets of the given windows, both (m, context) int64."""
         places = self.starts[index][:, None] + torch.arange(self.context + 1, device=self.tokens.device)
         rows = self.tokens[places]
         return rows[:, :-1], rows[:, 1:]
 
     def first(self, count: int) -> Windows:
-        """The first stretches."""
+        """The first windows."""
         return replace(self, starts=self.starts[:count])
 
     def to(self, device: torch.device) -> Windows:
-        """The same stretches on a device."""
+        """The same windows on a device."""
         return replace(self, tokens=self.tokens.to(device), starts=self.starts.to(device))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in separate parts: targets refer to validation, the final metric is reported on test.
+    """A data set in separate parts: targets refer to validation data, the final metric to test data.
 
     Attributes:
-        name: as it was requested.
+        name: the requested name.
         task: ``"classification"``, ``"regression"`` or ``"next-token"``.
-        train: for training.
-        validation: for the curve.
-        test: for the final metric; if None, that is computed on validation.
-        outputs: of a network for it: number of classes or of values of the target, or size of the vocabulary.
+        train: training data.
+        validation: data for the curve.
+        test: data for the final metric; if None, validation data are used.
+        outputs: number of outputs a network needs: classes, values of the target, or size of the vocabulary.
     """
 
     name: str
@@ -115,12 +115,12 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """Shape of one input sample."""
         return tuple(self.train.batch(slice(0, 1))[0].shape[1:])
 
     @property
     def final(self) -> Split:
-        """What the final metric is taken on."""
+        """The data for the final metric."""
         return self.validation if self.test is None else self.test
 
     def to(self, device: torch.device) -> Dataset:

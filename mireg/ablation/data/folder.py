@@ -14,23 +14,23 @@ from mireg.ablation.data.dataset import CLASSIFICATION, Dataset, Samples
 from mireg.ablation.errors import UserError
 
 HELD_OUT = 0.1
-"""Share of the training images taken for validation, and of a tree without a test folder also to test."""
+"""Fraction of the images held out for validation and, if there is no test folder, for testing."""
 
 
 def load_folder(name: str, path: Path) -> Dataset:
-    """Images of one size in PATH/train/CLASS and PATH/test/CLASS, or in PATH/CLASS.
+    """Load images of one size from PATH/train/CLASS and PATH/test/CLASS, or from PATH/CLASS.
 
-    A tenth of the training images, chosen once and for all, is for validation; without a test folder another
-    tenth of all images is for testing. Images are read as grey if the first one is, else as RGB.
-    Files whose names begin with a dot are left out.
+    A tenth of the training images, always the same, is used for validation; without a test folder, another
+    tenth of all images is used for testing. Images are read as grey if the first one is grey, else as RGB.
+    Files whose names begin with a dot are ignored.
 
     Raises:
-        UserError: if a folder is missing or empty, or an image cannot be read or has another size; it is named.
+        UserError: if a folder is missing or empty, or an image cannot be read or has a different size.
     """
     if not path.is_dir():
         raise UserError(f"cannot read {path}: no such folder")
     present = [part for part in ("train", "test") if (path / part).is_dir()]
-    if len(present) == 1 and _folders(path / present[0]):  # else it is a class of that name
+    if len(present) == 1 and _folders(path / present[0]):  # else it is a class with that name
         raise UserError(f"{path} holds a folder {present[0]} alone: give train and test, or nothing but class folders")
     if len(present) == 2:
         classes = _folders(path / "train")
@@ -47,7 +47,7 @@ def load_folder(name: str, path: Path) -> Dataset:
     for part, files in (("training", train), ("validation", validation), ("testing", test)):
         if not files:
             raise UserError(f"{path} holds too few images: none is left for {part}")
-    mode, size = _look(train[0][0])
+    mode, size = _mode_and_size(train[0][0])
     images = [(torch.stack([_read(file, mode, size) for file, _ in part]), part) for part in (train, validation, test)]
     pixels = images[0][0].float()
     mean, std = pixels.mean().item(), max(pixels.std().item(), 1.0)
@@ -75,14 +75,14 @@ def _files(path: Path, classes: Sequence[str]) -> Files:
 
 
 def _hold_out(files: Files, share: float = HELD_OUT) -> tuple[Files, Files]:
-    """All but a share of the files, and that share: the same for the same number of files."""
+    """Split off a share of the files, always the same for the same number of files."""
     order = np.random.default_rng(0).permutation(len(files)).tolist()
     held = set(order[: round(share * len(files))])
     return [f for i, f in enumerate(files) if i not in held], [f for i, f in enumerate(files) if i in held]
 
 
-def _look(file: Path) -> tuple[str, tuple[int, int]]:
-    """The mode to read all images in, and their size."""
+def _mode_and_size(file: Path) -> tuple[str, tuple[int, int]]:
+    """The mode in which to read all images, and their size."""
     with _open(file) as image:
         return ("L" if image.mode in ("1", "L", "LA") else "RGB"), image.size
 
@@ -95,7 +95,7 @@ def _open(file: Path) -> Image.Image:
 
 
 def _read(file: Path, mode: str, size: tuple[int, int]) -> Tensor:
-    """(channels, height, width) uint8."""
+    """Read an image as (channels, height, width) uint8."""
     with _open(file) as image:
         if image.size != size:
             found, first = ("x".join(map(str, pixels)) for pixels in (image.size, size))

@@ -1,4 +1,4 @@
-"""Data sets that go by a name, downloaded if need be."""
+"""Named data sets, downloaded if necessary."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mireg.ablation.data.text import load_text
 from mireg.ablation.errors import UserError
 
 VALIDATION = 5000
-"""Samples taken off the end of a downloaded training set, once and for all."""
+"""Number of validation samples, always the last of a downloaded training set."""
 
 SYSTEM_FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
-"""Where a Linux distribution's package puts a data set."""
+"""Folders where a Linux distribution's package installs a data set."""
 
 
 def _digits() -> Dataset:
@@ -35,7 +35,7 @@ def _digits() -> Dataset:
 
 
 def _diabetes() -> Dataset:
-    """442 patients: 10 measurements, and the progress of the disease a year later, standardised."""
+    """442 patients: 10 measurements, and the disease progression a year later, standardised."""
     from sklearn.datasets import load_diabetes
 
     bunch = load_diabetes()
@@ -62,7 +62,7 @@ def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
 
 
 def _idx_folder(name: str, torchvision_name: str, data_dir: Path) -> Path:
-    """The folder that holds the data set's IDX files, downloaded if need be."""
+    """The folder with the data set's IDX files, downloaded if necessary."""
     raw = data_dir / torchvision_name / "raw"
     folders = [data_dir, data_dir / name, raw]
     if name in SYSTEM_FOLDERS:
@@ -76,7 +76,7 @@ def _idx_folder(name: str, torchvision_name: str, data_dir: Path) -> Path:
 
 
 def _cifar10(data_dir: Path) -> Dataset:
-    """From a folder of images, ``cifar10/train`` and ``cifar10/test``, or the Python version."""
+    """Load CIFAR-10 from image folders, ``cifar10/train`` and ``cifar10/test``, or from its Python version."""
     from torchvision.datasets import CIFAR10
 
     if (data_dir / "cifar10" / "train").is_dir():
@@ -91,7 +91,7 @@ def _cifar10(data_dir: Path) -> Dataset:
         )
     try:
         train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
-    except RuntimeError as error:  # its checksums
+    except RuntimeError as error:  # wrong checksums
         raise UserError(f"cifar10 in {data_dir / CIFAR10.base_folder} is damaged: fetch its files again") from error
     images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
     labels = [torch.tensor(part.targets) for part in (train, test)]
@@ -109,12 +109,12 @@ def _shakespeare(data_dir: Path, context: int) -> Dataset:
 
 
 def _download(name: str, torchvision_name: str, data_dir: Path, remedy: str) -> None:
-    """Fetch with torchvision, or say how to get the data without it."""
+    """Download with torchvision, or raise an error that explains how to get the data without it."""
     import torchvision
 
     try:
         getattr(torchvision.datasets, torchvision_name)(data_dir, download=True)
-    except (OSError, RuntimeError) as error:  # no network, no room, a broken file
+    except (OSError, RuntimeError) as error:  # no network, no disk space, a damaged file
         reason = str(error).splitlines()[0].rstrip(":. ")
         raise UserError(
             f"dataset {name!r} is not on this machine and could not be downloaded ({reason}): {remedy}, "
@@ -123,9 +123,9 @@ def _download(name: str, torchvision_name: str, data_dir: Path, remedy: str) -> 
 
 
 def _read_idx(folder: Path, stem: str) -> np.ndarray:
-    """One IDX file of unsigned bytes, gzip-compressed or not.
+    """Read an IDX file of unsigned bytes, gzip-compressed or not.
 
-    Source: the format as given with the MNIST database: magic 0, 0, type 8, rank, big-endian sizes.
+    Source: the format description of the MNIST database: magic 0, 0, type 8, rank, big-endian sizes.
     """
     path = folder / f"{stem}-ubyte"
     compressed = folder / f"{stem}-ubyte.gz"
@@ -164,4 +164,4 @@ DATASETS: dict[str, Callable[[Path, int], Dataset]] = {
     "diabetes": lambda data_dir, context: _diabetes(),
     "shakespeare": lambda data_dir, context: _shakespeare(data_dir, context),
 }
-"""What loads each, from the folder of the data and the characters that a sample of a text has."""
+"""Loaders by name, functions of the data folder and the context length."""

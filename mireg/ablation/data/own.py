@@ -1,4 +1,4 @@
-"""A user's own data, from a function that returns them."""
+"""Load a user's own data from a function that returns them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ PARTS = ("train", "validation", "test")
 
 
 def load_own(name: str) -> Dataset:
-    """What the function ``package.module:loader`` returns, checked.
+    """Call the function ``package.module:loader`` and check its data.
 
     Args:
-        name: of the function. It takes no argument and returns a tuple of the training part, the validation
+        name: name of the function. It takes no argument and returns a tuple of the training part, the validation
             part and, if there is one, the test part. Each is a ``torch.utils.data.Dataset`` of (input, target)
             pairs, or a pair of tensors or arrays (inputs, targets).
 
     Returns:
-        The data set. Its task is read off the targets, as docs/own_network.md says.
+        The data set. Its task is inferred from the targets, as described in docs/own_network.md.
 
     Raises:
-        UserError: if the function is not there or fails, or what it returns is no data to train on.
+        UserError: if the function is missing or fails, or its data are unsuitable for training.
     """
     loader = import_name(name)
     if not callable(loader):
@@ -62,7 +62,7 @@ def load_own(name: str) -> Dataset:
 
 
 def _pair(where: str, part: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of a part, both as a network and a loss take them."""
+    """Inputs and targets of a part, ready for a network and a loss."""
     if isinstance(part, TensorDataset):
         part = part.tensors
     if isinstance(part, TorchDataset):
@@ -86,7 +86,7 @@ def _pair(where: str, part: Any) -> tuple[Tensor, Tensor]:
 
 
 def _read_through(where: str, dataset: TorchDataset[Any]) -> tuple[Tensor, Tensor]:
-    """Every sample of a Dataset, read once."""
+    """Read every sample of a Dataset once."""
     if not hasattr(dataset, "__len__"):
         raise UserError(f"{where} is an iterable {type(dataset).__name__}: give one with a length")
     try:

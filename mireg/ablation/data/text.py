@@ -1,4 +1,4 @@
-"""A text file: every character is to be told from those before it."""
+"""A text file: predict every character from those before it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mireg.ablation.data.dataset import NEXT_TOKEN, Dataset, Windows
 from mireg.ablation.errors import UserError
 
 SHARES = (0.90, 0.95)
-"""Where validation begins, and where the test part."""
+"""Where the validation part and the test part begin."""
 
 
 def load_text(name: str, path: Path, context: int) -> Dataset:
-    """The characters of a UTF-8 file, its first 90% to train on, 5% for validation and the last 5% to test.
+    """Load the characters of a UTF-8 file: 90% for training, the next 5% for validation, the last 5% for testing.
 
-    Training samples begin at every character; those of the other parts follow one another without overlap.
+    Training samples begin at every character; those of the other parts do not overlap.
 
     Args:
-        name: of the data set.
-        path: of the file.
+        name: name of the data set.
+        path: path of the file.
         context: characters in a sample, at least 1.
 
     Raises:

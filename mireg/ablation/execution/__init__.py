@@ -1,1 +1,1 @@
-"""Many runs: what is done is skipped, the rest goes to this process, to workers or to a Ray cluster."""
+"""Execute many runs in this process, in workers or on a Ray cluster; finished runs are skipped."""

@@ -1,4 +1,4 @@
-"""How long a study will still take."""
+"""Forecast of a study's remaining time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass
 class _Clocked:
-    """A run that is under way, by the clock."""
+    """Timing of a run in progress."""
 
     began: float
     start: int
@@ -20,7 +20,7 @@ class _Clocked:
     last: tuple[float, int] | None = None
 
     def duration(self, steps: int | None) -> float | None:
-        """Seconds that the rest from its start takes as a whole, read off two points of its curve."""
+        """Total seconds from its start to the end, extrapolated from two points of its curve."""
         if not (steps and self.first and self.last and self.last[1] > self.first[1]):
             return None
         pace = (self.last[0] - self.first[0]) / (self.last[1] - self.first[1])
@@ -28,10 +28,10 @@ class _Clocked:
 
 
 class Forecast:
-    """Seconds until a study ends. Arms differ in cost: a run is expected to take as long as those of its own arm.
+    """Forecasts the seconds until a study ends. Arms differ in cost: a run is expected to take as long as its arm's.
 
     Args:
-        clock: gives the time in seconds.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,11 +39,11 @@ class Forecast:
         self._waiting: dict[str, None] = {}
         self._running: dict[str, _Clocked] = {}
         self._took: dict[str, list[float]] = {}
-        self._steps = 0  # of a finished run, where a loop does not say
+        self._steps = 0  # steps of a finished run, for loops that do not give their number
         self._at_once = 1
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Take an event, see :mod:`mireg.ablation.events`."""
+        """Handle an event, see :mod:`mireg.ablation.events`."""
         now, run = self._clock(), event.get("run", "")
         match event["event"]:
             case "study":
@@ -64,12 +64,12 @@ class Forecast:
         clocked = self._running.pop(run, None)
         if clocked is None or clocked.last is None:
             return
-        if not clocked.start:  # else it was a part of a run
+        if not clocked.start:  # else the run was resumed
             self._took.setdefault(_arm(run), []).append(now - clocked.began)
         self._steps = clocked.last[1]
 
     def seconds(self) -> float | None:
-        """Until the end; None as long as nothing is known."""
+        """Seconds until the end; None if still unknown."""
         paces = {run: clocked.duration(clocked.steps or self._steps) for run, clocked in self._running.items()}
         known = {arm: mean(took) for arm, took in self._took.items()}
         for run, pace in paces.items():
@@ -92,7 +92,7 @@ def _arm(run: str) -> str:
 
 
 def time_text(seconds: float | None) -> str:
-    """A time to come, as exact as it is known.
+    """Format a remaining time, rounded to a sensible precision.
 
     >>> [time_text(seconds) for seconds in (None, 0.4, 47, 119, 4000)]
     ['', '0 s left', '47 s left', '2 min left', '1.1 h left']

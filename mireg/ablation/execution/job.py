@@ -1,4 +1,4 @@
-"""One run of a study, as every executor performs it."""
+"""A single run of a study, performed in the same way by every executor."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import Build, train
 
 RETRIES = 2
-"""How often a run is tried again when the process or machine that trained it is lost."""
+"""Number of retries of a run whose process or machine is lost."""
 
 PATIENCE = 60.0
-"""Seconds in which a process that lost its parent must have noticed and let go of its run."""
+"""Seconds within which a process that lost its parent must notice and release its run."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs of a study share; it is sent to other processes.
+    """The settings shared by all runs of a study; sent to other processes.
 
     Attributes:
         out: the study's folder.
-        build: makes the network of a cell; importable by name, since workers import it.
+        build: builds the network of a cell; importable by name, since workers import it.
         data_dir: see :func:`mireg.ablation.data.load`.
-        device: to train on: ``"cpu"`` or ``"cuda"``.
-        threads: CPU threads of each run.
+        device: the device to train on: ``"cpu"`` or ``"cuda"``.
+        threads: CPU threads per run.
         checkpoint_seconds: see :func:`mireg.ablation.training.loop.train`.
     """
 
@@ -46,7 +46,7 @@ class Setup:
     checkpoint_seconds: float
 
     def folder(self, spec: RunSpec) -> Path:
-        """Where a run's files lie."""
+        """The folder with a run's files."""
         return self.out / spec.path if spec.tuning else self.out / RUNS / spec.path
 
     def perform(self, spec: RunSpec, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> None:
@@ -55,10 +55,10 @@ class Setup:
 
 
 def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> None:
-    """Train one run to its end, with no other process at the same one.
+    """Train one run to its end, while no other process works on it.
 
     Raises:
-        Stopped: if ``stop`` said so; the run's state is saved.
+        Stopped: if ``stop`` returned True; the run's state is saved.
         UserError: if data are missing or damaged.
         OSError: if a file cannot be written.
     """

@@ -1,4 +1,4 @@
-"""Runs on this machine: in this process, or shared out over worker processes that may die."""
+"""Runs on this machine: in this process, or in worker processes, which may die."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mireg.ablation.execution.signals import graceful
 from mireg.ablation.training.group import Group
 
 Failures = dict[str, str]
-"""Why a run has no result, by its path."""
+"""Reasons why runs have no result, by path."""
 
 
 class Job(Protocol):
@@ -27,22 +27,22 @@ class Job(Protocol):
 
     @property
     def path(self) -> str:
-        """Its name, unlike any other's."""
+        """The run's unique name."""
 
 
 class Work(Protocol):
-    """What all runs share; it travels to other processes."""
+    """The settings shared by all runs; sent to other processes."""
 
     @property
     def device(self) -> torch.device:
-        """To train on."""
+        """The device to train on."""
 
     def perform(self, spec: Any, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> None:
         """Train one run to its end."""
 
 
 def run_here(specs: Sequence[Job], setup: Work, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> Failures:
-    """Run one after another in this process, or in this group of processes.
+    """Perform the runs one after another in this process, or in this group of processes.
 
     Raises:
         Stopped, UserError, OSError: see :func:`mireg.ablation.execution.job.perform`.
@@ -55,7 +55,7 @@ def run_here(specs: Sequence[Job], setup: Work, group: Group, tell: EventHandler
             raise
         except Exception:
             if group.size > 1:
-                raise  # the other processes wait for this one: all of them must start again
+                raise  # the other processes wait for this one: all of them must restart
             failures[spec.path] = crashed(spec, traceback.format_exc(), tell)
     return failures
 
@@ -63,10 +63,10 @@ def run_here(specs: Sequence[Job], setup: Work, group: Group, tell: EventHandler
 def run_in_workers(
     specs: Sequence[Job], setup: Work, workers: int, tell: EventHandler, stop: Callable[[], bool]
 ) -> Failures:
-    """Share the runs out over worker processes; a run whose worker dies goes on in another.
+    """Distribute the runs over worker processes; a run whose worker dies continues in another.
 
     Raises:
-        Stopped: if ``stop`` said so, once every worker has saved its run.
+        Stopped: if ``stop`` returned True, after every worker has saved its run.
         UserError: if data are missing or damaged, or a file cannot be written.
     """
     failures: Failures = {}
@@ -118,7 +118,7 @@ def run_in_workers(
 
 
 def crashed(spec: Job, trace: str, tell: EventHandler) -> str:
-    """EventHandler of an error in the code of a run, whole; its last line is the failure."""
+    """Report the full traceback of an error in the code of a run; its last line is the failure."""
     tell(_note(spec, trace.rstrip()))
     failure = trace.rstrip().splitlines()[-1]
     tell({"event": "finish", "run": spec.path, "failure": failure})
@@ -126,7 +126,7 @@ def crashed(spec: Job, trace: str, tell: EventHandler) -> str:
 
 
 class _Worker:
-    """A process that trains the runs it is sent, and this end of the pipe to it."""
+    """A process that trains the runs sent to it, and the parent's end of its pipe."""
 
     def __init__(self, setup: Work, index: int, spec: Job) -> None:
         # A forked process can use neither CUDA nor torch's thread pool.
@@ -143,7 +143,7 @@ class _Worker:
         self.connection.send(spec)
 
     def receive(self) -> tuple[str, Any]:
-        """What the process says next: the kind of message, and its content."""
+        """The next message from the process: its kind and content."""
         try:
             kind, content = self.connection.recv()
             return kind, content
@@ -153,18 +153,18 @@ class _Worker:
             return "died", signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
     def stop(self) -> None:
-        """Ask it to save its run and end."""
+        """Ask the process to save its run and exit."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process immediately."""
         self._process.kill()
         self._process.join()
         self.connection.close()
 
 
 def _serve(connection: Connection, setup: Work, index: int) -> None:
-    """The life of a worker process."""
+    """Main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     parent = os.getppid()
     device = setup.device
@@ -178,7 +178,7 @@ def _serve(connection: Connection, setup: Work, index: int) -> None:
 
         def stop() -> bool:
             if os.getppid() != parent:
-                os._exit(1)  # the study may have another owner by now
+                os._exit(1)  # another process may already own the study
             return asked()
 
         while not asked():

@@ -1,4 +1,4 @@
-"""Progress of many runs: bars, plain lines, or a JSON object a line."""
+"""Progress of many runs: bars, plain lines, or one JSON object per line."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from mireg.ablation.events import EventHandler
 from mireg.ablation.execution.forecast import Forecast, time_text
 
 STUDY = "runs"
-"""What the bar of the whole study is called."""
+"""Label of the bar for the whole study."""
 
 
 @contextmanager
 def display(style: str) -> Iterator[EventHandler]:
-    """Where to tell events; notes go to standard error whatever the style, except as JSON.
+    """Yield a handler that displays events; notes go to standard error in every style except JSON.
 
     Args:
         style: ``"bars"`` and ``"lines"`` on standard error, ``"json"`` on standard output, ``"none"``;
@@ -98,7 +98,7 @@ class _Lines:
 
 
 class _Left(ProgressColumn):
-    """The time left, beside the bar of the whole study."""
+    """The remaining time, shown next to the bar of the whole study."""
 
     def __init__(self, forecast: Forecast) -> None:
         super().__init__()

@@ -19,21 +19,21 @@ from mireg.ablation.training.group import Group
 def run_on_ray(
     specs: Sequence[RunSpec], setup: Setup, address: str | None, tell: EventHandler, stop: Callable[[], bool]
 ) -> Failures:
-    """Run each as a Ray task; one whose process or machine is lost goes on from its checkpoint elsewhere.
+    """Run each as a Ray task; a run whose process or machine is lost continues from its checkpoint elsewhere.
 
-    A task asks for the setup's threads as CPUs and, on CUDA, for one GPU. Folders are the same path
+    A task requests the setup's threads as CPUs and, on CUDA, one GPU. Folders must have the same path
     on every machine.
 
     Args:
-        specs: what to run.
-        setup: shared by all runs.
-        address: of the cluster; None for the one in ``RAY_ADDRESS``, or else this machine alone.
-        tell: told of progress.
-        stop: asked whether to stop.
+        specs: the runs.
+        setup: settings shared by all runs.
+        address: address of the cluster; None uses ``RAY_ADDRESS`` or, if not set, only this machine.
+        tell: receives the events.
+        stop: returns whether to stop.
 
     Raises:
-        Stopped: if ``stop`` said so, once every running task has saved its state.
-        UserError: if Ray is not installed or not reached, data are missing, or a file cannot be written.
+        Stopped: if ``stop`` returned True, after every running task has saved its state.
+        UserError: if Ray is not installed or cannot be reached, data are missing, or a file cannot be written.
     """
     try:
         import ray
@@ -79,19 +79,19 @@ def run_on_ray(
 
 
 class _Mailbox:
-    """An actor beside the driver: events go one way, the request to stop the other."""
+    """An actor on the driver's machine that passes events to the driver and the request to stop to the tasks."""
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
         self._stopping = False
 
     def put(self, event: dict[str, Any]) -> bool:
-        """Take an event, and say whether to stop."""
+        """Store an event, and return whether to stop."""
         self._events.append(event)
         return self._stopping
 
     def take(self) -> list[dict[str, Any]]:
-        """Hand over the events, once."""
+        """Return and clear the stored events."""
         events, self._events = self._events, []
         return events
 
@@ -100,7 +100,7 @@ class _Mailbox:
 
 
 def _perform(spec: RunSpec, setup: Setup, mailbox: Any) -> tuple[str, str]:
-    """The task: trains a run and says how it ended."""
+    """The task: train a run and return how it ended."""
     import ray
 
     stopping = False

@@ -1,4 +1,4 @@
-"""Many runs: what is done is skipped, the rest is handed to an executor."""
+"""Schedule the runs of a study: skip finished runs, pass the others to an executor."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from mireg.ablation.training.tasks import METRICS, check_outputs, score, task_lo
 from mireg.ablation.user_code import blame
 
 SAMPLES = 8
-"""On which a network is tried out before any work."""
+"""Number of samples for checking a network before any training."""
 
 SAMPLES_FOR_TARGET = 500
-"""On which it is seen whether an untrained network has reached the target."""
+"""Number of samples for checking that the untrained network has not reached the target."""
 
 Execute = Callable[[Sequence[RunSpec]], Failures]
-"""Trains runs, and says why any has no result."""
+"""Trains runs, and returns why any of them have no result."""
 
 
 def run_study(
     study: Study, setup: Setup, execute: Execute, *, group: Group, tell: EventHandler
 ) -> list[dict[str, Any]]:
-    """Run what is missing from a study and return the results of all its runs.
+    """Perform the missing runs of a study and return the results of all its runs.
 
     Args:
-        study: what to run.
-        setup: where and how; finished runs in its folder are kept.
+        study: the study.
+        setup: folder and settings; finished runs in the folder are kept.
         execute: see :mod:`mireg.ablation.execution.local` and :mod:`mireg.ablation.execution.ray`.
-        group: of this process; one process checks and keeps the folder for all.
-        tell: told of progress.
+        group: the group of this process; one process checks and locks the folder for all.
+        tell: receives the events.
 
     Returns:
         The result of each run; for a run without one, its ``cell``, ``arm``, ``seed`` and ``failure``. Empty in a
@@ -58,8 +58,8 @@ def run_study(
 
     Raises:
         Stopped: see the executor.
-        UserError: on bad model options, missing data, or a folder that is in use or has other settings. All of
-            these are found before the first step.
+        UserError: on invalid model options, missing data, or a folder that is in use or has other settings. All of
+            these are checked before the first step.
         OSError: if a file cannot be written.
     """
     _check_cells(study, setup, group)
@@ -82,9 +82,9 @@ def _untuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: E
 
 
 def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: EventHandler) -> list[dict[str, Any]]:
-    """Cell by cell, the tuning runs, the choice of the learning rates, and the runs with these.
+    """For each cell, perform the tuning runs, choose the learning rates, and perform the runs with them.
 
-    Where a tuning run could not be made there is no choice, and the cell waits for the next time.
+    If a tuning run fails, no rates are chosen, and the cell is left for the next call.
     """
     every = [*study.runs(), *(spec for cell in study.cells for spec in study.tuning_runs(cell))]
     tell(_started(every, [spec for spec in every if not (setup.folder(spec) / "result.json").exists()]))
@@ -94,8 +94,8 @@ def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Eve
         missing = _missing(trials, setup, group, tell)
         failures = execute(missing) if missing else {}
         if lost := group.first(failures if group.writes else None):
-            said = {path: f"{path}: {why}" for path, why in lost.items()}
-            outcomes += [_failed(trial, said) for trial in trials if group.writes and trial.path in lost]
+            messages = {path: f"{path}: {why}" for path, why in lost.items()}
+            outcomes += [_failed(trial, messages) for trial in trials if group.writes and trial.path in lost]
             continue
         choice = None
         if group.writes:
@@ -111,7 +111,7 @@ def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Eve
 
 
 def _missing(runs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler) -> list[RunSpec]:
-    """The runs that are still to be done."""
+    """The runs that have no valid result yet."""
     missing = group.first([spec for spec in runs if _finished(spec, setup, tell) is None] if group.writes else None)
     assert missing is not None  # rank 0 always has a list
     return missing
@@ -128,10 +128,10 @@ def _failed(spec: RunSpec, failures: Failures) -> dict[str, Any]:
 
 
 def _finished(spec: RunSpec, setup: Setup, tell: EventHandler) -> dict[str, Any] | None:
-    """The result of a run that is done, or None.
+    """The result of a finished run, or None.
 
     Raises:
-        UserError: if the folder holds that run with other settings.
+        UserError: if the folder contains this run with other settings.
     """
     folder = setup.folder(spec)
     try:
@@ -152,7 +152,7 @@ def _check_weights(path: Path, digest: str | None) -> None:
 
 
 def _check_cells(study: Study, setup: Setup, group: Group) -> None:
-    """Check every network of the study once, each data set read once and let go of before the work begins."""
+    """Check every network of the study once; each data set is loaded once and released before training."""
     datasets = {
         key: load(key[0], setup.data_dir, key[1]) for key in {(c.dataset, c.context): None for c in study.cells}
     }
@@ -165,7 +165,7 @@ def _check_cells(study: Study, setup: Setup, group: Group) -> None:
 
 
 def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -> None:
-    """Build the network of a run, and try it on a few samples, so that a bad request fails before any work."""
+    """Build the network of a run and try it on a few samples, so that an invalid request fails before training."""
     cell = spec.cell
     check_divides(min(cell.batch_size, len(dataset.train)), group.size)
     if cell.metric not in METRICS[dataset.task]:
@@ -198,7 +198,7 @@ def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -
             _check_training(network, dataset, cell)
         except UserError:
             raise
-        except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # our own word, or torch's on sizes
+        except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # our own checks, or torch's on sizes
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if isinstance(error, RuntimeError):
                 reason += f" (inputs are {str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)})"
@@ -208,7 +208,7 @@ def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -
 
 
 def _check_target(network: nn.Module, dataset: Dataset, cell: Cell) -> None:
-    """Refuse a target that an untrained network has reached."""
+    """Reject a target that the untrained network has already reached."""
     if cell.target is None:
         return
     metric = cell.measured
@@ -222,7 +222,7 @@ def _check_target(network: nn.Module, dataset: Dataset, cell: Cell) -> None:
 
 
 def _check_training(network: nn.Module, dataset: Dataset, cell: Cell) -> None:
-    """Take a few samples forward and back in training mode, where some networks return more than in evaluation."""
+    """Do a forward and a backward pass in training mode, where some networks return more than in evaluation."""
     inputs, targets = dataset.train.batch(slice(0, SAMPLES))
     outputs = network.train()(inputs)
     check_outputs(dataset, outputs, len(inputs))

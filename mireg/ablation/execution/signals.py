@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop at the next step."""
+"""Treat SIGINT and SIGTERM as a request to stop at the next step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Stop:
-    """Whether to stop: call it. ``signal`` is the number of the signal that asked, or None."""
+    """Call it to ask whether to stop. ``signal`` is the number of the received signal, or None."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -21,10 +21,10 @@ class Stop:
 
 @contextmanager
 def graceful(*numbers: signal.Signals) -> Iterator[Stop]:
-    """Note the signals instead of dying of them; a second one kills as usual.
+    """Record the signals instead of terminating; a second signal terminates as usual.
 
     Args:
-        numbers: signals to note.
+        numbers: signals to record.
     """
     stop = Stop()
 

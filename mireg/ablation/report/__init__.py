@@ -1,4 +1,4 @@
-"""What the runs of a study say: summary, tables, verdicts, charts and a page."""
+"""Report on the runs of a study: summary, tables, verdicts, charts and a page."""
 
 from mireg.ablation.report.page import print_places, write, write_tables
 from mireg.ablation.report.summary import summarise

@@ -24,16 +24,16 @@ from mireg.ablation.storage.plane import fill_planes, has_plane
 from mireg.ablation.study.metric import Metric, to_target
 
 COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
-"""Of the arms in order; the baseline comes first and alone is grey. Each holds on white and on black."""
+"""Colours of the arms in order; only the baseline, the first, is grey. All are legible on white and on black."""
 
 DASHES = ("", "5 2", "1.5 1.5")
-"""Of the first, the second and the third arm with the same colour, as SVG writes dashes."""
+"""Dashes (in SVG notation) of the first, second and third arm with the same colour."""
 
 INK = "#010203"
-"""Stands for the page's own text colour in figures that lie in a page."""
+"""Placeholder for the page's own text colour in embedded figures."""
 
 POINTS = 72
-"""A curve in the page keeps about this many points; the whole ones are in the results."""
+"""Approximate number of points per curve in the page; the results have all of them."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -58,19 +58,19 @@ ON_PAGE: dict[Any, Any] = dict.fromkeys(
 
 @dataclass(frozen=True)
 class Line:
-    """How an arm is drawn, the same in every chart."""
+    """Line style of an arm, the same in every chart."""
 
     colour: str
     dash: str
 
     @property
     def options(self) -> dict[str, Any]:
-        """For matplotlib."""
+        """Options for matplotlib."""
         return {"color": self.colour, "linestyle": (0, [float(x) for x in self.dash.split()]) if self.dash else "-"}
 
 
 def lines(arms: Sequence[str]) -> dict[str, Line]:
-    """A look for each arm."""
+    """Choose a line style for each arm."""
     baseline, *others = COLOURS
     look = {arm: Line(baseline, "") for arm in arms[:1]}
     for index, arm in enumerate(arms[1:]):
@@ -83,7 +83,7 @@ Runs = dict[str, list[dict[str, Any]]]
 
 
 def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dict[str, str]:
-    """The charts of a cell, as SVG by caption; without those of MI where the runs have none, as in an archive."""
+    """The charts of a cell, as SVG by caption; without MI charts if the runs have no MI, as in an archive."""
     metric, timed = Metric.of(cell), cell["target"] is not None
     dotted = ", target dotted" if timed else ""
     survival = (
@@ -95,12 +95,12 @@ def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dic
         if timed
         else {}
     )
-    told = "information of a layer about the target" if _about_target(runs) else "MI of a successive pair"
+    quantity = "information of a layer about the target" if _about_target(runs) else "MI of a successive pair"
     order = "layer" if _about_target(runs) else "successive pair"
     of_information = (
         {
-            f"Smallest {told}, by step: the weakest link": _svg(lambda axes: draw_weakest_link(axes, runs, look)),
-            f"{told[0].upper()}{told[1:]} after the last step, from the input to the output": _svg(
+            f"Smallest {quantity}, by step: the weakest link": _svg(lambda axes: draw_weakest_link(axes, runs, look)),
+            f"{quantity[0].upper()}{quantity[1:]} after the last step, from the input to the output": _svg(
                 lambda axes: _flow(axes, runs, look, order)
             ),
         }
@@ -133,9 +133,9 @@ def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dic
 
 
 def planes_of(cell: dict[str, Any], runs: Runs) -> dict[str, list[dict[str, Any]]]:
-    """Curves, by title, of the first seed with which both the baseline and the term measured the information plane.
+    """Curves, by title, of the first seed for which both the baseline and the term have an information plane.
 
-    Where one of them has none, those of the other.
+    If only one of them has information planes, its first seed.
     """
     looked = {
         arm: {run["seed"]: run["curve"] for run in runs.get(arm, []) if has_plane(run["curve"])}
@@ -152,7 +152,7 @@ def profile_figure(summary: dict[str, Any], look: dict[str, Line]) -> str:
 
 
 def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: dict[str, Line]) -> None:
-    """The performance profile over cells of a summary."""
+    """Draw the performance profile over cells of a summary."""
     profile = performance_profile(cells)
     end = 1.25 * max([r for ratios in profile.values() for r in ratios if np.isfinite(r)], default=1.0)
     for arm, ratios in profile.items():
@@ -171,12 +171,12 @@ def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: dict[str, Li
 
 
 def curves_png(cells: Sequence[dict[str, Any]], runs: dict[str, Runs], look: dict[str, Line]) -> bytes:
-    """The metric by step of every cell, as PNG on white; of a single cell also, where there is MI, the weakest link.
+    """The metric by step of every cell, as PNG on white; for a single cell with MI, also the weakest link.
 
     Args:
-        cells: of a summary.
-        runs: by cell.
-        look: of the arms.
+        cells: cells of a summary.
+        runs: runs by cell.
+        look: line styles of the arms.
     """
     first = runs[cells[0]["cell"]]
     panels: list[Callable[[Axes], None]] = [
@@ -226,17 +226,17 @@ def has_information(runs: Runs) -> bool:
 
 
 def _about_target(runs: Runs) -> bool:
-    """Whether what was measured is the layers' information about the target, as a custom loop logs it."""
+    """Whether the runs measured the layers' information about the target, as custom loops do."""
     return any(key.endswith("→target") for of in runs.values() for run in of for key in run["curve"][-1].get("mi", {}))
 
 
 def _informed(runs: Runs) -> Runs:
-    """The arms whose runs measured MI to their ends."""
+    """The arms whose runs all measured MI up to their end."""
     return {arm: of for arm, of in runs.items() if all(point.get("mi") for run in of for point in run["curve"])}
 
 
 def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
-    """The validation metric by step."""
+    """Draw the validation metric by step."""
     metric = Metric.of(cell)
     for arm, of_arm in runs.items():
         _band(axes, [[(p["step"], p[metric.validation]) for p in r["curve"]] for r in of_arm], look[arm])
@@ -248,7 +248,7 @@ def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Li
 
 
 def draw_weakest_link(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
-    """Smallest MI of a pair by step."""
+    """Draw the smallest MI of a pair by step."""
     for arm, of_arm in _informed(runs).items():
         _band(
             axes, [[(p["step"], min(p["mi"].values(), default=np.nan)) for p in r["curve"]] for r in of_arm], look[arm]
@@ -258,7 +258,7 @@ def draw_weakest_link(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
 
 
 def step_ms(run: dict[str, Any]) -> float:
-    """Median over the run of its step times; NaN where no step was timed."""
+    """Median step time over the run; NaN if no step was timed."""
     times = [point["step_ms"] for point in run["curve"] if point["step_ms"] is not None]
     return float(np.median(times)) if times else float("nan")
 
@@ -297,10 +297,10 @@ def _dots(axes: Axes, values: dict[str, list[float | None]], look: dict[str, Lin
 
 
 def _band(axes: Axes, curves: list[list[tuple[float, float]]], line: Line) -> None:
-    """Median over seeds by step, and the range from the lowest to the highest."""
+    """Draw the median over seeds by step, and the range from the lowest to the highest."""
     longest = max(curves, key=len)
     values = np.full((len(curves), len(longest)), np.nan)
-    for row, curve in zip(values, curves, strict=True):  # a run that broke ends early
+    for row, curve in zip(values, curves, strict=True):  # a failed run ends early
         row[: len(curve)] = [value for _, value in curve]
     kept = np.unique(np.linspace(0, len(longest) - 1, min(len(longest), POINTS)).astype(int))
     steps, values = np.array([step for step, _ in longest])[kept], values[:, kept]
@@ -310,22 +310,22 @@ def _band(axes: Axes, curves: list[list[tuple[float, float]]], line: Line) -> No
 
 
 def _svg(draw: Callable[[Axes], None], rows: int | None = None) -> str:
-    """A chart in the page's own text colour, small enough to be read on a phone.
+    """Draw a chart in the page's own text colour, small enough for a phone.
 
     Args:
-        draw: fills the axes.
-        rows: of a chart with a row per arm, which grows with them.
+        draw: draws into the axes.
+        rows: number of rows of a chart with one row per arm; its height grows with them.
     """
     size = (4.8, 3 if rows is None else max(1.4, 0.6 + 0.24 * rows))
     return _svg_figure(lambda figure: draw(figure.add_subplot()), size)
 
 
 def _svg_figure(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    """Charts in the page's own text colour.
+    """Draw a figure in the page's own text colour.
 
     Args:
-        draw: fills the figure.
-        size: in inches.
+        draw: draws into the figure.
+        size: width and height in inches.
     """
     with mpl.rc_context(STYLE | ON_PAGE):
         figure = Figure(figsize=size, layout="constrained")

@@ -24,13 +24,13 @@ from mireg.ablation.study.metric import Metric
 def write(folder: Path) -> dict[str, Any]:
     """Write ``summary.json``, ``report.html``, ``report.md``, ``runs.csv`` and ``curves.png`` into a study's folder.
 
-    Beside its runs it writes their spread over seeds, for TensorBoard.
+    Also write the spread of the runs over seeds, for TensorBoard.
 
     Returns:
         The summary.
 
     Raises:
-        FileNotFoundError: if the folder holds no finished run.
+        FileNotFoundError: if the folder has no finished run.
     """
     results, study, summary = write_tables(folder)
     write_bytes(folder / "runs.csv", as_csv(results, summary).encode())
@@ -76,7 +76,7 @@ def write(folder: Path) -> dict[str, Any]:
 
 
 def print_places(folder: Path, console: Console) -> None:
-    """Print where the report is, and how to look at the curves."""
+    """Print where the report is, and how to view the curves."""
     console.print(f"report:      {folder / 'report.html'}", highlight=False, soft_wrap=True)
     console.print(f"TensorBoard: tensorboard --logdir {folder / RUNS}", highlight=False, soft_wrap=True)
 

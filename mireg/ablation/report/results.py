@@ -11,15 +11,15 @@ from typing import Any
 from mireg.ablation.storage.files import DamagedError, read_result
 
 ARCHIVE = "results.jsonl.gz"
-"""In an archive's folder: a line per run."""
+"""File in an archive's folder, with a line per run."""
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
-    """Every finished run below a study's folder, or of an archive (``python -m eval.report DIR --archive TARGET``).
+    """Load all finished runs of a study's folder, or of an archive (``python -m eval.report DIR --archive TARGET``).
 
     Raises:
         FileNotFoundError: if there is none.
-        DamagedError: if one is not what was written.
+        DamagedError: if a file is damaged.
     """
     if not (folder / "runs").exists() and (folder / ARCHIVE).exists():
         return read_lines(folder / ARCHIVE)
@@ -30,10 +30,10 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The runs of an archive.
+    """Read the runs of an archive.
 
     Raises:
-        DamagedError: if the file is not what was written.
+        DamagedError: if the file is damaged.
     """
     try:
         return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]

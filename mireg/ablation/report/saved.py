@@ -1,4 +1,4 @@
-"""Steps saved at a fixed budget: a better end in the unit of the baseline's steps."""
+"""Steps saved at a fixed budget: a better final metric, expressed in steps of the baseline."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mireg.ablation.report.statistics import CONFIDENCE, RESAMPLES
 from mireg.ablation.study.metric import Metric
 
 TINY = 1e-9
-"""Share of the metric below which a gain over the budgets is rounding."""
+"""Fraction of the metric below which a gain over the budgets is considered rounding."""
 
 
 SHORTEST = 1e-3
-"""Seconds, of a run too short to be timed."""
+"""Minimum seconds of a run, for runs too short to time."""
 
 
 def steps_saved(
@@ -27,22 +27,22 @@ def steps_saved(
     metric: Metric,
     costs: Sequence[float] = (1.0,),
 ) -> dict[str, Any]:
-    """The share of the baseline's steps that an arm does without for the same final metric.
+    """Compute the fraction of the baseline's steps that an arm saves at the same final metric.
 
-    The baseline's final metric is taken as a line in the logarithm of its budget, fitted to its means by least
-    squares. The arm's own mean lies on that line at some number of steps n, within the budgets or beyond them, and
-    ``1 - budget / n`` is saved. A percentile bootstrap resamples seeds, those of the arm and of all budgets together.
+    The baseline's final metric is modelled as linear in the logarithm of its budget, fitted to its means by least
+    squares. The arm's mean is on that line at some number of steps n, within the budgets or beyond them, and
+    ``1 - budget / n`` is saved. A percentile bootstrap resamples seeds jointly for the arm and all budgets.
 
     Args:
         budget: steps of the arm.
-        arm: (seeds,) its final metric.
-        baseline: by budget, (seeds,) the final metric of the same seeds; at least two budgets.
-        metric: says which way is better.
-        costs: seconds of the arm's runs over those of the baseline's on the same budget, by seed or for all.
+        arm: (seeds,) final metric of the arm.
+        baseline: for each budget, the (seeds,) final metric of the same seeds; at least two budgets.
+        metric: the metric, with its direction.
+        costs: seconds of the arm's runs over those of the baseline's at the same budget, by seed or for all.
 
     Returns:
-        ``budgets``, ``n_pairs``, ``mean`` (None where the baseline does not gain by more steps) and ``ci95``
-        (None from fewer than 2 seeds, or where that is so in one of twenty resamples or more). The same as a speed in
+        ``budgets``, ``n_pairs``, ``mean`` (None if the baseline does not improve with more steps) and ``ci95`` (None
+        with fewer than 2 seeds, or if it does not improve in at least one of twenty resamples). The same as a speed in
         seconds, n steps of the baseline over the arm's time, as ``seconds_ratio`` and ``seconds_ci95``.
 
     >>> found = steps_saved(1000, [1.5], {250: [3.0], 500: [2.5], 1000: [2.0]}, Metric("loss", "min"))
@@ -75,14 +75,14 @@ def steps_saved(
 
 
 def _saved(budget: int, arm: np.ndarray, baseline: np.ndarray, budgets: Sequence[int], metric: Metric) -> np.ndarray:
-    """For each resample; NaN where the baseline's line does not rise towards better.
+    """Fraction of steps saved in each resample; NaN if the baseline does not improve with more steps.
 
     Args:
         budget: steps of the arm.
         arm: (m,) means.
         baseline: (budgets, m) means.
         budgets: steps of the baseline.
-        metric: says which way is better.
+        metric: the metric, with its direction.
     """
     logs = np.log(budgets)
     away = logs - logs.mean()
@@ -94,12 +94,12 @@ def _saved(budget: int, arm: np.ndarray, baseline: np.ndarray, budgets: Sequence
 
 
 def add_steps_saved(cell: dict[str, Any], runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> None:
-    """Add ``steps_saved`` to the arms of a cell whose baseline also ran on other budgets.
+    """Add ``steps_saved`` to the arms of a cell whose baseline also ran with other budgets.
 
     Args:
-        cell: of a summary.
-        runs: of that cell.
-        others: of the same cell on other budgets.
+        cell: a cell of a summary.
+        runs: the runs of that cell.
+        others: runs of the same cell with other budgets.
     """
     metric = Metric.of(cell)
     finals: dict[tuple[str, int], dict[int, float]] = {}

@@ -1,4 +1,4 @@
-"""Statistics of steps to a target: misses count, seeds are paired, with intervals and exact tests."""
+"""Statistics of steps to a target, with misses, paired seeds, intervals and exact tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESAMPLES = 10_000
 
 
 def median(values: Sequence[float | None]) -> float | None:
-    """Median in which a miss (None) is infinitely late; None if that is the median.
+    """Median in which a miss (None) counts as infinity; None if the median is infinite.
 
     >>> median([100, 200, None])
     200.0
@@ -26,18 +26,18 @@ def median(values: Sequence[float | None]) -> float | None:
 
 
 Limit = float | Sequence[float]
-"""Where misses stopped being watched: one number, or one for each run."""
+"""Where misses are censored: one number, or one for each run."""
 
 
 def ratio(
     baseline: Sequence[float | None], arm: Sequence[float | None], limit: Limit, baseline_limit: Limit | None = None
 ) -> dict[str, Any]:
-    """How many times sooner the arm gets there: median of the baseline over median of the arm.
+    """Speed of the arm relative to the baseline: median of the baseline over median of the arm.
 
     Args:
         baseline: steps or seconds to target by seed, None for a miss.
-        arm: of the same seeds.
-        limit: budget at which a miss is censored; a miss counts as this, so a ratio to a median that is a miss is a
+        arm: the same for the arm, with the same seeds.
+        limit: budget at which a miss is censored; a miss counts as this, so a ratio with a missed median is a
             bound.
         baseline_limit: the same for the baseline, if it differs.
 
@@ -68,7 +68,7 @@ def ratio(
 def paired_p_value(baseline: Sequence[float | None], arm: Sequence[float | None], limit: float) -> float | None:
     """Two-sided permutation test on the mean log ratio of paired seeds; None with fewer than 2.
 
-    With n seeds the p-value is at least 2^(1-n). It is exact up to 16 seeds; with more it is from random swaps.
+    With n seeds the p-value is at least 2^(1-n). It is exact up to 16 seeds; with more, it uses random swaps.
     """
     if len(arm) < 2:
         return None
@@ -93,13 +93,13 @@ def logrank_p_value(baseline: Sequence[float | None], arm: Sequence[float | None
         stats.CensoredData(uncensored=[v for v in values if v is not None], right=[limit for v in values if v is None])
         for values in (baseline, arm)
     ]
-    with np.errstate(invalid="ignore"):  # everybody there at the same step: 0/0
+    with np.errstate(invalid="ignore"):  # 0/0 if all runs reach the target at the same step
         p = float(stats.logrank(*samples).pvalue)
     return p if math.isfinite(p) else None
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P-values adjusted for multiple tests; None, for a missing test, stays None and does not count.
+    """Adjust p-values for multiple tests; None, for a missing test, stays None and is not counted.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
     Statistics 6, 1979.
@@ -117,15 +117,15 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def performance_profile(cells: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """How far each arm is from the fastest, over the cells in which it ran.
+    """Ratio of each arm to the fastest arm, over the cells in which it ran.
 
     Args:
-        cells: of a summary.
+        cells: cells of a summary.
 
     Returns:
-        By arm, a number per cell: its median steps to target over the smallest of any arm in that
-        cell, in increasing order, infinity where it has no median. The share of these that is at
-        most tau, drawn over tau, is the performance profile. Cells that no arm solves are left out.
+        For each arm, one number per cell: its median steps to target over the smallest of any arm in that
+        cell, in increasing order, infinity if it has no median. The share of these that is at
+        most tau, plotted over tau, is the performance profile. Cells that no arm solves are left out.
 
     Source: Dolan & Moré, Benchmarking optimization software with performance profiles, Mathematical
     Programming 91, 2002.
@@ -146,7 +146,7 @@ def performance_profile(cells: Sequence[dict[str, Any]]) -> dict[str, list[float
 
 
 def student(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its interval."""
+    """Mean, and half the width of its Student interval."""
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
     return float(np.mean(values)), float(half)
 

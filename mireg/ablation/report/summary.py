@@ -13,7 +13,7 @@ from mireg.ablation.report.statistics import holm, logrank_p_value, median, pair
 from mireg.ablation.study.metric import Metric, to_target
 
 SCHEMA_VERSION = 1
-"""Of the summary; it changes when a name in it changes its meaning or goes."""
+"""Version of the summary's schema; it changes when a name is removed or changes its meaning."""
 
 AT = (100, 300, 600)
 """Steps at which the metric is listed."""
@@ -28,13 +28,13 @@ def summarise(
     arms: Sequence[str] = (),
     tuning: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The study's summary, as in ``summary.json``.
+    """Summarise a study, as in ``summary.json``.
 
     Args:
-        study: its name.
-        results: of its runs, see :func:`mireg.ablation.training.loop.train`.
-        arms: in the order in which to list them; others follow.
-        tuning: by cell and arm, what the learning rate was chosen from (:func:`mireg.ablation.study.tuning.choose`).
+        study: name of the study.
+        results: results of its runs, see :func:`mireg.ablation.training.loop.train`.
+        arms: arms in the order in which to list them; others follow.
+        tuning: choices of the learning rate by cell and arm (:func:`mireg.ablation.study.tuning.choose`).
     """
     cells = []
     names = {result["cell"] for result in results}
@@ -91,12 +91,12 @@ def _cell(name: str, by_arm: Mapping[str, Runs]) -> dict[str, Any]:
 
 
 def final_key(metric: Metric) -> str:
-    """Where an arm's summary has the final metric."""
+    """Key of the final metric in an arm's summary."""
     return "final_accuracy" if metric.is_share else "final_metric"
 
 
 def difference_key(metric: Metric) -> str:
-    """Where an arm's summary has how much its final metric is above that of the arm that it is held against."""
+    """Key, in an arm's summary, of the difference of its final metric from that of the arm it is compared with."""
     return "accuracy_difference" if metric.is_share else "metric_difference"
 
 
@@ -118,7 +118,7 @@ def _arm(runs: Runs, cell: Mapping[str, Any], metric: Metric, seconds: float) ->
 
 
 def _metric_at(runs: Iterable[dict[str, Any]], metric: Metric) -> dict[str, list[float]]:
-    """The validation metric over seeds at each of :data:`AT`, of the runs that got that far."""
+    """The validation metric over seeds at each step of :data:`AT`, for the runs that reached that step."""
     found: dict[str, list[float]] = {}
     for run in runs:
         for point in run["curve"]:
@@ -128,7 +128,7 @@ def _metric_at(runs: Iterable[dict[str, Any]], metric: Metric) -> dict[str, list
 
 
 def _step_ms(runs: Iterable[dict[str, Any]]) -> float | None:
-    """Median milliseconds; None where every run broke before its second evaluation."""
+    """Median milliseconds per step; None if every run failed before its second evaluation."""
     times = [point["step_ms"] for run in runs for point in run["curve"] if point["step_ms"] is not None]
     return float(np.median(times)) if times else None
 
@@ -165,7 +165,7 @@ def _versus(baseline: Runs, arm: Runs, cell: Mapping[str, Any], metric: Metric) 
 
 
 def _difference(baseline: Runs, arm: Runs, metric: Metric) -> dict[str, Any]:
-    """Mean over paired seeds of how much higher the arm's final metric is, and Student's interval."""
+    """Mean difference of the final metric over paired seeds, arm minus baseline, and Student's interval."""
     pairs = [(run[metric.final], baseline[seed][metric.final]) for seed, run in arm.items() if seed in baseline]
     gains = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
     if len(gains) < 2:
@@ -175,7 +175,7 @@ def _difference(baseline: Runs, arm: Runs, metric: Metric) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float | None], metric: Metric) -> dict[str, Any]:
-    """Mean over seeds, and Student's interval, of a share cut off at 0 and 1; of a run that broke there may be none."""
+    """Mean over seeds and Student's interval (clipped to 0 and 1 for a share); a failed run may have no value."""
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return {"mean": float(known[0]) if known else None, "ci95": None}

@@ -19,14 +19,14 @@ from mireg.ablation.report.verdicts import headline
 from mireg.ablation.study.metric import MODES, Metric, to_target
 
 Columns = dict[str, list[str]]
-"""Of a table: the text of every row, by the name of the column."""
+"""A table: the text of every row, by column name."""
 
 SHORT = {"steps to target": "steps"}
-"""What columns are called on a terminal."""
+"""Shorter column names for a terminal."""
 
 
 def comparison(cell: dict[str, Any]) -> Columns:
-    """The main table of a cell, a row per arm: the way to the target, and where training ends."""
+    """The main table of a cell, a row per arm: speed to the target, and the final metric."""
     metric, versus = Metric.of(cell), _versus(cell)
     points = ", points" if metric.is_share else ""
     arms = cell["arms"].values()
@@ -50,7 +50,7 @@ def comparison(cell: dict[str, Any]) -> Columns:
 
 
 def details(cell: dict[str, Any]) -> Columns:
-    """Less often needed, a row per arm: other tests of the steps to the target, equal time, and cost."""
+    """Further details, a row per arm: other tests of the steps to the target, equal time, and cost."""
     versus, arms = _versus(cell), cell["arms"].values()
     return _filled(
         {
@@ -73,12 +73,12 @@ def _reached(cell: dict[str, Any], arm: dict[str, Any]) -> str:
 
 
 def _filled(columns: Columns) -> Columns:
-    """The columns that say something in any row."""
+    """The columns that are not empty in every row."""
     return {name: texts for name, texts in columns.items() if any(texts)}
 
 
 def print_table(summary: dict[str, Any], console: Console) -> None:
-    """Print the tables of all cells, in what fits a terminal of 80 characters."""
+    """Print the tables of all cells, reduced to fit a terminal of 80 characters."""
     for cell in summary["cells"]:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         columns = comparison(cell)
@@ -95,16 +95,16 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
 
 
 def as_markdown(summary: dict[str, Any]) -> str:
-    """The verdicts and tables of all cells."""
+    """Format the verdicts and tables of all cells in Markdown."""
     return f"# {summary['study']}: with and without the MI term\n\n{tables(summary)}"
 
 
 def tables(summary: dict[str, Any], level: int = 2) -> str:
-    """A section per cell with its verdict and table, and one on how learning rates were chosen.
+    """A section per cell with its verdict and tables, and sections with tables over all cells.
 
     Args:
-        summary: of the study.
-        level: of the headings.
+        summary: summary of the study.
+        level: level of the headings.
     """
     parts, mark = [], "#" * level
     for cell in summary["cells"]:
@@ -117,7 +117,7 @@ def tables(summary: dict[str, Any], level: int = 2) -> str:
 
 
 def overviews(summary: dict[str, Any]) -> list[tuple[str, str, list[str], list[list[str]]]]:
-    """The tables over all cells that have rows: title, what it shows, header, rows."""
+    """The non-empty tables over all cells: title, description, header, rows."""
     found = [
         ("Early in training", EARLY, *early_table(summary)),
         ("Steps saved", SAVED, *saved_table(summary)),
@@ -131,7 +131,7 @@ EARLY = "Validation metric after so many steps: median over seeds, the worst and
 
 
 def early_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the metric early on, a row per cell and arm; no rows where none was measured then."""
+    """Header and rows of the metric early in training, a row per cell and arm; no rows if none was measured."""
     body = [
         [cell["cell"], name, *(_range(cell, arm[f"{cell['metric']}_at"].get(str(step))) for step in AT)]
         for cell in summary["cells"]
@@ -156,7 +156,7 @@ SAVED = (
 
 
 def saved_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of steps saved; no rows where the baseline ran on one budget alone."""
+    """Header and rows of steps saved; no rows if the baseline ran with only one budget."""
     body = [
         [
             cell["cell"],
@@ -186,7 +186,7 @@ AGAINST = (
 
 
 def against_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the term against arms other than the baseline; no rows where it met none."""
+    """Header and rows of the term against arms other than the baseline; no rows if there is no such arm."""
     body = [
         [
             cell["cell"],
@@ -225,7 +225,7 @@ def tuning_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _tried(runs: dict[str, list[Any]]) -> str:
-    """What the tuning runs at one learning rate came to."""
+    """Text of the results of the tuning runs at one learning rate."""
     name = next(key for key in runs if key != "steps")
     last = [value for value in runs[name] if value is not None]
     mean = Metric(name, MODES[name]).show(float(np.mean(last))) if last else "broke"
@@ -238,7 +238,7 @@ def _markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str
 
 
 def as_csv(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
-    """A row per run; a target never reached leaves its columns empty."""
+    """Format a row per run; the columns of a target that was not reached are empty."""
     finals = list(dict.fromkeys(Metric.of(cell).final for cell in summary["cells"]))
     text = io.StringIO()
     columns = ["cell", "arm", "seed", "lr", "steps_to_target", "seconds_to_target", *finals, "seconds"]
@@ -252,7 +252,7 @@ def as_csv(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
 
 
 def title(cell: dict[str, Any]) -> str:
-    """What a cell asks, and where it was run."""
+    """Title of a cell: its target or budget, and its devices."""
     where = f", on {', '.join(cell['devices'])}" if cell["devices"] else ""
     if cell["target"] is None:
         return f"{cell['cell']}: {metric_name(cell)} after {cell['budget_steps']} steps{where}"

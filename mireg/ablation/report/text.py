@@ -9,17 +9,17 @@ from mireg.ablation.study.metric import Metric
 
 
 def metric_name(cell: dict[str, Any]) -> str:
-    """The final metric of a cell, and what it was taken on."""
+    """Name of the final metric of a cell, with its split."""
     return f"{cell['final_split']} {cell['metric']}"
 
 
 def number_text(value: float | None, missing: str, form: str) -> str:
-    """A number, or what stands for a missing one."""
+    """Format a number, or return the text for a missing one."""
     return missing if value is None else format(value, form)
 
 
 def ratio_text(value: float | None, bound: str | None, interval: Sequence[float] | None) -> str:
-    """A ratio, its bound and its interval.
+    """Format a ratio with its bound and interval.
 
     >>> ratio_text(10, "at least", [8, 12.5])
     '≥10.0x [8.0, 12.5]'
@@ -31,7 +31,7 @@ def ratio_text(value: float | None, bound: str | None, interval: Sequence[float]
 
 
 def mean_text(cell: dict[str, Any], value: dict[str, Any]) -> str:
-    """A mean of the cell's metric with its interval, of a share in per cent."""
+    """Format a mean of the cell's metric with its interval; a share in per cent."""
     mean, interval = value["mean"], value["ci95"]
     if mean is None:
         return ""
@@ -41,7 +41,7 @@ def mean_text(cell: dict[str, Any], value: dict[str, Any]) -> str:
 
 
 def difference_text(cell: dict[str, Any], value: dict[str, Any] | None) -> str:
-    """A difference of the cell's metric with its interval, of a share in points."""
+    """Format a difference of the cell's metric with its interval; a share in percentage points."""
     if value is None or value["mean"] is None:
         return ""
     scale, form = (100, "+.1f") if Metric.of(cell).is_share else (1, "+.3g")

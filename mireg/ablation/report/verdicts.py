@@ -1,4 +1,4 @@
-"""What a comparison says, in sentences: of the speed to the target, and of where training ends."""
+"""Verdicts of a comparison in sentences, on the speed to the target and on the final metric."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mireg.ablation.report.text import difference_text, metric_name, number_text
 from mireg.ablation.study.metric import Metric
 
 SEEDS_FOR_A_TEST = 6
-"""From fewer pairs an exact two-sided test cannot give p < 0.05."""
+"""With fewer pairs an exact two-sided test cannot give p < 0.05."""
 
 SEEDS_FOR_A_VERDICT = 5
-"""From fewer pairs a bootstrap interval that lies beyond 1 is often chance: where there is no difference, in one study
-of four at 3 pairs, in one of nine at 4, in one of twenty at 5."""
+"""With fewer pairs a bootstrap interval often excludes 1 by chance: without a true difference, in one of four studies
+with 3 pairs, in one of nine with 4, in one of twenty with 5."""
 
 TOO_FEW = "too few seeds to say"
 NO_DIFFERENCE = "no difference shown"
@@ -25,7 +25,7 @@ ENDS = ("better", "worse")
 
 
 def headline(cell: dict[str, Any]) -> str:
-    """The verdict on the first arm beside the baseline, and the others by theirs."""
+    """The verdict on the first arm after the baseline, and the other arms grouped by verdict."""
     compared = {name: arm for name, arm in cell["arms"].items() if arm.get("vs_none")}
     if not compared:
         return f"There is nothing to compare: the baseline {BASELINE!r} or every other arm is missing."
@@ -43,7 +43,7 @@ def _grouped(found: dict[str, str], words: tuple[str, ...], form: str) -> list[s
 
 
 def verdicts(cell: dict[str, Any]) -> dict[str, str]:
-    """Sentences per arm: whether it got to the target sooner and ended better than the baseline, and how sure it is."""
+    """Sentences per arm: whether it was faster and ended better than the baseline, and how certain this is."""
     sentences = {}
     for name, arm in cell["arms"].items():
         if not arm.get("vs_none"):
@@ -88,7 +88,7 @@ def _few(pairs: int) -> str:
 
 
 def speed_verdict(arm: dict[str, Any]) -> str:
-    """Faster or slower where the interval of enough seeds lies beyond 1, and the test, where it can, agrees."""
+    """Faster or slower if there are enough seeds, the interval excludes 1 and the test, if possible, agrees."""
     versus = arm["vs_none"]
     if versus["n_pairs"] < SEEDS_FOR_A_VERDICT:
         return TOO_FEW
@@ -102,7 +102,7 @@ def speed_verdict(arm: dict[str, Any]) -> str:
 
 
 def final_verdict(cell: dict[str, Any], arm: dict[str, Any]) -> str:
-    """Better or worse where the interval of the paired difference of enough seeds excludes 0."""
+    """Better or worse if there are enough seeds and the interval of the paired difference excludes 0."""
     metric = Metric.of(cell)
     if arm["vs_none"]["n_pairs"] < SEEDS_FOR_A_VERDICT:
         return TOO_FEW

@@ -1,1 +1,1 @@
-"""What is kept of a study: files, checkpoints, locks, provenance, curves for TensorBoard."""
+"""Storage of a study: files, checkpoints, locks, provenance, curves for TensorBoard."""

@@ -14,18 +14,18 @@ NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 
 class Checkpoints:
-    """The checkpoints in a run's folder; the previous one stays until the next is whole.
+    """The checkpoints in a run's folder; the previous one is kept until the next is complete.
 
     Args:
-        folder: of the run.
-        note: told of files that cannot be used.
+        folder: folder of the run.
+        note: called with a message about each unusable file.
     """
 
     def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
         self._newest = folder / NEWEST
         self._previous = folder / PREVIOUS
         self._note = note
-        for leftover in folder.glob("*.tmp"):  # of a process killed while it wrote
+        for leftover in folder.glob("*.tmp"):  # from a process killed while writing
             leftover.unlink()
 
     def save(self, state: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ class Checkpoints:
         fresh.replace(self._newest)
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole; None if there is none."""
+        """Load the newest intact checkpoint; None if there is none."""
         for path in (self._newest, self._previous):
             try:
                 return dict(read_sealed(path, device))

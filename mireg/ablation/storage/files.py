@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and that show when they have been damaged since."""
+"""Files that are complete or absent, with checksums to detect damage."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 
 
 class DamagedError(Exception):
-    """A file is not what was written: cut short, or changed since."""
+    """A file is damaged: truncated, or changed after it was written."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old content or the new.
+    """Write a file atomically: a reader, even after a crash, sees either the old or the new content.
 
     Raises:
-        OSError: naming the path, if the file cannot be written; the old content is still there.
+        OSError: with the path, if the file cannot be written; the old content is kept.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -39,7 +39,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder outlast a power cut."""
+    """Make renames in a folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -48,12 +48,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write plain values; NaN and infinity are refused, since JSON has neither."""
+    """Write plain values; NaN and infinity raise an error, since JSON has neither."""
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """Read plain values; None where the file is missing or no longer JSON."""
+    """Read plain values; None if the file is missing or not valid JSON."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
@@ -61,15 +61,15 @@ def read_json(path: Path) -> Any:
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a dictionary of plain values together with its checksum."""
+    """Write a dictionary of plain values with its checksum."""
     write_json(path, {**result, "sha256": _digest(result)})
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """Read what :func:`write_result` wrote; None where the file is missing.
+    """Read a file written by :func:`write_result`; None if the file is missing.
 
     Raises:
-        DamagedError: if it is not JSON any more, or its checksum is another.
+        DamagedError: if it is not valid JSON, or its checksum is wrong.
     """
     if not path.exists():
         return None
@@ -87,17 +87,17 @@ def write_tensors(path: Path, state: object) -> str:
 
 
 def write_sealed(path: Path, state: object) -> None:
-    """Save tensors and plain values behind their checksum, for :func:`read_sealed`."""
+    """Save tensors and plain values after their checksum, for :func:`read_sealed`."""
     data = _saved(state)
     write_bytes(path, hashlib.sha256(data).digest() + data)
 
 
 def read_sealed(path: Path, device: torch.device) -> Any:
-    """Load what :func:`write_sealed` saved, and nothing that could run code.
+    """Load a file written by :func:`write_sealed`, without running any code in it.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        DamagedError: if its content does not have its checksum.
+        DamagedError: if its checksum is wrong.
     """
     data = path.read_bytes()
     if hashlib.sha256(data[32:]).digest() != data[:32]:

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""A lock that admits one process at a time to a folder."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mireg.ablation.storage.files import read_json
 class Lock:
     """A context in which no other process holds the lock at the same path.
 
-    The kernel holds the lock and drops it with the process, however that ends, so a lock left behind
-    needs no judging by process number or age. The file names the owner.
+    The kernel releases the lock whenever the process ends, so the process number or age of a leftover lock
+    need not be checked. The file names the owner.
 
     Args:
-        path: of the lock file.
-        patience: seconds to wait for another owner to go.
+        path: path of the lock file.
+        patience: seconds to wait for another owner.
 
     Raises:
-        UserError: on entering, if another process still holds the lock; it is named.
+        UserError: on entering, if another process still holds the lock; names that process.
     """
 
     def __init__(self, path: Path, patience: float = 0.0) -> None:
@@ -42,7 +42,7 @@ class Lock:
                     f"{self.path.parent} is in use by {_owner(self.path)}: wait for it, stop it, or give another --out"
                 )
             time.sleep(0.1)
-        if os.fstat(self._file).st_size:  # an orderly owner takes the file away
+        if os.fstat(self._file).st_size:  # an owner that exits cleanly removes the file
             self.left_by = _owner(self.path)
             os.ftruncate(self._file, 0)
         os.write(self._file, json.dumps({"pid": os.getpid(), "host": platform.node()}).encode())
@@ -63,7 +63,7 @@ class Lock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self.path.exists() and self.path.stat().st_ino == os.fstat(self._file).st_ino:
-                return True  # else: the former owner took the file away between the two calls
+                return True  # else the previous owner removed the file between the two calls
         except BlockingIOError:
             pass
         os.close(self._file)

@@ -25,12 +25,12 @@ def looked_at(curve: Curve) -> list[Mapping[str, Any]]:
 
 
 def nats(point: Mapping[str, Any], about: str) -> list[float]:
-    """What each layer tells about the ``"input"`` or the ``"target"`` at such a point, NaN where it is not known."""
+    """Each layer's information about the ``"input"`` or the ``"target"`` at such a point; NaN if not known."""
     return [float("nan") if value is None else value for value in point["plane"][about]]
 
 
 def step_colour(index: int, count: int) -> tuple[float, float, float, float]:
-    """Of the index-th of so many steps."""
+    """Colour of the step with this index among ``count`` steps."""
     colour: tuple[float, float, float, float] = COLOURS(0.9 * index / max(1, count - 1))
     return colour
 
@@ -38,12 +38,12 @@ def step_colour(index: int, count: int) -> tuple[float, float, float, float]:
 def fill_planes(figure: Figure, curves: Mapping[str, Curve]) -> None:
     """Draw the plane of one or more runs side by side, on the same axes.
 
-    The layers of a network at one step are joined from the first to the last, which has a larger mark. The input
-    itself, which tells all about itself, would lie far to the right: what it tells about the target is a dashed line.
+    The layers of a network at one step are connected from the first to the last, which has a larger marker. The input
+    itself would lie far to the right; a dashed line shows its information about the target.
 
     Args:
-        figure: to draw into.
-        curves: by title, runs that measured the plane.
+        figure: the figure to draw into.
+        curves: curves with information planes, by title.
     """
     panels = figure.subplots(1, len(curves), sharex=True, sharey=True, squeeze=False)[0]
     steps = sorted({point["step"] for curve in curves.values() for point in looked_at(curve)})
@@ -67,7 +67,7 @@ def fill_planes(figure: Figure, curves: Mapping[str, Curve]) -> None:
 
 
 def draw_planes(curves: Mapping[str, Curve]) -> Figure:
-    """A figure of its own, see :func:`fill_planes`."""
+    """Draw a new figure, see :func:`fill_planes`."""
     figure = Figure(figsize=(1.2 + 4.0 * len(curves), 3.6), dpi=120, layout="constrained")
     fill_planes(figure, curves)
     return figure

@@ -1,4 +1,4 @@
-"""What a study's folder says about how its results came to be."""
+"""Provenance of the results in a study's folder."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from mireg.version import __version__
 RECORD = "study.json"
 
 RUNS = "runs"
-"""Folder of the runs inside a study's, and the log directory for TensorBoard."""
+"""Name of the folder with a study's runs, the log directory for TensorBoard."""
 
 TUNING = "tuning.json"
-"""In a study's folder: by cell and arm, the rate that was chosen and what it was chosen from."""
+"""File in a study's folder with the chosen and the tried learning rates, by cell and arm."""
 
 Choices = dict[str, dict[str, dict[str, Any]]]
 
 
 def record_study(study: Study, out: Path, device: str) -> list[str]:
-    """Write the study and this invocation into its folder; cells, arms and seeds may be added to it.
+    """Record the study and this invocation in its folder; a later call may add cells, arms and seeds.
 
     Args:
-        study: resolved.
-        out: its folder.
-        device: trained on.
+        study: the study, with all settings resolved.
+        out: folder of the study.
+        device: device to train on.
 
     Returns:
         Notes for the user: a damaged record, packages that changed since the last invocation.
 
     Raises:
-        UserError: if the folder holds another study, or this one with other settings; the difference is shown.
+        UserError: if the folder has another study, or this one with other settings; shows the difference.
     """
     notes = []
     old = read_json(out / RECORD)
@@ -84,7 +84,7 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
 
 
 def invocation(device: str) -> dict[str, Any]:
-    """What this process is, and where it runs."""
+    """Command, commit, machine and package versions of this process."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]),
@@ -97,19 +97,19 @@ def invocation(device: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Model and number of this machine's processors."""
-    info = Path("/proc/cpuinfo")  # platform knows no more than x86_64 on Linux
+    """Model of this machine's processor and its number of cores."""
+    info = Path("/proc/cpuinfo")  # on Linux, platform only gives x86_64
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores"
 
 
 BY_CELL = ("steps", "lrs_of")
-"""What a study's record of its tuning has cell by cell."""
+"""Keys of the tuning record whose values are per cell."""
 
 
 def _tuning(study: Study) -> dict[str, Any]:
-    """The grid, its seeds and, by cell, the budget of a tuning run and a grid of its own; empty without tuning."""
+    """The grid, its seeds and, by cell, the budget of a tuning run and any separate grid; empty without tuning."""
     if study.tuning is None:
         return {}
     steps = {cell.name: study.tuning_runs(cell)[0].cell.steps for cell in study.cells}
@@ -122,21 +122,21 @@ def _tuning(study: Study) -> dict[str, Any]:
 
 
 OF_THE_STUDY = ("arms", "seeds", "tuning_steps", "tuning_lrs", "arm_tuning_lrs")
-"""Of a cell's fields, those that say which runs there are, and change none."""
+"""Fields of a cell that determine which runs exist, but do not affect a run."""
 
 
 def settings(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What decides the outcome of a run beside its seed, in plain types, from a specification as a dictionary."""
+    """Extract from a run's specification the settings that determine its outcome, except the seed, in plain types."""
     cell = {key: value for key, value in plain(spec["cell"]).items() if key not in OF_THE_STUDY}
-    lr = cell.pop("arm_lr").get(spec["arm"], cell["lr"])  # another arm's rate is no business of this one
+    lr = cell.pop("arm_lr").get(spec["arm"], cell["lr"])  # other arms' rates are irrelevant
     return {"cell": {**cell, "lr": lr}, "term": plain(spec["term"])}
 
 
 def refuse_changes(where: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse settings that differ from those that results were made with.
+    """Reject settings that differ from those of existing results.
 
     Raises:
-        UserError: naming every difference.
+        UserError: if any differ; lists every difference.
     """
     changed = differences(old, new)
     if changed:
@@ -144,7 +144,7 @@ def refuse_changes(where: str, old: dict[str, Any], new: dict[str, Any]) -> None
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The settings in which two nested dictionaries differ, one of them unset or both of other values.
+    """List the settings that differ between two nested dictionaries, including those set in only one.
 
     >>> differences({"cell": {"lr": 0.1, "steps": 9}}, {"cell": {"lr": 0.2, "steps": 9}})
     ['cell.lr: 0.1 → 0.2']
@@ -161,7 +161,7 @@ _UNSET = object()
 
 
 def plain(value: Any) -> Any:
-    """A value as it comes back from JSON."""
+    """Convert a value to the form it has after a round trip through JSON."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
@@ -180,7 +180,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit that the source stands at, marked if files were changed since; None outside a repository."""
+    """The current commit of the source, marked if files have changed; None outside a repository."""
     command = ["git", "--no-optional-locks", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
@@ -190,13 +190,13 @@ def _commit() -> str | None:
 
 
 def read_tuning(folder: Path) -> Choices:
-    """What was chosen so far; empty without tuning."""
+    """Read the choices made so far; empty without tuning."""
     found = read_json(folder / TUNING)
     return found if isinstance(found, dict) else {}
 
 
 def write_tuning(folder: Path, cell: str, arms: Mapping[str, dict[str, Any]]) -> None:
-    """Add the choices of a cell's arms to those of the study."""
+    """Add the choices for a cell's arms to those of the study."""
     record = read_tuning(folder)
     record[cell] = {**record.get(cell, {}), **arms}
     write_json(folder / TUNING, record)

@@ -1,4 +1,4 @@
-"""Every random-number stream that a network may draw from."""
+"""State of the random number generators that a network may use."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every random-number stream that a network may draw from."""
+    """Seed every random number generator that a network may use."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of the streams that :func:`seed_everything` seeds, as tensors and plain values."""
+    """The state of the generators that :func:`seed_everything` seeds, as tensors and plain values."""
     _, keys, *position = np.random.get_state()
     state = {
         "python": random.getstate(),
@@ -30,7 +30,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put the streams back to where :func:`random_state` found them."""
+    """Restore the state returned by :func:`random_state`."""
     random.setstate(state["python"])
     keys, *position = state["numpy"]
     np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), *position))

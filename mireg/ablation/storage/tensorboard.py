@@ -17,21 +17,21 @@ from mireg.ablation.storage.plane import draw_planes, has_plane
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.study.metric import Metric, to_target
 
-if TYPE_CHECKING:  # matplotlib is imported by what draws: it is slow, and every command would wait for it
+if TYPE_CHECKING:  # matplotlib is slow to import: only the drawing functions import it
     from matplotlib.figure import Figure
 
 DRAWING_SHARE = 0.01
-"""Of a run's time may go into figures while it trains; the last ones are drawn after its last step."""
+"""Maximum share of a run's time for drawing figures during training; the last ones are drawn after its last step."""
 
 DRAWING_SECONDS = 0.5
-"""Allowed for for the next drawing, so that short runs draw only at their end."""
+"""Seconds reserved for the next drawing, so that short runs draw only at their end."""
 
 OVER_SEEDS = "all-seeds"
-"""Folder, beside those of the seeds, of the median and the range over them."""
+"""Folder next to those of the seeds, with the median and range over seeds."""
 
 
 def layout(metric: Metric) -> dict[str, Any]:
-    """Of the Custom Scalars page."""
+    """Layout of the Custom Scalars page."""
     name = metric.name
     return {
         "With and without": {
@@ -54,10 +54,10 @@ class Tracker:
     """Writes the curves, figures, configuration and outcome of one run.
 
     Args:
-        folder: of the run; event files of an earlier, interrupted attempt stay.
-        spec: of the run.
-        resumed_at: step of the checkpoint that the run goes on from, 0 for none; what an earlier attempt
-            wrote after it is void.
+        folder: folder of the run; event files of an earlier, interrupted attempt are kept.
+        spec: specification of the run.
+        resumed_at: step of the checkpoint from which the run resumes, 0 for none; anything that an earlier attempt
+            wrote after it is discarded.
     """
 
     def __init__(self, folder: Path, spec: RunSpec, resumed_at: int) -> None:
@@ -96,7 +96,7 @@ class Tracker:
             self._drawing += time.monotonic() - began
 
     def flush(self) -> None:
-        """Hand over what was logged to the file."""
+        """Write the logged values to the file."""
         self._writer.flush()
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class Tracker:
         """Write the last figures and the row of the HParams page.
 
         Args:
-            result: of the run, see :func:`mireg.ablation.training.loop.train`.
+            result: result of the run, see :func:`mireg.ablation.training.loop.train`.
         """
         curve = result["curve"]
         self._draw(curve)
@@ -146,7 +146,7 @@ class Tracker:
             self._writer.add_figure("information_plane/layers_by_step", draw_planes({self._name: curve}), step)
 
     def _add_scalars(self, scalars: Mapping[str, float | None], step: int) -> None:
-        # One event for all of them: a tenth of the cost of one call of add_scalar() each.
+        # One event for all of them costs a tenth of calling add_scalar() for each.
         values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items() if v is not None]
         self._file().add_summary(Summary(value=values), step)
 
@@ -158,9 +158,9 @@ def write_spread(folder: Path, curves: Sequence[Sequence[dict[str, Any]]], metri
     """Write the median and the range over seeds of one arm's curves, for the bands of the Custom Scalars page.
 
     Args:
-        folder: of the arm; what an earlier call wrote into it is replaced.
-        curves: of its runs; steps that not all of them have are left out.
-        metric: of the cell.
+        folder: folder of the arm; the files of an earlier call are replaced.
+        curves: curves of its runs; steps that not all of them have are left out.
+        metric: metric of the cell.
     """
     target = folder / OVER_SEEDS
     for old in target.glob("events.*"):
@@ -177,7 +177,7 @@ def write_spread(folder: Path, curves: Sequence[Sequence[dict[str, Any]]], metri
 
 
 def settings_of(spec: RunSpec) -> dict[str, Any]:
-    """The settings of a run by name, without those that its arm does not use."""
+    """Give the settings of a run by name, without those that its arm does not use."""
     settings: dict[str, Any] = {"arm": spec.arm, "seed": spec.seed, **spec.as_dict()["cell"], "lr": spec.lr}
     settings["model_options"] = ", ".join(f"{key}={value}" for key, value in spec.cell.model_options.items())
     if ARMS[spec.arm].estimator:
@@ -193,7 +193,7 @@ def as_table(settings: Mapping[str, Any]) -> str:
 
 
 def draw_heat_map(curve: Sequence[dict[str, Any]], name: str) -> Figure:
-    """MI of each successive pair (rows, from the input down) by step, with the run's name on it."""
+    """Draw the MI of each successive pair (rows, from the input down) by step, titled with the run's name."""
     from matplotlib.figure import Figure
 
     pairs = list(curve[0]["mi"])
@@ -211,7 +211,7 @@ def draw_heat_map(curve: Sequence[dict[str, Any]], name: str) -> Figure:
 
 
 def draw_flow(curve: Sequence[dict[str, Any]], name: str, lines: int = 6) -> Figure:
-    """MI along the network, from the input to the output, at a few steps, with the run's name on it."""
+    """Draw the MI along the network, from input to output, at a few steps, titled with the run's name."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -231,7 +231,7 @@ def draw_flow(curve: Sequence[dict[str, Any]], name: str, lines: int = 6) -> Fig
 
 
 class NoTracker:
-    """Stands in where another process writes the curves."""
+    """Replaces the tracker if another process writes the curves."""
 
     def log(self, point: dict[str, Any]) -> None:
         """Do nothing."""

@@ -1,1 +1,1 @@
-"""What a study is: cells, arms and seeds, the metric, named studies, the choice of learning rates."""
+"""Definition of a study: cells, arms and seeds, the metric, named studies, the choice of learning rates."""

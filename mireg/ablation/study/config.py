@@ -1,4 +1,4 @@
-"""What a study is: cells, arms and seeds."""
+"""Definition of a study: cells, arms and seeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names that may become part of a path."""
 
 MOST_SEEDS = 10_000
-"""A larger number is a slip of the keyboard."""
+"""A larger number is taken for a typing error."""
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
 SCHEDULES = ("constant", "cosine", "linear")
@@ -29,40 +29,40 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Cell:
-    """A network on a data set, with the target to reach and the steps it may take.
+    """A network on a data set, with a target and a budget of steps.
 
     Attributes:
-        name: in tables, paths and TensorBoard.
-        dataset: a name that :func:`mireg.ablation.data.load` knows.
+        name: the name in tables, paths and TensorBoard.
+        dataset: a data set name for :func:`mireg.ablation.data.load`.
         model: a name that the caller's model builder knows.
-        model_options: of that model, where they differ from its defaults.
-        target: of the metric on validation data, in its own unit; if None, speed is not compared.
+        model_options: options of the model, where they differ from its defaults.
+        target: target of the metric on validation data, in its own unit; if None, speed is not compared.
         steps: budget of one run.
         batch_size: samples per step.
         eval_every: steps between evaluations.
-        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"`` with Nesterov's momentum, or ``"muon"`` for the matrices of
+        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"`` with Nesterov momentum, or ``"muon"`` for the matrices of
             hidden layers with AdamW for the rest.
-        lr: learning rate, at its highest.
-        schedule: of the learning rate: ``"constant"``, or ``"cosine"`` or ``"linear"`` down to 0 at the budget.
-        warmup_steps: steps in which the learning rate rises from 0.
-        weight_decay: of parameters of at least two dimensions.
-        momentum: of SGD.
-        betas: of Adam and AdamW.
+        lr: peak learning rate.
+        schedule: learning-rate schedule: ``"constant"``, or ``"cosine"`` or ``"linear"`` down to 0 at the budget.
+        warmup_steps: steps over which the learning rate rises from 0.
+        weight_decay: weight decay of parameters with at least two dimensions.
+        momentum: momentum of SGD.
+        betas: betas of Adam and AdamW.
         augment: ``"none"``, or ``"flip-crop"`` for images.
-        precision: of the forward pass: ``"float32"``, ``"bfloat16"`` or ``"float16"``, the latter with loss scaling.
+        precision: precision of the forward pass: ``"float32"``, ``"bfloat16"``, or ``"float16"`` with loss scaling.
         compile: train with ``torch.compile``.
-        arm_lr: learning rates of arms whose own tuning gave another one.
+        arm_lr: learning rates of arms that were tuned to a different one.
         lr_divisor: the learning rate is divided by it once more per layer towards the input.
         metric: ``"accuracy"`` or ``"loss"``.
-        diagnostics: measure what :func:`mireg.ablation.training.diagnose.diagnose` does at each evaluation.
-        arms: of this cell; overrides the study's.
+        diagnostics: run :func:`mireg.ablation.training.diagnose.diagnose` at each evaluation.
+        arms: arms of this cell; overrides the study's.
         seeds: number of seeds of this cell; overrides the study's.
         tuning_steps: budget of a tuning run, if smaller than that of a run.
         tuning_lrs: learning rates to choose from; overrides the study's.
-        arm_tuning_lrs: the same of arms with another optimizer, whose rates are of another size: as many as the others
-            have.
-        budget_of: name of the cell that this one is on another budget, with the baseline alone: from it the steps that
-            an arm saves are read (:func:`mireg.ablation.report.saved.steps_saved`).
+        arm_tuning_lrs: the same for arms with a different optimizer, whose rates have a different scale; all arms must
+            have the same number of rates.
+        budget_of: name of the cell that this one repeats with a different budget and only the baseline, to compute the
+            steps that an arm saves (:func:`mireg.ablation.report.saved.steps_saved`).
     """
 
     name: str
@@ -129,12 +129,12 @@ class Cell:
 
     @property
     def measured(self) -> Metric:
-        """The metric and which way is better."""
+        """The metric and its direction."""
         return Metric(self.metric, MODES[self.metric])
 
     @property
     def context(self) -> int:
-        """Characters of a text that the network sees at once."""
+        """Context length in characters, for text."""
         try:
             return int(self.model_options.get("context", CONTEXT))
         except ValueError:
@@ -145,7 +145,7 @@ class Cell:
         return self.arm_lr.get(arm, self.lr)
 
     def as_trained(self, name: str) -> Cell:
-        """The cell with what an arm changes about it."""
+        """The cell with the changes that an arm makes."""
         arm = named_arm(name)
         divisor = self.lr_divisor if arm.lr_divisor is None else arm.lr_divisor
         return replace(
@@ -158,12 +158,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How every arm of every cell gets its learning rate: the same grid and the same seeds for all.
+    """Settings for tuning the learning rate of every arm of every cell, with the same grid and seeds for all.
 
     Attributes:
-        lrs: to choose from.
-        seeds: number of seeds, counted from ``first_seed``; the study's own runs don't use them.
-        first_seed: of the tuning runs.
+        lrs: learning rates to choose from.
+        seeds: number of seeds, counted from ``first_seed``; the study's own runs do not use them.
+        first_seed: first seed of the tuning runs.
     """
 
     lrs: tuple[float, ...]
@@ -178,7 +178,7 @@ class Tuning:
 
     @property
     def seed_numbers(self) -> range:
-        """The seeds."""
+        """The seeds of the tuning runs."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
 
@@ -187,13 +187,13 @@ class Study:
     """Cells x arms x seeds: every arm of a cell starts from the same weights and sees the same batches.
 
     Attributes:
-        name: of the study.
-        cells: tasks.
+        name: name of the study.
+        cells: the cells.
         arms: see :data:`mireg.ablation.arms.ARMS`.
         seeds: number of seeds, counted from ``first_seed``.
-        first_seed: so that final runs can keep clear of the seeds that settings were chosen on.
+        first_seed: lets final runs avoid the seeds on which settings were chosen.
         term: settings of the MI term.
-        tuning: of the learning rates; None takes those of the cells.
+        tuning: tuning of the learning rates; None uses those of the cells.
     """
 
     name: str
@@ -219,7 +219,7 @@ class Study:
 
     @property
     def seed_numbers(self) -> range:
-        """The seeds of the cell that has most."""
+        """The seeds of the cell with the most seeds."""
         return range(self.first_seed, self.first_seed + max(self.seeds_of(cell) for cell in self.cells))
 
     @property
@@ -236,12 +236,12 @@ class Study:
         return self.seeds if cell.seeds is None else cell.seeds
 
     def lrs_of(self, cell: Cell, arm: str) -> tuple[float, ...]:
-        """The learning rates that an arm of a cell is tuned over."""
+        """The learning rates among which an arm of a cell is tuned."""
         assert self.tuning is not None
         return cell.arm_tuning_lrs.get(arm) or cell.tuning_lrs or self.tuning.lrs
 
     def runs(self, cells: Iterable[Cell] | None = None) -> list[RunSpec]:
-        """Every run, of some of the cells, the seeds outermost so that an interrupted study holds whole pairs."""
+        """All runs, or those of some cells, ordered by seed first, so that an interrupted study has complete pairs."""
         chosen = self.cells if cells is None else tuple(cells)
         return [
             RunSpec(cell.as_trained(arm), arm, seed, self.term)
@@ -252,7 +252,7 @@ class Study:
         ]
 
     def tuning_runs(self, cell: Cell) -> list[RunSpec]:
-        """The runs on which the learning rates of a cell's arms are chosen."""
+        """The runs for choosing the learning rates of a cell's arms."""
         assert self.tuning is not None
         steps = min(cell.steps, cell.tuning_steps or cell.steps)
         return [
@@ -268,11 +268,11 @@ class RunSpec:
     """One training run.
 
     Attributes:
-        cell: as the arm has it, see :meth:`Cell.as_trained`.
-        arm: its name.
-        seed: of the weights and of the order of the data.
+        cell: the cell with the arm's changes, see :meth:`Cell.as_trained`.
+        arm: name of the arm.
+        seed: seed of the weights and of the order of the data.
         term: settings of the MI term.
-        tuning: the run is there to choose a learning rate: it ends at the target, and never sees the test set.
+        tuning: whether the run serves to choose a learning rate: it ends at the target and never uses the test set.
     """
 
     cell: Cell
@@ -288,7 +288,7 @@ class RunSpec:
 
     @property
     def path(self) -> str:
-        """Its name in TensorBoard and in messages."""
+        """The run's name in TensorBoard and in messages."""
         if self.tuning:
             return f"tuning/{self.cell.name}/{self.arm}/lr-{self.lr!r}/seed-{self.seed}"
         return f"{self.cell.name}/{self.arm}/seed-{self.seed}"
@@ -309,4 +309,4 @@ def _check_seeds(seeds: int) -> None:
 
 
 def _check_name(what: str, name: str) -> None:
-    check(what, name, NAME.fullmatch(name) is not None, "use letters, digits, '.', '_' and '-' alone")
+    check(what, name, NAME.fullmatch(name) is not None, "use letters, digits, '.', '_' and '-' only")

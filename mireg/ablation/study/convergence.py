@@ -1,6 +1,6 @@
-"""The study that settles where the term helps and where it does not.
+"""The study of where the term helps and where it does not.
 
-Seven cells to rescue (R) and seven that train well (H) on one recipe, and seven (P) on the recipes that people use.
+Seven cells to rescue (R) and seven that train well (H) with one recipe, and seven (P) with common recipes.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from mireg.ablation.study.config import Cell, Study, Tuning
 TERM = ("none", "mi")
 
 CONTROLS = ("target-shuffled", "mi-label-free", "pairs-shuffled")
-"""What the term is without the target, or without anything to reward."""
+"""The term without the target, or without anything to reward."""
 
 RIVALS = ("deep-supervision", "last-layer", "lbe")
-"""Other terms."""
+"""Other loss terms."""
 
 REMEDIES = ("batchnorm", "residual", "he", "orthogonal", "lsuv", "layerwise-lr")
-"""What one would do instead."""
+"""Standard alternatives to the term."""
 
 ESTIMATORS = ("kde", "binning")
-"""The term with other estimators, where it has a target too."""
+"""The term with other estimators, also with a target."""
 
 HEALTHY = (*TERM, "target-shuffled", "deep-supervision", "last-layer")
-"""Arms of the cells that train by themselves."""
+"""Arms of the cells that train well without help."""
 
 HEAVY = (*TERM, "target-shuffled", "deep-supervision")
 """Arms of the cells whose runs take minutes."""
 
 BUDGETS = {"60": 0.6, "80": 0.8}
-"""Shorter schedules of the baseline, from which the steps that an arm saves are read, and their share of the steps."""
+"""Shorter schedules of the baseline, as fractions of the steps, to compute the steps that an arm saves."""
 
 
 def _cell(name: str, model: str, target: float, steps: int, arms: tuple[str, ...], **options: Any) -> Cell:
@@ -51,13 +51,13 @@ def _heavy(name: str, model: str, target: float, steps: int, arms: tuple[str, ..
     )
 
 
-def _beside(*same: str) -> tuple[str, ...]:
-    """All arms but the remedies that the cell has already."""
+def _arms_except(*same: str) -> tuple[str, ...]:
+    """All arms except the remedies that the cell already uses."""
     return (*TERM, *CONTROLS, *RIVALS, *(arm for arm in REMEDIES if arm not in same))
 
 
 def _recipe(name: str, dataset: str, model: str, steps: int, arms: tuple[str, ...], **recipe: Any) -> tuple[Cell, ...]:
-    """A cell that is compared at the end of its schedule, warm-up and cosine, and the baseline on shorter ones."""
+    """A cell compared at the end of its schedule (warm-up and cosine), and its baseline with shorter schedules."""
     heavy = "seeds" not in recipe
     seeds = recipe.pop("seeds", 5)
     cells = []
@@ -83,7 +83,7 @@ def _recipe(name: str, dataset: str, model: str, steps: int, arms: tuple[str, ..
 
 
 # Muon runs in P3 and P6: torch.optim.Muon works in bfloat16, which most CPUs emulate, and then takes a second per step
-# on the matrices of P4 and P5. It has none between the first and the last layer of P1, P2 and P7.
+# on the matrices of P4 and P5. P1, P2 and P7 have no matrices between their first and last layers.
 
 SGD: dict[str, Any] = {
     "optimizer": "sgd",
@@ -91,10 +91,10 @@ SGD: dict[str, Any] = {
     "augment": "flip-crop",
     "tuning_lrs": (0.02, 0.05, 0.1),
 }
-"""Momentum 0.9, Nesterov; flips and crops."""
+"""SGD with Nesterov momentum 0.9; flips and crops."""
 
 ADAMW_LRS = (1e-3, 3e-3, 1e-2)
-"""Tried where AdamW takes larger steps than the grid of the other cells allows."""
+"""Learning rates for cells where AdamW can use larger ones than in the default grid."""
 
 CONVERGENCE = Study(
     name="convergence",
@@ -104,17 +104,25 @@ CONVERGENCE = Study(
             "mlp",
             0.75,
             6000,
-            (*_beside("orthogonal"), *ESTIMATORS),
+            (*_arms_except("orthogonal"), *ESTIMATORS),
             depth=10,
             width=128,
             activation="sigmoid",
             init="orthogonal",
         ),
         _cell(
-            "R2", "mlp", 0.70, 1500, _beside("orthogonal"), depth=20, width=128, activation="sigmoid", init="orthogonal"
+            "R2",
+            "mlp",
+            0.70,
+            1500,
+            _arms_except("orthogonal"),
+            depth=20,
+            width=128,
+            activation="sigmoid",
+            init="orthogonal",
         ),
-        _cell("R3", "mlp", 0.75, 1500, (*_beside(), *ESTIMATORS), depth=30, width=128),
-        _cell("R4", "mlp", 0.75, 1000, _beside(), depth=100, width=128),
+        _cell("R3", "mlp", 0.75, 1500, (*_arms_except(), *ESTIMATORS), depth=30, width=128),
+        _cell("R4", "mlp", 0.75, 1000, _arms_except(), depth=100, width=128),
         _cell(
             "R5",
             "mlp",

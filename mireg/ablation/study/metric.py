@@ -1,4 +1,4 @@
-"""What is compared: a number of validation data, and which way is better."""
+"""The compared metric: a number measured on validation data, and its direction."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from mireg.ablation.errors import check
 
 MODES = {"accuracy": "max", "loss": "min"}
-"""Of the metrics that the trainer takes itself."""
+"""Directions of the metrics that the built-in trainer measures."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, its place in results and how it is written.
+    """A metric, its keys in results and its format.
 
     Attributes:
-        name: of it.
-        mode: ``"max"`` where more is better, ``"min"`` where less is.
+        name: name of the metric.
+        mode: ``"max"`` if higher is better, ``"min"`` if lower is better.
     """
 
     name: str = "accuracy"
@@ -30,7 +30,7 @@ class Metric:
 
     @classmethod
     def of(cls, cell: Mapping[str, Any]) -> Metric:
-        """The metric of a cell in plain types; accuracy where it names none."""
+        """The metric of a cell in plain types; accuracy by default."""
         name = cell.get("metric", "accuracy")
         return cls(name, cell.get("mode") or MODES[name])
 
@@ -46,16 +46,16 @@ class Metric:
 
     @property
     def is_share(self) -> bool:
-        """Whether it lies between 0 and 1 and is read in per cent."""
+        """Whether it is between 0 and 1 and shown in per cent."""
         return self.name == "accuracy"
 
     @property
     def worst(self) -> float:
-        """Of a run that broke: 0 for a share, else infinitely bad."""
+        """The value of a failed run: 0 for a share, else infinitely bad."""
         return 0.0 if self.is_share else self.gain(-math.inf)
 
     def gain(self, difference: float) -> float:
-        """A difference, signed so that better is above 0."""
+        """A difference, signed so that an improvement is positive."""
         return difference if self.mode == "max" else -difference
 
     def reached(self, value: float, target: float) -> bool:
@@ -67,11 +67,11 @@ class Metric:
         return value >= target if self.mode == "max" else value <= target
 
     def show(self, value: float, digits: int = 0) -> str:
-        """A value as text, in its own unit.
+        """Format a value in its own unit.
 
         Args:
-            value: of the metric.
-            digits: after the point, in per cent.
+            value: value of the metric.
+            digits: decimal places of a percentage.
 
         >>> Metric("accuracy").show(0.801), Metric("loss", "min").show(1.23456)
         ('80%', '1.235')
@@ -85,7 +85,7 @@ ACCURACY = Metric()
 def to_target(
     curve: Iterable[dict[str, Any]], target: float | None, metric: Metric = ACCURACY
 ) -> dict[str, Any] | None:
-    """The first point of a curve after training began that is as good as the target; None if none is.
+    """The first point of a curve, after step 0, that is as good as the target; None if none is.
 
     >>> to_target([{"step": 0, "validation_accuracy": 0.1}, {"step": 25, "validation_accuracy": 0.8}], 0.75)["step"]
     25

@@ -16,13 +16,13 @@ DEMO = Study(
             target=0.8,
             steps=1500,
             batch_size=64,
-            # Picked per arm from 1e-3, 3e-3 and 1e-2 on seeds 0 and 1; none got nowhere at any of them.
+            # Chosen per arm from 1e-3, 3e-3 and 1e-2 on seeds 0 and 1; the arm "none" did not train with any of them.
             lr=1e-2,
             arm_lr={"none": 1e-3},
         ),
     ),
     arms=("none", "mi", "target-shuffled"),
-    seeds=6,  # the fewest with which the exact paired test can fall below 0.05
+    seeds=6,  # the minimum for the exact paired test to fall below 0.05
 )
 
 FASHION_SIGMOID10 = Study(

@@ -1,4 +1,4 @@
-"""Learning rates, chosen in the same way for every arm of a cell."""
+"""Choose learning rates in the same way for every arm of a cell."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from mireg.ablation.study.metric import Metric, to_target
 
 
 def choose(results: Iterable[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str, dict[str, Any]]:
-    """The best learning rate of each arm: fewest median steps to the target.
+    """Choose the best learning rate of each arm: the fewest median steps to the target.
 
-    A miss counts as infinitely late. Ties are broken by the better mean of the validation metric at the last
+    A miss counts as infinitely many steps. Ties are broken by the better mean of the validation metric at the last
     evaluation, then by the smaller rate. A run that diverged, or has no result, is a miss, with an accuracy of 0, or
     None for another metric.
 
     Args:
-        results: of one cell's tuning runs.
+        results: results of one cell's tuning runs.
 
     Returns:
-        By arm, the rate as ``lr``, and as ``tried``, by rate, ``steps`` to the target (None for a miss) and
-        the metric (as in ``accuracy``) of the runs in the order of ``results``.
+        For each arm, the chosen rate as ``lr``, and under ``tried``, for each rate, ``steps`` to the target (None for
+        a miss) and the metric (such as ``accuracy``) of the runs in the order of ``results``.
     """
     tried: dict[str, dict[str, dict[str, list[Any]]]] = {}
     metric = Metric()
@@ -46,5 +46,5 @@ def choose(results: Iterable[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str
 
 
 def _plain(value: float) -> float | None:
-    """As JSON can hold it."""
+    """The value as JSON can store it: None if not finite."""
     return value if math.isfinite(value) else None

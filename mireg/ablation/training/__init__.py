@@ -1,1 +1,1 @@
-"""One run: the loop, and what it is made of."""
+"""A single run: the training loop and its parts."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Batches(Iterator[Tensor]):
-    """Indices of one batch after another, each epoch in a new random order, short batches left out."""
+    """Iterates over batches of indices, each epoch in a new random order, without incomplete batches."""
 
     def __init__(self, samples: int, batch_size: int, seed: int) -> None:
         self.samples = samples

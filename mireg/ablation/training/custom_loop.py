@@ -20,8 +20,8 @@ from mireg.ablation.study.metric import Metric
 from mireg.ablation.training.window import clock
 
 
-class Broke(Exception):  # noqa: N818  # how a run ended, not an error of the program
-    """The metric of a run is no longer a finite number."""
+class Broke(Exception):  # noqa: N818  # an outcome of a run, not a program error
+    """The metric of a run is not finite."""
 
 
 class Run:
@@ -29,8 +29,8 @@ class Run:
 
     Attributes:
         arm: name of the arm.
-        seed: for random number generators that the loop creates itself.
-        device: to train on.
+        seed: seed for random number generators that the loop creates itself.
+        device: the device to train on.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Run:
         self._began = clock(device)
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network to train: itself in arm ``none``, wrapped as by :func:`mireg.wrap` in all others.
+        """Return the network to train: unchanged in arm ``none``, wrapped as by :func:`mireg.wrap` in all others.
 
         Args:
             network: the network; a second one adds its own term to :meth:`mi_loss`.
@@ -71,7 +71,7 @@ class Run:
         return term.model
 
     def mi_loss(self, target: Tensor | None = None) -> Tensor:
-        """The term to add to the loss after each training forward pass; 0 in arm ``none``.
+        """Compute the term to add to the loss after each training forward pass; 0 in arm ``none``.
 
         Args:
             target: the batch's target, as for ``model.mi_loss``.
@@ -92,13 +92,13 @@ class Run:
         return total
 
     def log(self, step: int, **numbers: float) -> None:
-        """Write numbers to TensorBoard; the metric among them is a point of the run's curve.
+        """Write numbers to TensorBoard; the metric, if given, becomes a point of the run's curve.
 
-        The time spent here does not count.
+        The time spent here is not counted.
 
         Args:
             step: training steps so far; it must increase from point to point.
-            **numbers: by name. The one with the name of the metric is compared.
+            **numbers: numbers by name. The one with the metric's name is compared.
 
         Raises:
             ValueError: if the step does not increase.

@@ -1,4 +1,4 @@
-"""Numbers too small for full precision."""
+"""Denormal numbers, which are too small for full precision."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Numbers too small for full precision count as 0 in this thread.
+    """Treat denormal numbers as 0 in this thread.
 
-    A dead network's gradients are such numbers, and a CPU takes five times as long over them.
+    A dead network's gradients are denormal, and a CPU takes five times as long to compute with them.
     """
     smallest = torch.tensor(torch.finfo(torch.float32).tiny)
     before = (smallest / 2).item() == 0

@@ -1,4 +1,4 @@
-"""The diagnostics of a training step, taken on a copy so that the run is as it would be without."""
+"""Diagnostics of a training step, computed on a copy so that they do not affect the run."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from mireg.layers import Taps
 from mireg.measure import measure
 
 SAMPLED = 4
-"""Layers looked at, evenly from the second to the last: the first has none below it."""
+"""Number of measured layers, evenly spaced from the second to the last: the first has no layer below it."""
 
 
-@torch.random.fork_rng()  # the run draws on as if nobody had looked
+@torch.random.fork_rng()  # leaves the run's random state unchanged
 def diagnose(
     term: LossTerm, optimizer: torch.optim.Optimizer, data: Dataset, batch_size: int, probe: int
 ) -> dict[str, float]:
-    """What one more step of training would do to the layers, by name for TensorBoard.
+    """Measure the effect of one more training step on the layers, by TensorBoard tag.
 
-    The step is the run's own, its term and the optimizer's state included, on the first training
-    samples; features are those of the first validation samples. Costs 10 to 25 steps of training.
+    The step includes the run's term and optimizer state and uses the first training
+    samples; features are those of the first validation samples. Costs as much as 10 to 25 training steps.
 
     Args:
-        term: of the arm, and with it the network.
-        optimizer: of the parameters.
-        data: on the network's device.
-        batch_size: of the step.
-        probe: validation samples.
+        term: the arm's term, with its network.
+        optimizer: the run's optimizer.
+        data: the data set, on the network's device.
+        batch_size: batch size of the step.
+        probe: number of validation samples.
     """
     inputs, targets = data.train.batch(slice(0, batch_size))
     samples = data.validation.batch(slice(0, probe))[0]
@@ -66,7 +66,7 @@ def diagnose(
 
     layers, moved = (_features(network, samples) for network in (before, after))
     for index in np.unique(np.linspace(1, len(layers) - 1, SAMPLED).astype(int)):
-        # The input comes first, so that this is what the layer of that index reads.
+        # The input comes first, so these are the features that the layer with this index receives.
         was, now = list(layers.values())[index], list(moved.values())[index]
         found[f"feature_drift/layer_{index:03d}"] = diagnostics.feature_drift(was, now)
         found[f"alignment_drift/layer_{index:03d}"] = diagnostics.alignment_drift(was, now)
@@ -77,7 +77,7 @@ def diagnose(
     found["gradients/mean_cosine_of_samples"] = diagnostics.mean_cosine(top)
     counts = [sum(old[name].numel() for name in layer) for layer in names[:-1]]
     pairs = measure(before, [samples])
-    if len(pairs) == len(counts):  # one weight between the layers of each pair, and the head after the last
+    if len(pairs) == len(counts):  # exactly one weight between the layers of each pair, and the head after the last
         effective = [diagnostics.effective_parameters(n, pair.nats) for n, pair in zip(counts, pairs, strict=True)]
         found["effective_parameters/share"] = sum(effective) / sum(counts)
     return {f"diagnostics_{tag}": value for tag, value in found.items() if np.isfinite(value)}
@@ -85,8 +85,8 @@ def diagnose(
 
 @torch.no_grad()
 def _features(network: nn.Module, samples: Tensor) -> dict[str, Any]:
-    """Outputs of the successive layers on the samples, as training sees them: normalised over this batch."""
-    torch.manual_seed(0)  # the same units dropped before and after
+    """Outputs of the successive layers on the samples in training mode: normalised over this batch."""
+    torch.manual_seed(0)  # the same dropout masks before and after
     taps = Taps(network)
     try:
         return taps.run(samples)[1]

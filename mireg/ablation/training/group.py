@@ -1,4 +1,4 @@
-"""The processes that train one run together: one, or as many as torchrun started."""
+"""The processes that train one run together: one, or all that torchrun started."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """Processes that share each batch and hold the same weights.
+    """Processes that share each batch and have the same weights.
 
-    With one process every method gives back what it is given.
+    With one process every method returns its argument.
 
     Attributes:
-        rank: of this process; rank 0 writes the files.
+        rank: rank of this process; rank 0 writes the files.
         size: number of processes.
-        device: of this process.
+        device: device of this process.
     """
 
     device: torch.device
@@ -41,15 +41,15 @@ class Group:
         return self.rank == 0
 
     def share(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch's indices, strided: the first rows of every part make up the batch's first."""
+        """This process's part of a batch's indices, strided: the first rows of all parts are the batch's first rows."""
         return batch[self.rank :: self.size]
 
     def join(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over the processes."""
+        """Wrap the model so that its gradients are averaged over the processes."""
         return DistributedDataParallel(model) if self.size > 1 else model
 
     def mean(self, value: Tensor) -> Tensor:
-        """Mean of a tensor over the processes, without gradient."""
+        """Mean of a tensor over the processes, without a gradient."""
         if self.size == 1:
             return value
         total = value.detach().clone()
@@ -75,9 +75,9 @@ class Group:
 
 @contextmanager
 def launched(device: torch.device) -> Iterator[Group]:
-    """The group that torchrun made this process part of; a group of one without torchrun.
+    """Join the group of processes that torchrun started; without torchrun, a group of one.
 
-    Source: the environment that https://docs.pytorch.org/docs/stable/elastic/run.html sets.
+    Source: the environment variables in https://docs.pytorch.org/docs/stable/elastic/run.html.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -88,8 +88,8 @@ def launched(device: torch.device) -> Iterator[Group]:
         torch.cuda.set_device(device)
     store, rank, _ = next(rendezvous("env://"))
     if size == int(os.environ["LOCAL_WORLD_SIZE"]):
-        # torchrun keeps the store through a restart, and in it where the processes listened that are gone
-        # (pytorch/pytorch#135712). Only on a single machine do all processes agree on this count.
+        # torchrun keeps the store through a restart, including the addresses of processes that are gone
+        # (pytorch/pytorch#135712). All processes agree on this count only on a single machine.
         store = dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)  # type: ignore[attr-defined]
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
@@ -100,7 +100,7 @@ def launched(device: torch.device) -> Iterator[Group]:
 
 
 def check_divides(batch_size: int, size: int) -> None:
-    """Refuse a batch that the processes cannot share evenly.
+    """Check that the processes can share a batch evenly.
 
     Raises:
         UserError: if they cannot.

@@ -1,4 +1,4 @@
-"""One training run, top to bottom."""
+"""The training loop of a single run."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from mireg.ablation.training.window import Window, clock
 from mireg.measure import NoPairsError, measure
 
 Build = Callable[[Cell, Dataset], nn.Module]
-"""Makes the network of a cell, freshly initialised from torch's global random-number stream."""
+"""Builds the network of a cell, freshly initialised with torch's global random number generator."""
 
 EXAMPLES = 8
-"""Training samples from which a term learns how many layers there are."""
+"""Number of training samples from which a term finds the layers."""
 
 PROBE = 128
-"""Validation samples on which the MI of every pair is measured, the same for every arm."""
+"""Number of validation samples on which the MI of every pair is measured, the same for every arm."""
 
 
 def train(
@@ -53,27 +53,27 @@ def train(
     tell: EventHandler,
     stop: Callable[[], bool],
 ) -> None:
-    """Train one arm of one cell from one seed, and write ``result.json`` into its folder.
+    """Train one arm of one cell with one seed, and write ``result.json`` into its folder.
 
-    The seed alone decides the initial weights and the order of the data, so that arms are paired.
-    Time is counted in training steps only; evaluation and logging stand outside it for every arm.
+    Only the seed determines the initial weights and the order of the data, so that arms are paired.
+    Only training steps are timed; for every arm the time excludes evaluation and logging.
     A loss or gradient that is not finite ends the run before the weights change; its result says where.
     A tuning run ends at the target.
 
     Args:
-        spec: what to train.
+        spec: the run to train.
         dataset: the data, on any device.
-        build: makes the network.
-        folder: of the run. A checkpoint found in it is resumed, bit for bit on a CPU.
+        build: builds the network.
+        folder: folder of the run. Training resumes from a checkpoint found there, bit-identically on a CPU.
         group: the processes that train it, and their device.
-        checkpoint_seconds: least time between checkpoints; 0 writes one at every step.
-        tell: told of progress.
-        stop: asked at every step whether to save and stop.
+        checkpoint_seconds: minimum time between checkpoints; 0 writes one at every step.
+        tell: receives the events.
+        stop: called at every step; returns whether to save and stop.
 
     Raises:
-        Stopped: if ``stop`` said so.
-        UserError: if the folder's checkpoint is of other settings.
-        OSError: if a file cannot be written; the last checkpoint is still there.
+        Stopped: if ``stop`` returned True.
+        UserError: if the checkpoint in the folder has other settings.
+        OSError: if a file cannot be written; the last checkpoint is kept.
     """
     cell, data, device = spec.cell, dataset.to(group.device), group.device
     metric = cell.measured
@@ -111,7 +111,7 @@ def train(
     saved_at = time.monotonic()
     with closing(Tracker(folder, spec, start) if group.writes else NoTracker()) as tracker:
         for step in range(start, cell.steps + 1):
-            evaluated = bool(curve) and curve[-1]["step"] == step  # and then saved, and resumed here
+            evaluated = bool(curve) and curve[-1]["step"] == step  # resumed from a checkpoint saved after evaluation
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:
                 plane = looks_inside(spec, step, curve)
                 point = {"step": step, "seconds": round(seconds, 4), **evaluate(network, data, spec, plane=plane)}
@@ -164,7 +164,7 @@ def train(
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
             took = clock(device) - began
-            if group.any(not is_finite(loss, network, scaler)):  # off the clock, as evaluation is
+            if group.any(not is_finite(loss, network, scaler)):  # not timed, like evaluation
                 failure = group.first(find_nonfinite(step, spec.arm, task, loss, term, (data.task, inputs, targets)))
                 break
             began = clock(device)
@@ -201,9 +201,9 @@ def train(
 
 
 def looks_inside(spec: RunSpec, step: int, curve: list[dict[str, Any]]) -> bool:
-    """Whether an evaluation also measures the information plane: whenever the steps have doubled, and in the end.
+    """Whether an evaluation also measures the information plane: whenever the steps have doubled, and at the end.
 
-    It costs as much as a few dozen steps of a deep network, so that runs of the baseline and of the term alone have it.
+    It costs as much as a few dozen steps of a deep network, so only runs of the baseline and of the MI term have it.
     """
     if spec.tuning or not (spec.arm == BASELINE or ARMS[spec.arm].estimator):
         return False
@@ -212,11 +212,11 @@ def looks_inside(spec: RunSpec, step: int, curve: list[dict[str, Any]]) -> bool:
 
 
 def evaluate(network: nn.Module, data: Dataset, spec: RunSpec, *, plane: bool = False) -> dict[str, Any]:
-    """The validation metric, and what the layers tell, in nats, on the probe samples.
+    """Measure the validation metric, and the information in the layers (nats) on the probe samples.
 
     Returns:
-        The metric; as ``mi`` the MI of every successive pair, where it is finite; and as ``plane``, if asked for, layer
-        by layer what it tells about the ``target`` and about the ``input`` (:class:`mireg.measure.LayerRecord`).
+        The metric; as ``mi`` the MI of every pair of successive layers, if finite; and as ``plane``, if requested, each
+        layer's information about the ``target`` and about the ``input`` (:class:`mireg.measure.LayerRecord`).
     """
     metric = spec.cell.measured
     value = score(network, data.validation, data.task, metric.name)
@@ -225,7 +225,7 @@ def evaluate(network: nn.Module, data: Dataset, spec: RunSpec, *, plane: bool = 
     probe = data.validation.batch(slice(0, PROBE))
     try:
         found = measure(network, [probe], layers=spec.term.layer_spec, permutations=0, target=plane)
-    except NoPairsError:  # a network of one layer can be trained all the same
+    except NoPairsError:  # a network of one layer can still be trained
         return {metric.validation: value, "mi": {}}
     point: dict[str, Any] = {
         metric.validation: value,
@@ -240,7 +240,7 @@ def evaluate(network: nn.Module, data: Dataset, spec: RunSpec, *, plane: bool = 
 
 
 def _finite_or_none(value: float) -> float | None:
-    """As JSON can hold it."""
+    """The value as JSON can store it: None if not finite."""
     return value if math.isfinite(value) else None
 
 

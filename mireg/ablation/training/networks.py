@@ -1,4 +1,4 @@
-"""Networks from outside: a user's own, timm's and torchvision's."""
+"""External networks: a user's own, timm's and torchvision's."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ FORMS = {
     "timm:NAME": "a model of timm",
     "torchvision:NAME": "a model of torchvision",
 }
-"""What can be named beside the networks that the caller knows."""
+"""Accepted names in addition to the networks that the caller knows."""
 
 GIVEN = ("input_shape", "outputs")
-"""Parameters of a factory that are filled in."""
+"""Parameters of a factory that are filled in automatically."""
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a name is of one of these forms."""
+    """Whether a name has one of these forms."""
     kind, colon, rest = name.partition(":")
     return bool(kind and colon and rest)
 
 
 def build_cell(cell: Cell, dataset: Dataset) -> nn.Module:
-    """The network of a cell that names one from outside."""
+    """Build the network of a cell that names an external one."""
     return build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
 
 
 def build(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """A freshly initialised network.
+    """Build a freshly initialised network.
 
     Args:
         name: ``"package.module:factory"``, ``"timm:NAME"`` or ``"torchvision:NAME"``.
-        options: for the factory; text is read as a Python literal where it is one.
-        input_shape: of one sample; of it timm is told the number of channels.
-        outputs: of the network.
+        options: options of the factory; text that is a Python literal is converted.
+        input_shape: shape of one sample; timm receives only the number of channels.
+        outputs: number of outputs of the network.
 
     Raises:
-        UserError: if there is no such network, or an option that it lacks or does not take. Errors inside
-            a factory come through as they are.
+        UserError: if there is no such network, or an option is missing or unknown. Errors inside
+            a factory are not changed.
     """
     kind, _, rest = name.partition(":")
     values = {key: _value(value) for key, value in options.items()}
@@ -69,7 +69,7 @@ def build(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...], o
 
 
 def _call(name: str, factory: Callable[..., Any], values: dict[str, Any], given: dict[str, Any]) -> Any:
-    """What a factory returns for the parameters that it has."""
+    """Call a factory with the parameters that it has."""
     signature = inspect.signature(factory)
     bound = signature.bind_partial()
     rest = dict(values)
@@ -117,7 +117,7 @@ def _torchvision(name: str, model: str, values: dict[str, Any], outputs: int) ->
 
 
 def _value(value: Any) -> Any:
-    """Text as the value that it stands for.
+    """Convert text to the value that it represents.
 
     >>> [_value(text) for text in ("4", "0.5", "true", "gelu", "(1, 2)")]
     [4, 0.5, True, 'gelu', (1, 2)]

@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite: whether, and which part of the loss it came from."""
+"""Detect a loss or gradient that is not finite, and find the part of the loss that caused it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mireg.ablation.training.tasks import task_loss
 
 
 def is_finite(loss: Tensor, network: nn.Module, scaler: torch.amp.GradScaler) -> bool:
-    """Whether the loss and the norm of its gradient are finite: one wait for the device, not two.
+    """Whether the loss and the norm of its gradient are finite, with a single wait for the device.
 
-    With loss scaling a gradient that is not is an everyday matter: its step is skipped and the scale halved.
+    With loss scaling, only the loss is checked: a non-finite gradient is normal, skips its step and halves the scale.
     """
     if scaler.is_enabled():
         return bool(torch.isfinite(loss.detach()))
@@ -28,7 +28,7 @@ def _gradients(network: nn.Module) -> list[Tensor]:
 def find_nonfinite(
     step: int, arm: str, task: Tensor, loss: Tensor, term: LossTerm, batch: tuple[str, Tensor, Tensor]
 ) -> str | None:
-    """Which part of the loss or its gradient broke in this process, where and in which arm; None if none did."""
+    """Say which part of the loss or its gradient is not finite in this process, at which step and arm; None if none."""
     where = f"step {step}, arm {arm}"
     if not torch.isfinite(task):
         return f"{where}: the task loss is {task.item()}; a lower learning rate may help"

@@ -1,4 +1,4 @@
-"""How a network is trained: optimizer, learning-rate schedule, augmentation, precision."""
+"""The training recipe: optimizer, learning-rate schedule, augmentation, precision."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from mireg.ablation.study.config import Cell
 from mireg.diagnostics import layer_parameters
 
 MUON_MOMENTUM = 0.95
-"""As published; ``momentum`` is that of SGD."""
+"""The published value; ``Cell.momentum`` is that of SGD."""
 
 
 def make_optimizer(
     network: nn.Module, cell: Cell, arm: str, others: Sequence[nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
-    """The optimizer of a cell, over the network's parameters.
+    """Create the optimizer of a cell for the network's parameters.
 
-    Weight decay acts on parameters of at least two dimensions alone: biases and normalisation are left out.
+    Weight decay applies only to parameters with at least two dimensions, not to biases and normalisation.
 
     Args:
-        network: to train.
-        cell: its recipe.
-        arm: whose learning rate is taken.
-        others: parameters that an arm trains beside the network's.
+        network: the network to train.
+        cell: the cell with its recipe.
+        arm: the arm whose learning rate is used.
+        others: parameters that an arm trains in addition to the network's.
     """
     parameters = dict(network.named_parameters())
     layers = layer_parameters(network) if cell.lr_divisor > 1 else [list(parameters)]
@@ -45,7 +45,7 @@ def make_optimizer(
         case "adamw":
             optimizer = torch.optim.AdamW(groups, betas=cell.betas)
         case "muon":
-            optimizer = cast(torch.optim.Optimizer, HiddenMuon(network, groups, cell))  # it has all that a run calls
+            optimizer = cast(torch.optim.Optimizer, HiddenMuon(network, groups, cell))  # has all methods a run calls
         case _:
             optimizer = torch.optim.Adam(groups, betas=cell.betas)
     for group in optimizer.param_groups:
@@ -54,7 +54,7 @@ def make_optimizer(
 
 
 def _decayed(parameters: Sequence[nn.Parameter], lr: float, decay: float) -> list[dict[str, Any]]:
-    """Groups of the parameters that decay and those that do not; one where nothing does."""
+    """Groups of the parameters with and without weight decay; a single group if there is no decay."""
     if not decay:
         return [{"params": list(parameters), "lr": lr, "weight_decay": 0.0}]
     parts = ([p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2])
@@ -66,15 +66,15 @@ def _decayed(parameters: Sequence[nn.Parameter], lr: float, decay: float) -> lis
 class HiddenMuon:
     """Muon for the matrices of hidden layers, AdamW for all other parameters, at the same learning rate.
 
-    Embeddings, the first and the last layer, biases, normalisation and convolutions are AdamW's.
+    AdamW trains embeddings, the first and the last layer, biases, normalisation and convolutions.
 
     Args:
-        network: to train.
-        groups: its parameters, and others.
-        cell: its recipe.
+        network: the network to train.
+        groups: parameter groups of the network, and others.
+        cell: the cell with its recipe.
 
-    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; the step is scaled to
-    AdamW's size after Liu et al., Muon is scalable for LLM training, 2025.
+    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; Liu et al., Muon is
+    scalable for LLM training, 2025, for scaling the step to AdamW's size.
     """
 
     def __init__(self, network: nn.Module, groups: Iterable[dict[str, Any]], cell: Cell) -> None:
@@ -94,31 +94,31 @@ class HiddenMuon:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Of both."""
+        """Parameter groups of both optimizers."""
         return [group for part in self._parts for group in part.param_groups]
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for part in self._parts:
             part.zero_grad()
 
     def step(self) -> None:
-        """Change the parameters."""
+        """Update the parameters."""
         for part in self._parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Of both."""
+        """State of both optimizers."""
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore the state returned by :meth:`state_dict`."""
         for part, saved in zip(self._parts, state["parts"], strict=True):
             part.load_state_dict(saved)
 
 
 def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
-    """The matrices between the first and the last layer of a network, in the order of registration.
+    """The matrices between the first and the last layer of a network, in registration order.
 
     >>> [tuple(p.shape) for p in hidden_matrices(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4), nn.Linear(4, 5)))]
     [(4, 3)]
@@ -135,7 +135,7 @@ def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
 
 
 def lr_factor(cell: Cell, step: int) -> float:
-    """What the learning rate is multiplied by at a step: a linear warm-up, then the schedule down to 0 at the budget.
+    """Factor on the learning rate at a step: a linear warm-up, then the schedule down to 0 at the budget.
 
     >>> cell = Cell("cell", "digits", "mlp", 0.8, steps=10, schedule="linear", warmup_steps=4)
     >>> [round(lr_factor(cell, step), 2) for step in range(10)]
@@ -150,30 +150,30 @@ def lr_factor(cell: Cell, step: int) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to so many times its first one."""
+    """Set every group's learning rate to ``factor`` times its initial one."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
 
 
 class FlipCrop:
-    """Every other image mirrored, and each moved by up to an eighth of its side, zeros coming in.
+    """Flips each image with probability 1/2, and shifts it by up to an eighth of its side with zero padding.
 
-    It draws from a stream of its own, so that all arms of a seed see the same images.
+    It has its own random number generator, so that all arms of a seed see the same images.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed + 2**32)  # not the stream that orders the batches
+        self._generator = torch.Generator().manual_seed(seed + 2**32)  # differs from the generator for batch order
 
     def __call__(self, images: Tensor, size: int, share: Callable[[Tensor], Tensor]) -> Tensor:
-        """Augmented images.
+        """Augment images.
 
         Args:
-            images: (n, channels, height, width) of this process.
-            size: of the whole batch.
-            share: this process's part of what is drawn for the whole batch.
+            images: (n, channels, height, width), this process's part of the batch.
+            size: size of the whole batch.
+            share: selects this process's part of the random draws for the whole batch.
         """
         n, channels, height, width = images.shape
         far = (height // 8, width // 8)
@@ -191,11 +191,11 @@ class FlipCrop:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is."""
+        """State of the generator."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the stream back."""
+        """Restore the state of the generator."""
         self._generator.set_state(state["generator"].cpu())
 
 
@@ -203,5 +203,5 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 def autocast(cell: Cell, device: torch.device) -> torch.autocast:
-    """The precision of the forward pass and the task's loss."""
+    """Context with the precision of the forward pass and the task's loss."""
     return torch.autocast(device.type, PRECISIONS[cell.precision], enabled=cell.precision != "float32")

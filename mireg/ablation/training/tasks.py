@@ -1,4 +1,4 @@
-"""What each task asks of a network: the shape of its outputs, the loss, and the metric."""
+"""Requirements of each task: the shape of the outputs, the loss and the metric."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ METRICS = {
     REGRESSION: ("loss",),
     NEXT_TOKEN: ("loss", "accuracy"),
 }
-"""By task, the metrics that it has; the first is the default."""
+"""Metrics of each task; the first is the default."""
 
 
 def task_loss(task: str, outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy, over samples or over all tokens; mean squared error in regression.
 
     Args:
-        task: of the data set.
+        task: task of the data set.
         outputs: (n, classes), (n, k) or (n, positions, vocabulary).
         targets: (n,) int64, (n, k) float, or (n, positions) int64.
 
@@ -35,10 +35,10 @@ def task_loss(task: str, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def check_outputs(dataset: Dataset, outputs: object, samples: int) -> None:
-    """Check that a network gives what the task needs.
+    """Check that a network's outputs have the shape the task needs.
 
     Raises:
-        ValueError: if it does not, with both shapes.
+        ValueError: if they do not, with both shapes.
     """
     places = dataset.input_shape if dataset.task == NEXT_TOKEN else ()
     wanted = (samples, *places, dataset.outputs)
@@ -52,14 +52,14 @@ def check_outputs(dataset: Dataset, outputs: object, samples: int) -> None:
 
 @torch.no_grad()
 def score(network: nn.Module, split: Split, task: str, metric: str, chunk: int = 1000) -> float:
-    """A metric over all samples of a split, in evaluation mode.
+    """Compute a metric over all samples of a split, in evaluation mode.
 
     Args:
-        network: on the split's device; left in training mode.
-        split: samples.
-        task: of the data set.
-        metric: ``"accuracy"``, the share of classes or tokens whose output is the largest, or ``"loss"``.
-        chunk: samples at a time.
+        network: the network, on the split's device; left in training mode.
+        split: the samples.
+        task: task of the data set.
+        metric: ``"accuracy"``, the fraction of samples or tokens whose class has the largest output, or ``"loss"``.
+        chunk: number of samples at a time.
     """
     network.eval()
     total, count = 0.0, 0

@@ -1,4 +1,4 @@
-"""What is known of the steps between two evaluations."""
+"""Statistics of the steps between two evaluations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has finished its work."""
+    """Current time in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -28,7 +28,7 @@ class Window:
         self._losses.append(task.detach())
         if term is not None:
             size = term.detach().abs()
-            # A network that is sure of a whole batch has a task loss of exactly 0, and a decayed term is 0 too.
+            # If the network is certain about a whole batch, the task loss is exactly 0, and a decayed term is 0 too.
             self._shares.append(size / (size + task.detach().abs()).clamp_min(torch.finfo(size.dtype).tiny))
         self._times.append(seconds)
 

@@ -1,4 +1,4 @@
-"""A study's results in a form that is small enough to be kept with the source.
+"""Archive a study's results in a form small enough to keep with the source.
 
 python -m eval.report DIR --archive TARGET
 """
@@ -18,30 +18,30 @@ from mireg.ablation.storage.provenance import BY_CELL, RECORD, TUNING, differenc
 from mireg.ablation.study.metric import Metric
 
 KEPT = ("step", "seconds", "step_ms")
-"""Of each point of a curve, beside the metric."""
+"""Keys kept of each point of a curve, in addition to the metric."""
 
 
 def add(folder: Path, target: Path) -> None:
-    """Put the cells of a study's folder into an archive, in place of what it held of them.
+    """Add the cells of a study's folder to an archive, replacing earlier results of these cells.
 
-    The archive keeps a line per run, with its specification, the curve of its metric and, of the baseline and the term,
-    the information plane, without weights and MI; how the learning rates were chosen; and what the study's record says,
-    without the host's name and the paths. The same runs give the same bytes.
+    The archive has a line per run, with its specification, the curve of its metric and, for the baseline and the term,
+    the information plane, but no weights or MI; how the learning rates were chosen; and the study's record without host
+    name and paths. The same runs give the same bytes.
 
     Args:
-        folder: of the study.
-        target: of the archive, made if need be; its other cells stay.
+        folder: folder of the study.
+        target: folder of the archive, created if necessary; its other cells are kept.
 
     Raises:
-        FileNotFoundError: if the study holds no finished run.
-        ValueError: if the archive is of another study, or of one that was tuned otherwise.
+        FileNotFoundError: if the study has no finished run.
+        ValueError: if the archive belongs to another study, or to one with different tuning.
     """
     fresh = [_lean(result) for result in load_results(folder)]
     cells = sorted({result["cell"] for result in fresh})
     record = _merged(read_json(target / RECORD) or {}, read_json(folder / RECORD) or {"study": folder.name}, cells)
     old = read_lines(target / ARCHIVE) if (target / ARCHIVE).exists() else []
     results = [*fresh, *(result for result in old if result["cell"] not in cells)]
-    results.sort(key=lambda result: (result["cell"], result["arm"], f"seed-{result['seed']}"))  # as the folders sort
+    results.sort(key=lambda result: (result["cell"], result["arm"], f"seed-{result['seed']}"))  # in folder order
     lines = "".join(json.dumps(result, allow_nan=False, separators=(",", ":")) + "\n" for result in results)
     chosen = read_tuning(folder)
     tuning = {**read_tuning(target), **{cell: chosen[cell] for cell in cells if cell in chosen}}
@@ -60,14 +60,14 @@ def _lean(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """The information plane to a thousandth of a nat; all else as it is."""
+    """Round the information plane to a thousandth of a nat; other values are unchanged."""
     if not isinstance(value, dict):
         return value
     return {key: [None if nats is None else round(nats, 3) for nats in of] for key, of in value.items()}
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]) -> dict[str, Any]:
-    """The record of an archive with that of the study whose cells are added."""
+    """Merge the record of an archive with that of the study whose cells are added."""
     if old and old["study"] != new["study"]:
         raise ValueError(f"the archive is of the study {old['study']!r}, not {new['study']!r}: give another --archive")
     tuning, before = (dict(record.get("tuning", {})) for record in (new, old))

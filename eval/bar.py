@@ -1,4 +1,4 @@
-"""What the convergence study has to show, line by line, and whether it does: read off the raw runs."""
+"""The bar: requirements on the convergence study, line by line, and whether its raw runs meet them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mireg.ablation.study.metric import Metric
 MET, NOT_MET, NOT_RUN = "met", "not met", "not run"
 
 NOISE = 0.001
-"""By how much a final accuracy may be lower beyond noise: 0.1 points."""
+"""Maximum loss of final accuracy beyond noise: 0.1 points."""
 
 SPEEDS = {"R5": 1.8, "H1": 2.0, "H2": 1.5, "H4": 2.0, "H6": 1.6, "H7": 1.25, "H3": 1.2}
-"""How many times fewer steps than the baseline."""
+"""Required factor by which the term needs fewer steps than the baseline."""
 
 WITHIN = {"R1": 75, "R2": 100, "R3": 125, "R6": 125}
-"""Steps to target, in the median; each seed may take twice that."""
+"""Maximum median steps to target; each seed may take twice as many."""
 
 SAVED = {"P1": 0.12, "P3": 0.20, "P4": 0.05}
-"""Share of the baseline's steps."""
+"""Required share of the baseline's steps that the term saves."""
 
 IN_SECONDS = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "H2", "H4", "H6", "P1", "P3")
 AGAINST_HEADS = ("R1", "R2", "R3", "H1", "H2", "H4", "H6")
@@ -38,9 +38,9 @@ class Line:
     """One line of the bar.
 
     Attributes:
-        cell: or cells.
-        required: of them.
-        measured: with its interval.
+        cell: the cell or cells.
+        required: the requirement.
+        measured: the measured value with its interval.
         status: :data:`MET`, :data:`NOT_MET` or :data:`NOT_RUN`.
     """
 
@@ -55,7 +55,7 @@ class NotRunError(Exception):
 
 
 class Study:
-    """A summary and its runs, in which what is missing is a :class:`NotRunError`."""
+    """A summary and its runs; accessing missing data raises :class:`NotRunError`."""
 
     def __init__(self, summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
         self._cells = {cell["cell"]: cell for cell in summary["cells"]}
@@ -69,7 +69,7 @@ class Study:
         return cell
 
     def arm(self, cell: str, name: str) -> dict[str, Any]:
-        """An arm of it."""
+        """An arm of a cell, with enough seeds for a verdict."""
         arms = self.cell(cell)["arms"]
         if name not in arms:
             raise NotRunError(f"`{name}` has no runs")
@@ -79,7 +79,7 @@ class Study:
         return found
 
     def versus(self, cell: str, name: str, key: str = "vs_none") -> dict[str, Any]:
-        """What the summary says of an arm over the baseline, or (``key`` another arm) of the term over that."""
+        """The comparison of an arm with the baseline, or of the term with another arm (``key``)."""
         arm = self.arm(cell, name)
         found = arm.get("vs_none") if key == "vs_none" else arm.get("over", {}).get(key)
         if not found:
@@ -101,7 +101,7 @@ class Study:
 
 
 def median_interval(values: Sequence[float | None]) -> tuple[float, float, float]:
-    """Median of steps to target, a miss infinite, and its percentile bootstrap interval."""
+    """Median of steps to target, with misses infinite, and its percentile bootstrap interval."""
     steps = np.array([math.inf if value is None else value for value in values])
     pick = np.random.default_rng(0).integers(len(steps), size=(RESAMPLES, len(steps)))
     with np.errstate(invalid="ignore"):
@@ -230,7 +230,7 @@ def _saves(study: Study, cell: str, bar: float) -> Check:
 
 
 def _gain(study: Study, cell: str) -> tuple[float, float, float, Metric]:
-    """How much better the term ends, and the interval, better being above 0."""
+    """Gain of the term in the final metric, and its interval; positive is better."""
     metric = Metric.of(study.cell(cell))
     found = study.arm(cell, "mi").get(difference_key(metric))
     if not found or found["ci95"] is None:

@@ -1,4 +1,4 @@
-"""The page of the convergence study: a line per cell, the bar, the figures, and the tables behind them."""
+"""The page of the convergence study: an overview by cell, the bar, the figures and the tables."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from mireg.ablation.study.metric import Metric
 
 CONTROL = "target-shuffled"
 ELSE = (*REMEDIES, "deep-supervision", "lbe", "muon")
-"""What one would do instead of the term."""
+"""Alternatives to the term."""
 
 
 def sections(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pictures: str) -> str:
-    """Everything between the markers of the page, as Markdown.
+    """Format everything between the markers of the page, as Markdown.
 
     Args:
-        summary: of the study.
-        results: of its runs.
-        pictures: where :func:`write_pictures` puts the figures, as the page names it.
+        summary: summary of the study.
+        results: results of its runs.
+        pictures: the folder of :func:`write_pictures`, relative to the page.
     """
     text = ["### In one table", "", OVERVIEW, "", *_overview(summary), "", "### The bar", "", *_bar(summary, results)]
     text += ["", "### Figures", ""]
@@ -106,7 +106,7 @@ def _reached(cell: dict[str, Any], arm: str) -> str:
 
 
 def _speeds(arm: Mapping[str, Any]) -> tuple[str, str]:
-    """Speed in steps and in seconds, to the target or, without one, to the same end."""
+    """Speed in steps and in seconds, to the target or, without one, to the same final metric."""
     if saved := arm.get("steps_saved"):
         if saved["mean"] is None:
             return "", ""
@@ -127,7 +127,7 @@ def _speeds(arm: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _remedy(cell: dict[str, Any]) -> str:
-    """The arm with the fewest median steps, or the best end, of those that one would take instead."""
+    """The alternative with the fewest median steps or, without a target, the best final metric."""
     metric = Metric.of(cell)
     others = {name: arm for name, arm in cell["arms"].items() if name in ELSE}
     if cell["target"] is None:
@@ -162,7 +162,7 @@ def _table(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _pictures(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The files that there is something to draw in, and what they show."""
+    """The figures for which there are data, with their captions."""
     cells = summary["cells"]
     found = [
         ("curves.png", "The metric by step, a chart per cell: median over seeds, band from the lowest to the highest")
@@ -189,7 +189,7 @@ def _runs(cell: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict
 
 
 def write_pictures(folder: Path, summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the figures of the page into a folder, beside ``curves.png``, which every report has."""
+    """Draw the figures of the page into a folder, in addition to ``curves.png``, which every report has."""
     cells = summary["cells"]
     look = figures.lines(list(dict.fromkeys(arm for cell in cells for arm in cell["arms"])))
     wanted = {name for name, _ in _pictures(summary, results)}
@@ -237,5 +237,5 @@ def _save(path: Path, figure: Figure) -> None:
 
 
 def relative(folder: Path, page: Path) -> str:
-    """A folder as a page names it."""
+    """The path of a folder relative to a page."""
     return Path(os.path.relpath(folder.resolve(), page.resolve().parent)).as_posix()

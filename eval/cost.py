@@ -1,4 +1,4 @@
-"""What the term costs: step time and memory with and without it, side by side in one process.
+"""Cost of the term: step time and memory with and without it, side by side in one process.
 
 python -m eval.cost --json FILE --figure FILE
 """
@@ -38,15 +38,15 @@ from mireg.timing import ratio, step_times
 from mireg.wrapper import DEFAULT_WEIGHT
 
 TRAINING = 2000
-"""Steps of a training, over which the cost is averaged."""
+"""Number of training steps over which the cost is averaged."""
 
 ESTIMATORS = ("usable", "kde", "renyi", "cka", "binning")
 
 PHASES = ("none", "off", "used")
-"""Without the wrapper; with it, its weight 0; with the term."""
+"""Without the wrapper; with the wrapper at weight 0; with the term."""
 
 ACTIVE = ("none", "used")
-"""What it takes to know the cost of steps that have a term."""
+"""Phases needed for the cost of steps that use the term."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ GROWTH: dict[str, tuple[str, Sequence[int]]] = {
     "batch": ("batch_size", (64, 128, 256, 512)),
     "rows of the estimate": ("samples", (16, 32, 64, 128)),
 }
-"""What is varied, one at a time, on the MLP 30x128."""
+"""Settings varied one at a time on the MLP 30x128."""
 
 
 class Training:
-    """A network trained on random batches, step by step, each step timed; wrapped, if it has a weight."""
+    """A network trained on random batches, step by step; wrapped if a weight is given."""
 
     def __init__(self, setting: Setting, device: torch.device, weight: float | Schedule | None) -> None:
         torch.manual_seed(0)
@@ -95,7 +95,7 @@ class Training:
         self.labels = torch.randint(10, (setting.batch_size,), device=device)
 
     def step(self) -> None:
-        """One training step."""
+        """Do one training step."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = cross_entropy(self.forward(self.images), self.labels)
             if isinstance(self.model, mireg.MIRegularized):
@@ -105,7 +105,7 @@ class Training:
         self.optimizer.step()
 
     def go_to(self, step: int) -> None:
-        """Let the schedule take the next step for this one."""
+        """Set the schedule's step for the next training step."""
         assert isinstance(self.model, mireg.MIRegularized)
         self.model.regularizer.start_at(step)
 
@@ -113,13 +113,13 @@ class Training:
 def phase_times(
     setting: Setting, device: torch.device, seconds: float, phases: Sequence[str] = PHASES
 ) -> dict[str, Any]:
-    """Median step time of each phase, and its ratio to no wrapper, from interleaved steps.
+    """Measure the median step time of each phase, and its ratio to no wrapper, from interleaved steps.
 
     Args:
-        setting: what is trained.
-        device: where.
-        seconds: to spend, at least 2 rounds.
-        phases: to time; ``"none"`` must be among them.
+        setting: the network and batches.
+        device: the device to train on.
+        seconds: time to spend, with at least 2 rounds.
+        phases: phases to time; ``"none"`` must be among them.
 
     Returns:
         ``ms`` by phase, ``ratio`` by phase (median over rounds of ratios within a round), ``rounds``.
@@ -141,7 +141,7 @@ def phase_times(
 
 
 def averages(ratio: dict[str, float]) -> dict[str, float]:
-    """Mean ratio over the steps that have a term, and over a whole training with ``mireg.wrap(model)``.
+    """Mean ratio over the steps that use the term, and over a whole training run with ``mireg.wrap(model)``.
 
     Args:
         ratio: step time of each phase over that without the wrapper.
@@ -152,9 +152,9 @@ def averages(ratio: dict[str, float]) -> dict[str, float]:
 
 
 def peak_memory(setting: Setting, device: torch.device) -> dict[str, float]:
-    """Peak memory in MB of a process that trains: without the term, and with it.
+    """Peak memory in MB of a training process, without the term and with it.
 
-    On a GPU what the allocator handed out; on a CPU the resident memory of the process, its libraries in it.
+    On a GPU, the memory allocated by PyTorch; on a CPU, the resident memory of the process, including its libraries.
     """
     context = multiprocessing.get_context("spawn")
     peaks = {}
@@ -170,18 +170,18 @@ def peak_memory(setting: Setting, device: torch.device) -> dict[str, float]:
 
 def _peak(sender: Any, setting: Setting, device: torch.device, weight: Schedule | None) -> None:
     training = Training(setting, device, weight=weight)
-    for _ in range(2):  # the optimizer's state is there from the second one on
+    for _ in range(2):  # the optimizer's state exists from the second step on
         training.step()
     if device.type == "cuda":
         sender.send(torch.cuda.max_memory_allocated() / 1e6)
     else:
-        # Not getrusage: a new process takes over the peak of the one that started it.
+        # Not getrusage: a new process inherits the peak of the one that started it.
         status = Path("/proc/self/status").read_text()
         sender.send(int(status.partition("VmHWM:")[2].split()[0]) / 1e3)
 
 
 def growth(device: torch.device, seconds: float) -> dict[str, list[dict[str, float]]]:
-    """Milliseconds that the term adds to a step that has one, on average, by what is varied."""
+    """Milliseconds that the term adds to a step that uses it, for each varied setting."""
     base = SETTINGS[0]
     found: dict[str, list[dict[str, float]]] = {}
     for what, (option, values) in GROWTH.items():
@@ -199,7 +199,7 @@ def growth(device: torch.device, seconds: float) -> dict[str, list[dict[str, flo
 
 
 def measure(device: torch.device, seconds: float, report: Callable[[str], None]) -> dict[str, Any]:
-    """Everything; about ``seconds`` for each network and as much for all the rest."""
+    """Measure everything, for about ``seconds`` per network and as much for all the rest."""
     networks = []
     for setting in SETTINGS:
         report(setting.name)
@@ -231,7 +231,7 @@ def measure(device: torch.device, seconds: float, report: Callable[[str], None])
 
 
 def print_tables(found: dict[str, Any], console: Console) -> None:
-    """The measurements for a reader."""
+    """Print the measurements as tables."""
     machine = found["machine"]
     table = Table(
         title=f"{machine['processor']}, {machine['threads']} threads, load {machine['load_average']:.1f}, "
@@ -259,7 +259,7 @@ def print_tables(found: dict[str, Any], console: Console) -> None:
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """How the added time grows."""
+    """Draw how the added time grows."""
     figure, axes = plt.subplots(1, len(found["growth"]), figsize=(12, 3), sharey=True, layout="constrained")
     for axis, (what, points) in zip(axes, found["growth"].items(), strict=True):
         values = [point["value"] for point in points]
@@ -281,8 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.cost", description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
     parser.add_argument("--figure", type=Path, help="draw how the cost grows into this file")
-    parser.add_argument("--seconds", type=float, default=20.0, help="to spend on each network (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="of PyTorch on the CPU; by default its own choice")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time for each network (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch; by default its own choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args(arguments)
     if chosen.threads:

@@ -1,4 +1,4 @@
-"""What the diagnostics show on deep networks, with and without the MI term.
+"""Diagnostics of deep networks, with and without the MI term.
 
 python -m eval.diagnostics [--json FILE] [--figure FILE]
 """
@@ -37,7 +37,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "looks-linear": {"init": "looks-linear"},
     "plain-default": {},
 }
-"""ReLU networks of equal depth and width: He initialisation, or PyTorch's own where none is named."""
+"""ReLU networks of equal depth and width, with PyTorch's default initialisation unless ``init`` is given."""
 
 TRAINED = ("plain", "plain-default", "residual", "batchnorm")
 ARMS = ("none", "mi")
@@ -51,15 +51,15 @@ PANELS = {
     "alignment_drift": "feature drift in one step, 1 − CKA",
     "effective_rank": "effective rank of the last layers' features",
 }
-"""Of the training part: what is drawn, a median over the deeper half of the sampled layers and the seeds."""
+"""Panels of the training part, medians over the deeper half of the sampled layers and over seeds."""
 
 
 def shattering(networks: Sequence[str], dataset: Dataset, depth: int, width: int, seeds: int) -> dict[str, Any]:
-    """Autocorrelation of the input gradient along lines between samples, at initialisation.
+    """Measure the autocorrelation of the input gradient along lines between samples, at initialisation.
 
     Returns:
-        By network: ``autocorrelation`` at lags 0 to 255 of a line of 256 points and
-        ``half_lag``, the first lag below one half, both of the mean over lines and seeds;
+        For each network: ``autocorrelation`` at lags 0 to 255 of a line of 256 points and
+        ``half_lag``, the first lag below one half, both for the mean over lines and seeds;
         ``mean_cosine`` of different samples' gradients and ``gradient_norm``, medians over seeds.
     """
     samples = dataset.train.batch(slice(0, 512))[0]
@@ -87,10 +87,10 @@ def shattering(networks: Sequence[str], dataset: Dataset, depth: int, width: int
 def training(
     networks: Sequence[str], dataset: Dataset, depth: int, width: int, seeds: int, steps: int, lr: float
 ) -> dict[str, Any]:
-    """Diagnostics over training, with and without the MI term, on paired seeds.
+    """Measure diagnostics during training, with and without the MI term, on paired seeds.
 
     Returns:
-        By network and arm: ``step``, the :data:`PANELS` by step, ``gradient_norm_ratio`` (last over
+        For each network and arm: ``step``, the :data:`PANELS` by step, ``gradient_norm_ratio`` (last over
         first sampled layer) by step, and ``half_lag`` after the last step, medians over seeds.
     """
     found: dict[str, Any] = {}
@@ -118,7 +118,7 @@ def training(
 
 
 def draw(found: dict[str, Any]) -> Figure:
-    """Shattering on the left, the training panels beside it, a colour per network, the MI term dashed."""
+    """Draw shattering in the first panel, then the training panels; a colour per network, dashed with the MI term."""
     colour = {name: COLOURS[index] for index, name in enumerate(found["shattering"])}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 7), layout="constrained")
@@ -144,7 +144,7 @@ def draw(found: dict[str, Any]) -> Figure:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The numbers, as Markdown."""
+    """Format the numbers as Markdown."""
     lines = [
         "| network, at the start | lag below 1/2 | at lag 1 | at lag 16 | mean cosine | gradient norm |",
         "|---|--:|--:|--:|--:|--:|",
@@ -174,7 +174,7 @@ def main() -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.diagnostics", description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    parser.add_argument("--figure", type=Path, help="write the figure here, its kind by the ending")
+    parser.add_argument("--figure", type=Path, help="write the figure here; the suffix sets its format")
     parser.add_argument("--depth", type=int, default=50, help="hidden layers of the networks at the start")
     parser.add_argument("--trained-depth", type=int, default=10, help="hidden layers of the networks in training")
     parser.add_argument("--width", type=int, default=64, help="units of each layer")
@@ -209,7 +209,7 @@ def _build(name: str, dataset: Dataset, depth: int, width: int) -> nn.Module:
 
 
 def _train(spec: RunSpec, dataset: Dataset, folder: Path) -> tuple[dict[str, Any], nn.Module]:
-    """The result of a run, and its network."""
+    """Train a run and return its result and network."""
     train(
         spec,
         dataset,
@@ -231,10 +231,10 @@ def _build_cell(cell: Cell, dataset: Dataset) -> nn.Module:
 
 @torch.no_grad()
 def _settle_normalisation(network: nn.Module, samples: Tensor) -> None:
-    """Take the statistics of BatchNorm from the samples, so that the network becomes a fixed function."""
+    """Set the statistics of BatchNorm from the samples, so that the network becomes a fixed function."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d):
-            module.momentum = None  # the plain mean over batches, here one
+            module.momentum = None  # plain average over batches, of which there is one
     network.train()
     network(samples)
     network.eval()
@@ -247,7 +247,7 @@ def _along_line(network: nn.Module, start: Tensor, end: Tensor) -> Tensor:
 
 
 def _of_point(point: dict[str, Any]) -> dict[str, float]:
-    """The panels' values at one evaluation; NaN where a collapsed layer has none."""
+    """The panels' values at one evaluation; NaN if a collapsed layer has none."""
     found = {"step": point["step"], "validation_accuracy": point["validation_accuracy"]}
     for key in list(PANELS)[1:]:
         values = [v for tag, v in sorted(point["diagnostics"].items()) if tag.startswith(f"diagnostics_{key}/")]

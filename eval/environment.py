@@ -1,4 +1,4 @@
-"""What a number depends on beside the code."""
+"""The environment of a measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mireg.version import __version__
 
 
 def environment(command: Sequence[str]) -> dict[str, Any]:
-    """What a number depends on beside the code: command, versions, machine."""
+    """Describe the environment that a measurement depends on: command, versions, machine."""
     return {
         "command": " ".join(command),
         "mireg": __version__,

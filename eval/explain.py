@@ -1,4 +1,4 @@
-"""What the term changes inside networks, and whether missing information tells how long training will take.
+"""What the term changes inside networks, and whether missing information predicts how long training takes.
 
 python -m eval.explain --json FILE --figure FILE --scatter FILE
 python -m eval.explain --study DIR --json FILE --figure FILE       from the runs of a finished study, without training
@@ -36,14 +36,14 @@ from mireg.layers import Taps
 from mireg.regularizer import for_training
 
 EXPLAINED = {"R1": 3e-3, "R3": 1e-3, "H1": 1e-3, "H7": 1e-3}
-"""Cells of the convergence study, two to rescue and two that are well, and the learning rate there."""
+"""Cells of the convergence study, two to rescue and two that train well, with their learning rates."""
 
 STEPS = (0, 25, 50, 100, 300)
-"""At which a network is looked into."""
+"""Steps at which a network is measured."""
 
 ARMS = ("none", "mi")
 PROBE = 256
-"""Validation samples on which it is looked into."""
+"""Number of validation samples on which a network is measured."""
 
 PANELS = {
     "nats": "usable information about the target, nats",
@@ -58,13 +58,13 @@ STACKS: tuple[dict[str, Any], ...] = (
     *({"depth": depth, "activation": "tanh"} for depth in (3, 5, 8, 12, 20)),
     *({"depth": depth, "batchnorm": True} for depth in (3, 10, 30)),
 )
-"""MLPs of width 128 over which steps to target are held against what the last layer tells about the target."""
+"""MLPs of width 128 for the correlation of steps to target with the last layer's information about the target."""
 
 TARGET, BUDGET, EVERY, RATE = 0.75, 2000, 25, 1e-3
 
 
 def look(network: nn.Module, probe: Split) -> dict[str, list[float]]:
-    """The :data:`PANELS` of a network, by pair each by layer."""
+    """Measure the :data:`PANELS` of a network, each by layer."""
     images, labels = probe.batch(slice(0, PROBE))
     layers = layers_of(network, images)
     by_layer = diagnostics.layer_parameters(network)
@@ -77,7 +77,7 @@ def look(network: nn.Module, probe: Split) -> dict[str, list[float]]:
 
 
 def layers_of(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """Outputs of the input and the hidden layers, as matrices."""
+    """The input and the outputs of the hidden layers, as matrices."""
     taps = Taps(network)
     with torch.no_grad():
         caught = taps.run(images)[1]
@@ -86,7 +86,7 @@ def layers_of(network: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def training(network: nn.Module, model: nn.Module, data: Dataset, lr: float, seed: int) -> Iterator[int]:
-    """Train for ever; give the number of steps done before each."""
+    """Train forever; yield the number of completed steps before each step."""
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
     batches = Batches(len(data.train), 128, seed)
     done = 0
@@ -103,7 +103,7 @@ def training(network: nn.Module, model: nn.Module, data: Dataset, lr: float, see
 
 
 def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
-    """What a network of the convergence study looks like at each of :data:`STEPS`."""
+    """Train a network of the convergence study, and measure it at each of :data:`STEPS`."""
     cell = next(cell for cell in CONVERGENCE.cells if cell.name == name)
     seed_everything(seed)
     network = models.build(cell.model, cell.model_options, data.input_shape, data.outputs)
@@ -124,7 +124,7 @@ def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
 
 
 def stack(options: dict[str, Any], data: Dataset, seed: int) -> dict[str, Any]:
-    """What the last layer tells about the target at the start, and the steps that plain training takes."""
+    """Measure the last layer's information about the target at the start, and the steps of plain training to target."""
     seed_everything(seed)
     network = models.build("mlp", {"width": 128, **options}, data.input_shape, data.outputs)
     images, labels = data.validation.batch(slice(0, PROBE))
@@ -138,9 +138,9 @@ def stack(options: dict[str, Any], data: Dataset, seed: int) -> dict[str, Any]:
 
 
 def correlation(stacks: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Spearman's rank correlation of what the last layer tells and the steps to target, a miss above all others.
+    """Spearman's rank correlation of the last layer's information and the steps to target; a miss ranks last.
 
-    Depth, which goes with both, is held against the same steps.
+    Depth, which correlates with both, is compared with the same steps.
     """
     steps = [BUDGET + 1 if found["steps"] is None else found["steps"] for found in stacks]
     test = stats.spearmanr([found["last_nats"] for found in stacks], steps)
@@ -154,7 +154,7 @@ def correlation(stacks: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def draw(cells: dict[str, Any]) -> Figure:
-    """A column per cell, a row per panel; lighter is earlier, the term's lines are dashed."""
+    """Draw a column per cell and a row per panel; lighter is earlier, the term's lines are dashed."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.2 * len(cells), 8), layout="constrained")
         grid = figure.subplots(len(PANELS), len(cells), squeeze=False)
@@ -186,7 +186,7 @@ def draw(cells: dict[str, Any]) -> Figure:
 
 
 def draw_stacks(stacks: Sequence[dict[str, Any]]) -> Figure:
-    """Steps to target over what the last layer tells; a miss stands at the top."""
+    """Draw steps to target over the last layer's information; misses are at the top."""
     kinds = {kind_of(found): None for found in stacks}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 4), layout="constrained")
@@ -218,7 +218,7 @@ def kind_of(found: dict[str, Any]) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The numbers, as Markdown."""
+    """Format the numbers as Markdown."""
     lines = [
         "| cell, arm | step | accuracy | weakest layer, nats | which | gradient norm, first / last hidden layer "
         "| smallest participation ratio |",
@@ -244,7 +244,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _of_study(folder: Path, json: Path | None, figure: Path | None) -> int:
-    """What the runs of a study say, into the files and as text; the exit status."""
+    """Write and print the results from the runs of a study; return the exit status."""
     try:
         summary, results = inside_study.read(folder)
     except FileNotFoundError as error:
@@ -267,16 +267,16 @@ def main() -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.explain", description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    parser.add_argument("--figure", type=Path, help="write the inside of the networks here")
-    parser.add_argument("--scatter", type=Path, help="write steps over what the last layer tells here")
+    parser.add_argument("--figure", type=Path, help="write the figure of the networks' layers here")
+    parser.add_argument("--scatter", type=Path, help="write the scatter plot of steps over information here")
     parser.add_argument("--cells", nargs="+", default=list(EXPLAINED), choices=list(EXPLAINED))
     parser.add_argument("--dataset", default="fashion-mnist")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--stacks", type=int, default=len(STACKS), help="networks of the correlation, the first so many"
+        "--stacks", type=int, default=len(STACKS), help="use only this many networks for the correlation"
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--study", type=Path, help="a finished study's folder or archive: train nothing, read its runs")
+    parser.add_argument("--study", type=Path, help="read a finished study's folder or archive; train nothing")
     a = parser.parse_args()
     if a.study:
         return _of_study(a.study, a.json, a.figure)

@@ -1,4 +1,4 @@
-"""What the information planes of a finished study say: which layers know the target, and what forecasts a gain."""
+"""Evaluate the information planes of a finished study: information by layer, and what predicts a gain."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Results = Sequence[Mapping[str, Any]]
 
 
 def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Summary and runs of a study's folder or archive."""
+    """Read the summary and runs of a study's folder or archive."""
     results = load_results(folder)
     study = read_json(folder / "study.json") or {"study": folder.name, "arms": []}
     return summarise(study["study"], results, study["arms"]), results
 
 
 def missing_information(results: Results, cell: str) -> float | None:
-    """What the last layer of the untrained network does not tell of what the input tells about the target.
+    """Information about the target in the input minus that in the last layer of the untrained network.
 
     Returns:
-        Nats, the median over seeds; None where no run of the baseline measured it.
+        The median over seeds in nats; None if no run of the baseline measured it.
     """
     found = []
     for run in results:
@@ -49,7 +49,7 @@ def missing_information(results: Results, cell: str) -> float | None:
 
 
 def speed(cell: Mapping[str, Any]) -> float | None:
-    """How many times sooner the term reaches the target or, without one, the same end; a miss counts the budget."""
+    """Speed of the term to the target or, without one, to the same final metric; a miss counts as the budget."""
     arm = cell["arms"].get(TERM, {})
     if saved := arm.get("steps_saved"):
         return None if saved["mean"] is None else 1 / (1 - float(saved["mean"]))
@@ -58,11 +58,10 @@ def speed(cell: Mapping[str, Any]) -> float | None:
 
 
 def over_cells(summary: Mapping[str, Any], results: Results) -> dict[str, Any]:
-    """Whether missing information at initialisation forecasts the term's speed: Spearman's rank correlation.
+    """Whether missing information at initialisation predicts the term's speed: Spearman's rank correlation.
 
     Returns:
-        By cell both numbers; ``spearman`` and ``p_value``, None from fewer than 3 cells; and the number of ``cells``
-        that they are from.
+        Both numbers by cell; ``spearman`` and ``p_value``, None with fewer than 3 cells; and the number of ``cells``.
     """
     table = {
         cell["cell"]: {"missing_nats": missing, "speed": ratio}
@@ -81,7 +80,7 @@ def over_cells(summary: Mapping[str, Any], results: Results) -> dict[str, Any]:
 
 
 def sentence(found: Mapping[str, Any]) -> str:
-    """The correlation in words."""
+    """Describe the correlation in a sentence."""
     if found["spearman"] is None:
         return f"Missing information at initialisation and speed: {found['cells']} cells are too few for a correlation."
     return (
@@ -102,7 +101,7 @@ def _seeds(results: Results, cell: str, arm: str) -> list[Mapping[str, Any]]:
 
 
 def draw_layers(results: Results, cells: Sequence[str] = SHOWN) -> Figure:
-    """Information about the target by layer, a column per cell, without the term above and with it below.
+    """Draw information about the target by layer, a column per cell, without the term above and with it below.
 
     Colours are steps; lines are medians over seeds.
     """
@@ -130,7 +129,7 @@ def draw_layers(results: Results, cells: Sequence[str] = SHOWN) -> Figure:
 
 
 def _by_step(curves: Sequence[Any]) -> dict[int, np.ndarray]:
-    """Median over seeds of what each layer tells about the target, by step."""
+    """Median over seeds of each layer's information about the target, by step."""
     found: dict[int, list[list[float]]] = {}
     for curve in curves:
         for point in looked_at(curve):

@@ -1,4 +1,4 @@
-"""The summary, the tables and the report of a study, rebuilt from the runs in its folder.
+"""Rebuild the summary, tables and report of a study from the runs in its folder.
 
 python -m eval.report DIR
 python -m eval.report DIR --archive TARGET
@@ -20,12 +20,12 @@ from mireg.ablation.study.convergence import CONVERGENCE
 
 
 def fill(page: Path, folder: Path) -> None:
-    """Put the tables of a study's folder or archive into a page, between its two markers.
+    """Write the tables of a study's folder or archive into a page, between its two markers.
 
-    The convergence study has a page of its own, with its bar and its figures, which are drawn into the folder.
+    For the convergence study, also write the bar and the figures, which are drawn into the folder.
 
     Raises:
-        ValueError: if the page has not these markers.
+        ValueError: if the page does not have these markers.
     """
     before, start, rest = page.read_text(encoding="utf-8").partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
@@ -47,8 +47,8 @@ def main() -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.report", description="Rebuild a study's summary and report.")
     parser.add_argument("folder", type=Path, help="the study's folder, as given to train.py --out, or an archive")
-    parser.add_argument("--archive", type=Path, help="put the runs, small, into this folder, and write its tables")
-    parser.add_argument("--page", type=Path, help=f"put the tables into this page, between {' and '.join(MARKERS)}")
+    parser.add_argument("--archive", type=Path, help="add the runs, compacted, to this folder, and write its tables")
+    parser.add_argument("--page", type=Path, help=f"write the tables into this page, between {' and '.join(MARKERS)}")
     arguments = parser.parse_args()
     folder = arguments.folder
     try:

@@ -1,8 +1,8 @@
-"""Speed of ``successive`` against the same estimators pair by pair, and against what else there is.
+"""Speed of ``successive`` compared with the same estimators pair by pair, and with other libraries.
 
 python -m eval.speed --json docs/results/speed/speed.json
 
-Forward and backward over a chain of layers. Peers are optional: one that is not installed is named.
+Forward and backward over a chain of layers. Peers are optional: those not installed are listed as missing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Term = Callable[[list[Tensor]], Tensor]
 
 
 def chain(n: int, layers: int, width: int) -> list[Tensor]:
-    """Activations of a deep tanh network on n random inputs, each a leaf that wants a gradient."""
+    """Activations of a deep tanh network on n random inputs, each a leaf that requires a gradient."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(n, width, generator=generator)
     found = []
@@ -42,7 +42,7 @@ def chain(n: int, layers: int, width: int) -> list[Tensor]:
 
 
 def pair_by_pair(name: str) -> Term:
-    """An estimator called on each pair of layers; a critic of its own for each."""
+    """An estimator called on each pair of layers, with a separate critic for each."""
     own: dict[int, estimators.Estimator] = {}
 
     def term(layers: list[Tensor]) -> Tensor:
@@ -53,13 +53,13 @@ def pair_by_pair(name: str) -> Term:
 
 
 def kornia_term(layers: list[Tensor]) -> Tensor:
-    """kornia's mutual-information loss, each layer's activations taken as one image."""
+    """kornia's mutual-information loss, with each layer's activations as one image."""
     loss = importlib.import_module("kornia.losses").mutual_information_loss
     return torch.stack([-loss(x.flatten()[None], y.flatten()[None])[0] for x, y in itertools.pairwise(layers)])
 
 
 class TorchMist:
-    """torch-mist's InfoNCE, a separable critic with 64 hidden units for each pair."""
+    """torch-mist's InfoNCE, with a separable critic of 64 hidden units for each pair."""
 
     def __init__(self) -> None:
         self.critics: list[Any] = []
@@ -72,13 +72,13 @@ class TorchMist:
                 make(x_dim=x.shape[1], y_dim=y.shape[1], hidden_dims=[64]) for x, y in itertools.pairwise(layers)
             ]
         self.calls += 1
-        scale = 1 + 1e-4 * self.calls  # the critics keep what they made of equal values, graph and all
+        scale = 1 + 1e-4 * self.calls  # the critics cache their results for equal values, including the graph
         pairs = zip(self.critics, itertools.pairwise([layer * scale for layer in layers]), strict=True)
         return torch.stack([-critic.loss(x=x, y=y) for critic, (x, y) in pairs])
 
 
 def scikit_learn_term(layers: list[Tensor]) -> Tensor:
-    """scikit-learn's nearest neighbours, which have no gradient: a layer against one unit of the next."""
+    """scikit-learn's nearest-neighbour estimate, without a gradient: a layer against one unit of the next."""
     regression = importlib.import_module("sklearn.feature_selection").mutual_info_regression
     arrays = [layer.detach().numpy() for layer in layers]
     return torch.tensor([float(regression(x, y[:, 0]).mean()) for x, y in itertools.pairwise(arrays)])
@@ -89,17 +89,17 @@ PEERS: dict[str, tuple[str, Callable[[], Term]]] = {
     "torch-mist": ("InfoNCE", TorchMist),
     "scikit-learn": ("mutual_info_regression", lambda: scikit_learn_term),
 }
-"""Distribution: what of it comes nearest, and how it is called on a chain of layers."""
+"""For each distribution, its closest function and a factory for a term on a chain of layers."""
 
 NEAREST = {"kornia": "binning", "torch-mist": "infonce"}
-"""The estimator that does what a peer does: a histogram of kernels, a critic."""
+"""The estimator most similar to each peer: a histogram of kernels, a critic."""
 
 RIVALS = ("kde", "binning", "infonce")
-"""Estimators that peers are timed against."""
+"""Estimators with which peers are compared."""
 
 
 def seconds(term: Term, layers: list[Tensor]) -> float:
-    """Seconds of a forward and, where there is a gradient, a backward pass."""
+    """Time a forward pass and, if there is a gradient, a backward pass, in seconds."""
     start = time.perf_counter()
     information = term(layers).sum()
     if information.requires_grad:
@@ -111,9 +111,9 @@ def seconds(term: Term, layers: list[Tensor]) -> float:
 
 
 def side_by_side(terms: dict[str, Term], layers: list[Tensor], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each term, taken in turns, so that what else the machine does falls on all of them.
+    """Seconds of each term, timed in turns, so that other load on the machine affects all of them.
 
-    At its turn a term runs twice, and the second time counts: as in training, its memory is at hand.
+    In its turn a term runs twice, and the second run counts: as in training, its memory is already allocated.
     """
     taken: dict[str, list[float]] = {name: [] for name in terms}
     for _ in range(repeats):
@@ -124,12 +124,12 @@ def side_by_side(terms: dict[str, Term], layers: list[Tensor], repeats: int) -> 
 
 
 def times(slower: Sequence[float], faster: Sequence[float]) -> float:
-    """Median ratio of seconds taken in turns."""
+    """Median ratio of seconds that were timed in turns."""
     return median(a / b for a, b in zip(slower, faster, strict=True))
 
 
 def compare(n: int, layers: int, width: int, repeats: int) -> list[dict[str, Any]]:
-    """Rows of the table for batches of n."""
+    """Rows of the table for batches of n samples."""
     activations = chain(n, layers, width)
     rows: list[dict[str, Any]] = []
     for name in estimators.names():
@@ -155,7 +155,7 @@ def compare(n: int, layers: int, width: int, repeats: int) -> list[dict[str, Any
 
 
 def bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is required of each row: 3 times the speed of pair by pair, 10 times that of the nearest peer."""
+    """Check the requirements: 3 times the speed of pair by pair, 10 times that of the most similar peer."""
     found = []
     for row in rows:
         own = NEAREST.get(row["what"].split()[0], "")
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    torch.empty(7 * 2**20).fill_(0)  # once a process has freed a block so large, glibc keeps freed memory at hand
+    torch.empty(7 * 2**20).fill_(0)  # after a process has freed so large a block, glibc keeps freed memory
     rows = [row for n in options.sizes for row in compare(n, options.layers, options.width, options.repeats)]
     print_table(rows, Console(width=None if sys.stdout.isatty() else 140))
     if options.json:

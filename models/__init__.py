@@ -1,4 +1,4 @@
-"""Networks that an ablation can name, built from options given as text or values."""
+"""Networks for ablations, built by name from options given as text or values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def options(name: str) -> dict[str, Any]:
     """The options of a model and their defaults.
 
     Raises:
-        ValueError: if there is no model of that name.
+        ValueError: if there is no model with that name.
     """
     if name not in REGISTRY:
         raise ValueError(f"unknown model {name!r}: choose from {', '.join(REGISTRY)}")
@@ -41,12 +41,12 @@ def options(name: str) -> dict[str, Any]:
 
 
 def build(name: str, chosen: Mapping[str, Any], input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A freshly initialised network.
+    """Build a freshly initialised network.
 
     Args:
         name: one of ``REGISTRY``.
-        chosen: options that differ from the defaults; text is read as the type of the default.
-        input_shape: of one sample, as in (channels, height, width).
+        chosen: options that differ from the defaults; text is converted to the type of the default.
+        input_shape: shape of one sample, such as (channels, height, width).
         classes: number of outputs.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Convolutional network of equal channels at one resolution."""
+"""Convolutional network with constant width at a single resolution."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def cnn(
         input_shape: (channels, height, width) of one sample.
         classes: outputs of the head.
         depth: convolutional layers after the stem.
-        width: channels of each.
+        width: channels per layer.
         activation: see :data:`models.parts.ACTIVATIONS`.
-        init: of the convolutions, see :data:`models.parts.INITS`; the head keeps PyTorch's own.
+        init: initialisation of the convolutions, see :data:`models.parts.INITS`; the head keeps PyTorch's default.
         batchnorm: normalise before each activation after the stem.
-        residual: add its input to each layer after the stem.
+        residual: add a skip connection around each layer after the stem.
     """
     check_size(depth=depth, width=width)
     check_images("cnn", input_shape)

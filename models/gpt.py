@@ -27,11 +27,11 @@ def gpt(
         input_shape: (tokens,) of one sample, at most ``context``.
         classes: size of the vocabulary.
         depth: transformer blocks.
-        width: of each token.
-        heads: attention heads, which share the width.
-        context: positions that the network has.
+        width: features per token.
+        heads: attention heads, which split the width.
+        context: maximum number of positions.
 
-    Source: Radford et al., Language models are unsupervised multitask learners, 2019, with its initialisation.
+    Source: Radford et al., Language models are unsupervised multitask learners, 2019, including the initialisation.
     """
     check_size(depth=depth, width=width, heads=heads, context=context)
     if len(input_shape) != 1:
@@ -59,7 +59,7 @@ class GPT(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         for name, weight in self.named_parameters():
-            if name.endswith("out.weight"):  # each adds to the residual stream, twice a block
+            if name.endswith("out.weight"):  # these add to the residual stream, two per block
                 nn.init.normal_(weight, std=0.02 / math.sqrt(2 * depth))
         self.head.weight = self.tokens.weight
 
@@ -100,7 +100,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them, four times as wide inside."""
+    """Two linear layers with a GELU between them and four times the width inside."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

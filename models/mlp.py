@@ -1,4 +1,4 @@
-"""Multilayer perceptron of equal widths."""
+"""Multilayer perceptron with constant width."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def mlp(
     """``depth`` hidden layers of ``width`` units and a linear head.
 
     Args:
-        input_shape: of one sample; flattened.
+        input_shape: shape of one sample; flattened.
         classes: outputs of the head.
         depth: hidden layers.
-        width: units of each.
+        width: units per layer.
         activation: see :data:`models.parts.ACTIVATIONS`.
-        init: of the hidden layers, see :data:`models.parts.INITS`; the head keeps PyTorch's own.
+        init: initialisation of the hidden layers, see :data:`models.parts.INITS`; the head keeps PyTorch's default.
         batchnorm: normalise before each activation.
-        residual: add its input to each hidden layer after the first.
+        residual: add a skip connection around each hidden layer after the first.
     """
     check_size(depth=depth, width=width)
     blocks = []
@@ -47,7 +47,7 @@ def mlp(
 
 
 class Residual(nn.Module):
-    """Adds a branch to its input."""
+    """Adds the output of a branch to its input."""
 
     def __init__(self, branch: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Choices that networks share: activations and initialisation schemes."""
+"""Shared parts of the networks: activations and initialisation schemes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INITS = ("default", "he", "xavier", "orthogonal", "looks-linear")
 
 
 def activation(name: str) -> nn.Module:
-    """A fresh activation module."""
+    """Create an activation module."""
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}: choose from {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
@@ -26,9 +26,9 @@ def activation(name: str) -> nn.Module:
 def initialise(module: nn.Module, scheme: str) -> None:
     """Initialise the weights of every linear and convolutional layer inside a module.
 
-    ``default`` keeps PyTorch's own; all others set biases to 0. ``orthogonal`` has gain sqrt 2.
-    ``looks-linear`` gives layers mirrored halves, so that ReLU units come in pairs of which one always
-    passes: a chain of layers is then linear at the start, and its gradients cannot shatter.
+    ``default`` keeps PyTorch's initialisation; all others set biases to 0. ``orthogonal`` has gain sqrt 2.
+    ``looks-linear`` gives layers mirrored halves, so that in each pair of ReLU units one is always
+    active: a chain of layers is then linear at the start, and its gradients cannot shatter.
 
     Raises:
         ValueError: on an unknown scheme, or an odd width with ``looks-linear``.
@@ -55,9 +55,9 @@ def initialise(module: nn.Module, scheme: str) -> None:
 
 @torch.no_grad()
 def _mirror(weight: Tensor, *, input_mirrored: bool) -> None:
-    """Fill a weight with [[W, -W], [-W, W]], W orthogonal; where the input has no mirrored halves, with [[W], [-W]].
+    """Fill a weight with [[W, -W], [-W, W]], W orthogonal, or with [[W], [-W]] if the input has no mirrored halves.
 
-    A convolution whose input is mirrored reads the middle of its window alone, so that it stays orthogonal.
+    A convolution with mirrored input uses only the centre of its window, so that it stays orthogonal.
     """
     if weight.shape[0] % 2:
         raise ValueError(f"width={weight.shape[0]}: init 'looks-linear' needs an even width, for its mirrored halves")
@@ -74,7 +74,7 @@ def _mirror(weight: Tensor, *, input_mirrored: bool) -> None:
 
 
 def check_size(**sizes: int) -> None:
-    """Raise unless every size is at least 1, and small enough to be meant."""
+    """Raise unless every size is at least 1 and plausibly small."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name}={size}: must be at least 1")
@@ -83,6 +83,6 @@ def check_size(**sizes: int) -> None:
 
 
 def check_images(name: str, input_shape: tuple[int, ...]) -> None:
-    """Raise unless samples are images, for the network of that name."""
+    """Raise unless the samples of the named network are images."""
     if len(input_shape) != 3:
         raise ValueError(f"a {name} needs samples of shape (channels, height, width), not {input_shape}")

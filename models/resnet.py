@@ -20,7 +20,7 @@ def resnet18(input_shape: tuple[int, ...], classes: int) -> nn.Module:
 
     Source: He et al., Deep residual learning for image recognition, CVPR 2016, section 4.2 for the stem.
     """
-    from torchvision.models import resnet18 as torchvision_resnet18  # slow to import: only where it is used
+    from torchvision.models import resnet18 as torchvision_resnet18  # slow to import, so only here
 
     check_images("resnet18", input_shape)
     network = torchvision_resnet18(num_classes=classes)
@@ -30,7 +30,7 @@ def resnet18(input_shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def resnet(input_shape: tuple[int, ...], classes: int, *, depth: int = 8, width: int = 16) -> nn.Module:
-    """The thin ResNets for CIFAR-10: a 3x3 stem, three stages of residual blocks, and a linear head on their mean.
+    """Thin ResNets for CIFAR-10: a 3x3 stem, three stages of residual blocks, average pooling and a linear head.
 
     Args:
         input_shape: (channels, height, width) of one sample.
@@ -38,8 +38,8 @@ def resnet(input_shape: tuple[int, ...], classes: int, *, depth: int = 8, width:
         depth: layers with weights, 2 more than a multiple of 6: ResNet-8, ResNet-20 ...
         width: channels of the first stage; the others have 2 and 4 times as many.
 
-    Source: He et al., Deep residual learning for image recognition, CVPR 2016, section 4.2; a convolution where a skip
-    connection changes its width.
+    Source: He et al., Deep residual learning for image recognition, CVPR 2016, section 4.2, but with a convolution
+    where a skip connection changes its width.
     """
     check_size(depth=depth, width=width)
     check_images("resnet", input_shape)

@@ -1,4 +1,4 @@
-"""Stack of recurrent layers."""
+"""Deep recurrent network."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def rnn(
     """``depth`` recurrent layers over a sequence, and a linear head on the last step's output.
 
     Args:
-        input_shape: (steps, features) of one sample, or (channels, height, width), whose rows are read one after
-            another, all channels of a row at once.
+        input_shape: (steps, features) of one sample, or (channels, height, width), where each row of the image is
+            one step with all its channels.
         classes: outputs of the head.
-        depth: layers.
-        width: units of each.
-        cell: of the layers: ``"lstm"``, ``"gru"`` or ``"rnn"``.
+        depth: recurrent layers.
+        width: units per layer.
+        cell: type of the layers: ``"lstm"``, ``"gru"`` or ``"rnn"``.
 
     Source: Hochreiter & Schmidhuber, Long short-term memory, Neural Computation 9, 1997.
     """
@@ -36,7 +36,7 @@ def rnn(
 
 
 class RNN(nn.Module):
-    """Recurrent layers, one module each, so that what they pass on can be seen."""
+    """Recurrent layers, one module each, so that their outputs can be captured."""
 
     def __init__(self, features: int, classes: int, depth: int, width: int, cell: Callable[..., nn.RNNBase]) -> None:
         super().__init__()

@@ -9,20 +9,20 @@ from torch import nn
 from models.parts import check_images, check_size, initialise
 
 STAGES = ((1, 1), (2, 2), (4, 4, 4), (4, 4))
-"""Layers between two poolings, each by its multiple of the width."""
+"""Layers of each stage between poolings, as multiples of the width."""
 
 
 def vgg(
     input_shape: tuple[int, ...], classes: int, *, width: int = 24, batchnorm: bool = False, init: str = "default"
 ) -> nn.Module:
-    """Nine 3x3 convolutions in stages of 2, 2, 3 and 2, 2x2 max pooling in between, and a linear head on their mean.
+    """Nine 3x3 convolutions in stages of 2, 2, 3 and 2, 2x2 max pooling in between, average pooling and a linear head.
 
     Args:
-        input_shape: (channels, height, width) of one sample, at least 8 pixels a side.
+        input_shape: (channels, height, width) of one sample, at least 8 pixels per side.
         classes: outputs of the head.
         width: channels of the first stage; the others have 2, 4 and 4 times as many.
         batchnorm: normalise before each activation.
-        init: of the convolutions, see :data:`models.parts.INITS`; the head keeps PyTorch's own.
+        init: initialisation of the convolutions, see :data:`models.parts.INITS`; the head keeps PyTorch's default.
 
     Source: Simonyan & Zisserman, Very deep convolutional networks for large-scale image recognition, ICLR 2015.
     """

@@ -13,15 +13,15 @@ from models.parts import check_images, check_size
 def vit(
     input_shape: tuple[int, ...], classes: int, *, depth: int = 4, width: int = 64, heads: int = 4, patch: int = 4
 ) -> nn.Module:
-    """Patches, a learned position for each, ``depth`` pre-norm transformer blocks, their mean and a linear head.
+    """Patches with learned positions, ``depth`` pre-norm transformer blocks, the mean over tokens and a linear head.
 
     Args:
         input_shape: (channels, height, width) of one sample.
         classes: outputs of the head.
         depth: transformer blocks.
-        width: of each token.
-        heads: attention heads, which share the width.
-        patch: side of a patch; rows and columns beyond a multiple of it are left out.
+        width: features per token.
+        heads: attention heads, which split the width.
+        patch: side of a patch; rows and columns beyond a multiple of it are ignored.
 
     Source: Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021.
     """
@@ -50,7 +50,7 @@ def vit(
 
 
 class Tokens(nn.Module):
-    """Maps to sequences of tokens, each with a learned position added."""
+    """Turns maps into sequences of tokens and adds learned positions."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()

@@ -27,13 +27,13 @@ from eval.truth.tasks import HELD_OUT, LISTED, tasks
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.truth", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows here, and the figure beside them (.png)")
+    parser.add_argument("--json", type=Path, help="write the rows here, and the figure next to them (.png)")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--tasks", default="", help="only tasks whose name contains this")
     labels = [contender.label for contender in CONTENDERS]
     parser.add_argument("--estimators", nargs="+", default=[], choices=labels, metavar="NAME", help="only these")
-    parser.add_argument("--held-out", action="store_true", help="tasks that no setting was chosen on")
+    parser.add_argument("--held-out", action="store_true", help="use tasks on which no setting was chosen")
     options = parser.parse_args(arguments)
     grid = HELD_OUT if options.held_out else LISTED
     names = [task.name for task in tasks(grid)]
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for rows in track(finished, "tasks", total=len(chosen), console=Console(stderr=True), transient=True):
             record["rows"] += rows
             record["seconds"] = round(time.perf_counter() - start, 1)
-            if options.json:  # after every task: an interrupted run leaves what it found
+            if options.json:  # after every task, so that an interrupted run keeps its results
                 _write(options.json, record)
     if len(chosen) == len(names):
         record["claims"] = verdicts(record["rows"])

@@ -1,4 +1,4 @@
-"""What is claimed of the estimators, and whether the estimates bear it out."""
+"""Claims about the estimators, and whether they hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eval.truth.contenders import SAMPLES
 class Claim:
     """A bound on the absolute bias of one estimator over a set of tasks, n = 5000.
 
-    Where the null floor is known, as it is of independent samples, an estimate that near to it will do.
+    If the null floor is known, as for independent samples, an estimate within the bound of it is also accepted.
     """
 
     text: str
@@ -51,7 +51,7 @@ CLAIMS = [
 
 
 def verdicts(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each claim with its worst task; the last is on the estimator that ``measure`` recommends."""
+    """Check each claim and find its worst task; the last claim is about the estimator that ``measure`` recommends."""
     large = [row for row in rows if row["n"] == SAMPLES]
     found = []
     for claim in CLAIMS:

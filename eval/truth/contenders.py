@@ -1,4 +1,4 @@
-"""What every estimator says of a task."""
+"""Estimates of every estimator on a task."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from mireg.regularizer import FOR_TRAINING
 SAMPLES = 5000
 
 BATCH = 128
-"""Samples that a training step may see."""
+"""Number of samples of a typical training step."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """An estimator with its options, and the sample sizes at which it is tried."""
+    """An estimator with its options, and the sample sizes at which it is tested."""
 
     label: str
     name: str
@@ -59,11 +59,11 @@ CONTENDERS = [
     Contender("ksg", "ksg", {}, (SAMPLES, BATCH)),
     Contender("hard_binning", "hard_binning", {}, (SAMPLES, BATCH)),
 ]
-"""Every estimator; one slice is all that binning needs of a single unit, and few show what it reads of several."""
+"""Every estimator; binning needs one slice for a single unit, and a few are enough for several units."""
 
 
 def estimate(contender: Contender, x: Tensor, y: Tensor) -> float:
-    """One estimate; a critic is fitted on the first half of the samples and judged on the second."""
+    """Compute one estimate; a critic is fitted on the first half of the samples and evaluated on the second."""
     estimator = contender.make()
     if isinstance(estimator, InfoNCE):
         half = len(x) // 2
@@ -74,7 +74,7 @@ def estimate(contender: Contender, x: Tensor, y: Tensor) -> float:
 
 
 def judge(index: int, seeds: int, grid: Grid = LISTED, labels: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Rows of the table for one task of a grid: every contender, or those named, at each of its sample sizes."""
+    """Rows of the table for one task of a grid, for all contenders or those named, at each of their sample sizes."""
     torch.set_num_threads(1)
     task = tasks(grid)[index]
     rows = []

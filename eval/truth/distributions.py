@@ -1,4 +1,4 @@
-"""Distributions whose mutual information has a closed form, and maps that leave it as it is."""
+"""Distributions whose mutual information has a closed form, and maps that preserve it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Map = Callable[[Samples], Samples]
 
 
 def bivariate_nats(rho: float) -> float:
-    """MI of a bivariate normal of correlation rho.
+    """MI of a bivariate normal with correlation rho.
 
     >>> round(bivariate_nats(0.99), 6)
     1.958518
@@ -78,7 +78,7 @@ def gamma_exponential_nats(shape: float) -> float:
 
 
 def normal(covariance: NDArray[np.float64]) -> Sampler:
-    """Halves of a normal of that covariance."""
+    """The two halves of a normal with this covariance."""
     root, half = np.linalg.cholesky(covariance), len(covariance) // 2
 
     def sample(n: int, random: np.random.Generator) -> tuple[Samples, Samples]:
@@ -89,7 +89,7 @@ def normal(covariance: NDArray[np.float64]) -> Sampler:
 
 
 def pairs_in(d: int, rhos: Sequence[float]) -> Sampler:
-    """Normals of d independent units per side, the first of them correlated across sides."""
+    """Normals with d independent units per side, the first of which are correlated across sides."""
     covariance = np.eye(2 * d)
     for unit, rho in enumerate(rhos):
         covariance[unit, d + unit] = covariance[d + unit, unit] = rho
@@ -121,7 +121,7 @@ def gamma_exponential(shape: float) -> Sampler:
 
 
 def mapped(sampler: Sampler, of_x: Map, of_y: Map) -> Sampler:
-    """Samples taken through invertible maps, which leave the MI as it is."""
+    """Samples transformed by invertible maps, which preserve the MI."""
 
     def sample(n: int, random: np.random.Generator) -> tuple[Samples, Samples]:
         x, y = sampler(n, random)
@@ -135,13 +135,13 @@ def half_cube(x: Samples) -> Samples:
 
 
 def swiss_roll(x: Samples) -> Samples:
-    """A line rolled up in the plane."""
+    """Map a line to a Swiss roll in the plane."""
     t = 1.5 * math.pi * (1 + 2 * ndtr(x))
     return np.hstack([t * np.cos(t), t * np.sin(t)]) / 21
 
 
 def spiral(x: Samples) -> Samples:
-    """The first two units turned by an angle that grows with the squared length of the sample."""
+    """Rotate the first two units by an angle that grows with the squared norm of the sample."""
     angle = np.square(x).sum(1, keepdims=True) / 3
     a, b = x[:, :1], x[:, 1:2]
     turned = [np.cos(angle) * a - np.sin(angle) * b, np.sin(angle) * a + np.cos(angle) * b]

@@ -1,4 +1,4 @@
-"""The estimates as a figure and as tables."""
+"""Show the estimates as a figure and as tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eval.truth.contenders import SAMPLES
 
 
 def draw_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Bias of every MI estimator on every task at n = 5000, as a coloured table."""
+    """Draw the bias of every MI estimator on every task at n = 5000, as a coloured table."""
     large = [row for row in rows if row["n"] == SAMPLES and row["bias"] is not None]
     names = list(dict.fromkeys(row["task"] for row in large))
     labels = list(dict.fromkeys(row["estimator"] for row in large))
@@ -36,7 +36,7 @@ def draw_figure(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def print_tables(rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]], console: Console) -> None:
-    """The whole table, then the claims."""
+    """Print the whole table, then the claims."""
     table = Table("task", "n", "estimator", title="Estimates of known mutual information, in nats")
     for column in ("true", "mean", "bias", "std", "seconds"):
         table.add_column(column, justify="right")

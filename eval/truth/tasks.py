@@ -1,4 +1,4 @@
-"""Samples whose mutual information is known, in the families of Czyż et al., Beyond Normal, NeurIPS 2023."""
+"""Tasks with known mutual information, in the families of Czyż et al., Beyond Normal, NeurIPS 2023."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class Grid:
 
     Attributes:
         rhos: correlations of bivariate normals.
-        mapped_rho: correlation of the bivariate normal that is taken through maps.
+        mapped_rho: correlation of the bivariate normal that is transformed by maps.
         dense: (correlation, units per side) of normals with all correlations equal.
         pairs: (correlation, units per side) of normals with two correlated pairs.
-        spirals: the same, turned.
-        epsilons: of additive uniform noise.
-        students: (degrees of freedom, units per side).
-        shapes: of gamma-exponential samples.
-        independent: units per side.
+        spirals: the same, with the spiral map applied.
+        epsilons: widths of additive uniform noise.
+        students: (degrees of freedom, units per side) of Student t samples.
+        shapes: shapes of gamma-exponential samples.
+        independent: units per side of independent normals.
     """
 
     rhos: tuple[float, ...]
@@ -83,7 +83,7 @@ LISTED = Grid(
     shapes=(1, 3),
     independent=(1, 2, 5, 25),
 )
-"""The tasks that settings of the estimators were chosen on."""
+"""The tasks on which settings of the estimators were chosen."""
 
 
 HELD_OUT = Grid(
@@ -101,7 +101,7 @@ HELD_OUT = Grid(
 
 
 def tasks(grid: Grid = LISTED) -> list[Task]:
-    """The tasks, in the families of Czyż et al., Beyond Normal, NeurIPS 2023."""
+    """The tasks of a grid, in the families of Czyż et al., Beyond Normal, NeurIPS 2023."""
     found = [Task(f"normal, ρ = {rho}", "normal", (1, 1), bivariate_nats(rho), pairs_in(1, [rho])) for rho in grid.rhos]
     rho = grid.mapped_rho
     base, nats = pairs_in(1, [rho]), bivariate_nats(rho)
@@ -146,6 +146,6 @@ def tasks(grid: Grid = LISTED) -> list[Task]:
 
 
 def draw(task: Task, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Samples (n, dx) and (n, dy) in float32, the same for every estimator."""
+    """Draw samples (n, dx) and (n, dy) in float32, the same for every estimator."""
     x, y = task.sample(n, np.random.default_rng([seed, n]))
     return torch.from_numpy(x).float(), torch.from_numpy(y).float()

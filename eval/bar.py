@@ -244,7 +244,7 @@ def _ends(study: Study, cell: str, least: float) -> Check:
         mean, low, high, metric = _gain(study, cell)
         if metric.is_share:
             return _points(mean, (low, high)), high >= least
-        return f"{mean:+.3g} better [{low:+.3g}, {high:+.3g}]", high >= 0
+        return f"{mean:+.3g} better [{low:+.3g}, {high:+.3g}]", high >= least
 
     return check
 

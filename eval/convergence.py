@@ -149,8 +149,9 @@ def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> li
     found = lines(summary, results)
     counts = ", ".join(f"{sum(line.status == status for line in found)} {status}" for status in (MET, NOT_MET, NOT_RUN))
     about = (
-        f"What had to be shown, written down before the runs: {counts}. A line is met if the whole 95% interval is on "
-        "the right side of it, not the median alone. Cost per step is judged on [its own page](cost.md)."
+        f"What had to be shown, written down before the runs: {counts}. A line that requires a gain is met "
+        "if the whole 95% interval is on the right side of it, not the median alone; one that requires no loss (not "
+        "slower, no worse, not faster) if the interval reaches it. Cost per step is judged on [its own page](cost.md)."
     )
     body = [[line.cell, line.required, line.measured, f"**{line.status}**" if line.status == NOT_MET else line.status]
             for line in found]  # fmt: skip

@@ -235,10 +235,6 @@ class _Captures:
         return alone[-1] if alone else once[0]
 
 
-def _namers(ways: list[tuple[Sighting | None, list[Sighting]]]) -> list[Sighting]:
-    return ways[0][1] if ways else []
-
-
 def _captures(observer: Observer, before: int, node: int) -> list[tuple[Sighting | None, list[Sighting]]]:
     """Where a cut point can be captured: as a module's input if none returns it; and the outputs that may name it."""
     put_out = [sighting for sighting in observer.put_out.get(node, []) if sighting.differentiable]

@@ -56,11 +56,11 @@ class Tracker:
     Args:
         folder: folder of the run; event files of an earlier, interrupted attempt are kept.
         spec: specification of the run.
-        resumed_at: step of the checkpoint from which the run resumes, 0 for none; anything that an earlier attempt
-            wrote after it is discarded.
+        resumed_at: step of the checkpoint from which the run continues, None without one; what an earlier attempt wrote
+            after it is discarded.
     """
 
-    def __init__(self, folder: Path, spec: RunSpec, resumed_at: int) -> None:
+    def __init__(self, folder: Path, spec: RunSpec, resumed_at: int | None) -> None:
         self._spec = spec
         self._name = f"{spec.cell.name}, arm {spec.arm}, seed {spec.seed}"
         self._metric = spec.cell.measured
@@ -68,8 +68,9 @@ class Tracker:
         self._began = time.monotonic()
         self._drawing = 0.0  # seconds spent on figures
         # The point at the checkpoint's own step was logged, and flushed, before the checkpoint was written.
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else 0, flush_secs=10)
-        if not resumed_at:
+        purged_from = 0 if resumed_at is None else resumed_at + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purged_from, flush_secs=10)
+        if resumed_at is None:
             self._writer.add_text("configuration", as_table(settings_of(spec)))
             self._writer.add_custom_scalars(layout(self._metric))
 

@@ -109,7 +109,7 @@ def train(
 
     failure = None
     saved_at = time.monotonic()
-    with closing(Tracker(folder, spec, start) if group.writes else NoTracker()) as tracker:
+    with closing(Tracker(folder, spec, None if checkpoint is None else start) if group.writes else NoTracker()) as tracker:
         for step in range(start, cell.steps + 1):
             evaluated = bool(curve) and curve[-1]["step"] == step  # resumed from a checkpoint saved after evaluation
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:

@@ -31,7 +31,7 @@ STEPS = 1000
 
 
 def track(
-    folder: Path, arm: str, seed: int, reached: int | None, steps: int = STEPS, pairs: int = PAIRS, resume_at: int = 0
+    folder: Path, arm: str, seed: int, reached: int | None, steps: int = STEPS, pairs: int = PAIRS, resume_at: int | None = None
 ) -> dict[str, Any]:
     """Log a synthetic run as a training run would, and return its result."""
     run = result(arm, seed, reached, steps=steps)
@@ -40,7 +40,7 @@ def track(
     for point in run["curve"]:
         low = min(point["mi"].values())
         point["mi"] = {f"layers.{i}→layers.{i + 1}": low + 2 * (pairs - i) / pairs for i in range(pairs)}
-        if point["step"] > resume_at or not resume_at:
+        if resume_at is None or point["step"] > resume_at:
             tracker.log(point)
     tracker.finish(run)
     tracker.close()
@@ -105,7 +105,7 @@ def test_event_files_of_a_deep_network_stay_small(tmp_path: Path) -> None:
 
 def test_logging_is_cheap(tmp_path: Path) -> None:
     run = result("mi", 0, 150)
-    tracker = Tracker(tmp_path, RunSpec(Cell("cell", "digits", "mlp", TARGET, STEPS), "mi", 0, Term()), 0)
+    tracker = Tracker(tmp_path, RunSpec(Cell("cell", "digits", "mlp", TARGET, STEPS), "mi", 0, Term()), None)
     point = run["curve"][-1] | {"mi": {f"pair {i}": 1.0 for i in range(PAIRS)}}
     times = []
     for step in range(200):

@@ -120,6 +120,14 @@ class TestResume:
         run(tmp_path / "cut", digits, what)
         assert outcome(tmp_path / "cut") == whole
 
+    @pytest.mark.parametrize("stop_after", [0, 1, EVERY])
+    def test_no_point_is_missing_in_tensorboard(self, tmp_path: Path, digits: Dataset, stop_after: int) -> None:
+        with pytest.raises(Stopped):
+            run(tmp_path, digits, stop_after=stop_after)
+        run(tmp_path, digits)
+        steps = [event.step for event in EventAccumulator(str(tmp_path)).Reload().Scalars("validation/accuracy")]
+        assert steps == [point["step"] for point in outcome(tmp_path)[1]["curve"]]
+
     @settings(max_examples=15)
     @given(stop_after=st.integers(0, STEPS - 1), damage=st.sampled_from(["cut", "flip", "gone", "both"]))
     def test_from_the_checkpoint_before_a_damaged_one(

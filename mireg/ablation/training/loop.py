@@ -109,7 +109,8 @@ def train(
 
     failure = None
     saved_at = time.monotonic()
-    with closing(Tracker(folder, spec, None if checkpoint is None else start) if group.writes else NoTracker()) as tracker:
+    resumed_at = None if checkpoint is None else start
+    with closing(Tracker(folder, spec, resumed_at) if group.writes else NoTracker()) as tracker:
         for step in range(start, cell.steps + 1):
             evaluated = bool(curve) and curve[-1]["step"] == step  # resumed from a checkpoint saved after evaluation
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:

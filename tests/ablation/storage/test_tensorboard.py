@@ -31,7 +31,13 @@ STEPS = 1000
 
 
 def track(
-    folder: Path, arm: str, seed: int, reached: int | None, steps: int = STEPS, pairs: int = PAIRS, resume_at: int | None = None
+    folder: Path,
+    arm: str,
+    seed: int,
+    reached: int | None,
+    steps: int = STEPS,
+    pairs: int = PAIRS,
+    resume_at: int | None = None,
 ) -> dict[str, Any]:
     """Log a synthetic run as a training run would, and return its result."""
     run = result(arm, seed, reached, steps=steps)

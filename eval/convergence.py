@@ -78,7 +78,7 @@ def _row(cell: Cell, found: dict[str, Any] | None) -> list[str]:
         return [cell.name, network, NOT_RUN, *[""] * (len(COLUMNS) - 3)]
     arms = found["arms"]
     term = arms.get(TERM, {})
-    steps, seconds = _speeds(term)
+    steps, seconds = _speeds(found, term)
     return [
         cell.name,
         network,
@@ -87,7 +87,7 @@ def _row(cell: Cell, found: dict[str, Any] | None) -> list[str]:
         steps if term else NOT_RUN,
         seconds,
         difference_text(found, term.get(difference_key(Metric.of(found)))),
-        _speeds(arms[CONTROL])[0] if CONTROL in arms else NOT_RUN,
+        _speeds(found, arms[CONTROL])[0] if CONTROL in arms else NOT_RUN,
         _remedy(found),
         str(term.get("n_seeds", 0)),
     ]
@@ -105,7 +105,7 @@ def _reached(cell: dict[str, Any], arm: str) -> str:
     return ("never" if median is None else f"{median:,.0f}") + few
 
 
-def _speeds(arm: Mapping[str, Any]) -> tuple[str, str]:
+def _speeds(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> tuple[str, str]:
     """Speed in steps and in seconds, to the target or, without one, to the same final metric."""
     if saved := arm.get("steps_saved"):
         if saved["mean"] is None:
@@ -116,7 +116,7 @@ def _speeds(arm: Mapping[str, Any]) -> tuple[str, str]:
             ratio_text(saved["seconds_ratio"], None, saved["seconds_ci95"]),
         )
     versus = arm.get("vs_none")
-    if not versus or versus["n_pairs"] == 0:
+    if cell["target"] is None or not versus or versus["n_pairs"] == 0:
         return "", ""
     if versus["steps_ratio"] is None:
         return ("neither reached the target", "") if arm["n_reached"] == 0 and "bound" in versus else ("", "")

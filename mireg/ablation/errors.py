@@ -33,6 +33,15 @@ def check(name: str, value: object, good: bool, remedy: str) -> None:
         raise UserError(f"{name}={value!r}: {remedy}")
 
 
+def one_line(error: object) -> str:
+    """The text of an error without line breaks.
+
+    >>> one_line(ValueError("no such file:\\n  a.txt"))
+    'no such file: a.txt'
+    """
+    return " ".join(str(error).split())
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the known name closest to an unknown one; empty if none is close.
 

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation.errors import UserError
+from mireg.ablation.errors import UserError, one_line
 
 
 def import_name(name: str) -> Any:
@@ -54,6 +54,6 @@ def blame(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    text = " ".join(str(error).split())
+    text = one_line(error)
     text = text if len(text) <= 300 else f"{text[:297]}..."
     return f"{type(error).__name__}: {text} ({frames[-1].filename}, line {frames[-1].lineno})"

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mireg.ablation.command.toml import read_words
-from mireg.ablation.errors import UserError, nearest
+from mireg.ablation.command.toml import key_of, read_words
+from mireg.ablation.errors import UserError, nearest, one_line
 
 
 def option(default: Any, about: str) -> Any:
@@ -144,17 +144,16 @@ class _Parser(argparse.ArgumentParser):
 
     def read_file(self, path: Path) -> dict[str, Any]:
         """What a file with settings sets."""
-        defaults = {_flag(field.name)[2:]: field.default for field in fields(Arguments)}
+        defaults = {key_of(field.name): field.default for field in fields(Arguments)}
         switches, lists = ([key for key, default in defaults.items() if default == of] for of in (False, ()))
         words = read_words(path, switches, lists)
         try:
-            for word in words:
-                key = word[2:].partition("=")[0]
-                if key.replace("-", "_") in NOT_IN_FILES:
-                    raise UserError(f"--{key} cannot be set in a file")
-            return self.read(words)
+            values = self.read(words)
         except UserError as error:
-            raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+            raise UserError(f"{path}: {one_line(error)}") from None
+        for name in NOT_IN_FILES.intersection(values):
+            raise UserError(f"{path}: {_flag(name)} cannot be set in a file")
+        return values
 
     def error(self, message: str) -> typing.NoReturn:
         raise UserError(message.removeprefix("argument "))
@@ -195,7 +194,7 @@ def _reader(kind: type) -> Callable[[str], Any]:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return f"--{key_of(name)}"
 
 
 def given(arguments: Arguments, *names: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation.errors import UserError
+from mireg.ablation.errors import UserError, one_line
 
 
 def read_words(path: Path, switches: Collection[str], lists: Collection[str]) -> list[str]:
@@ -28,7 +28,7 @@ def read_words(path: Path, switches: Collection[str], lists: Collection[str]) ->
     except OSError as error:
         raise UserError(f"cannot read --config {path} ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not TOML: {' '.join(str(error).split())[:60]}") from error
+        raise UserError(f"{path} is not TOML: {one_line(error)[:60]}") from error
     values = {key.replace("_", "-"): value for key, value in table.items()}
     if len(values) < len(table):
         raise UserError(f"{path}: a key is given twice, once with '-' and once with '_'")
@@ -54,14 +54,15 @@ def as_toml(settings: Any, without: frozenset[str]) -> str:
     arms = ["none", "mi"]
     """
     values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in without}
-    return "".join(f"{_key(name)} = {_written(value)}\n" for name, value in values.items() if value not in (None, ()))
+    return "".join(f"{key_of(name)} = {_written(value)}\n" for name, value in values.items() if value not in (None, ()))
 
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """The key of a setting, which is its option without the leading ``--``."""
     return name.replace("_", "-")
 
 

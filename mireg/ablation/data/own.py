@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
 from mireg.ablation.data.dataset import CLASSIFICATION, NEXT_TOKEN, REGRESSION, Dataset, Samples
-from mireg.ablation.errors import UserError
+from mireg.ablation.errors import UserError, one_line
 from mireg.ablation.user_code import blame, import_name
 
 PARTS = ("train", "validation", "test")
@@ -103,7 +103,7 @@ def _tensor(where: str, value: Any) -> Tensor:
     try:
         found = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{where}: {one_line(error)}") from error
     if found.is_complex():
         raise UserError(f"{where} are complex: give real numbers")
     if found.ndim == 0:

@@ -191,7 +191,9 @@ def against_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         [
             cell["cell"],
             arm,
-            ratio_text(versus["steps_ratio"], versus.get("bound"), versus["ci95"]) or "neither reached the target",
+            ""
+            if cell["target"] is None
+            else ratio_text(versus["steps_ratio"], versus.get("bound"), versus["ci95"]) or "neither reached the target",
             number_text(versus["p_value"], "", ".3f"),
             difference_text(cell, versus[difference_key(Metric.of(cell))]),
         ]

@@ -110,16 +110,22 @@ def parse(argv: Sequence[str] | None, program: str) -> Arguments:
     Raises:
         UserError: on an unknown option or a value of another type, in the command line or the file.
     """
-    parser = _Parser(program)
-    given = parser.read(argv)
+    given = _Parser(program).read(argv)
     path = given.get("config")
-    return replace(Arguments(), **{**(parser.read_file(path) if path else {}), **given})
+    in_file = _Parser(program, lists="extend").read_file(path) if path else {}
+    return replace(Arguments(), **{**in_file, **given})
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser of the fields of :class:`Arguments`, which leaves out what is not given and refuses in one line."""
+    """A parser of the fields of :class:`Arguments`, which leaves out what is not given and refuses in one line.
 
-    def __init__(self, program: str) -> None:
+    Args:
+        program: at the head of messages.
+        lists: what an option with any number of values does when it is given again: ``"store"`` takes the last,
+            ``"extend"`` adds to the values, since the words of a file name them one at a time.
+    """
+
+    def __init__(self, program: str, lists: str = "store") -> None:
         super().__init__(
             prog=program,
             description=inspect.getdoc(Arguments),
@@ -132,7 +138,7 @@ class _Parser(argparse.ArgumentParser):
             about = setting.metadata["help"]
             if setting.default not in (None, (), False):
                 about += f" (default: {setting.default})"
-            self.add_argument(_flag(setting.name), dest=setting.name, help=about, **_how(hints[setting.name]))
+            self.add_argument(_flag(setting.name), dest=setting.name, help=about, **_how(hints[setting.name], lists))
 
     def read(self, words: Sequence[str] | None) -> dict[str, Any]:
         """What the words set."""
@@ -140,7 +146,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             known = [_flag(field.name) for field in fields(Arguments)]
             raise UserError(f"unknown option {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
-        return vars(values)
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(values).items()}
 
     def read_file(self, path: Path) -> dict[str, Any]:
         """What a file with settings sets."""
@@ -159,7 +165,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def _how(hint: Any) -> dict[str, Any]:
+def _how(hint: Any, lists: str) -> dict[str, Any]:
     """How argparse reads a value of that type."""
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
@@ -168,15 +174,8 @@ def _how(hint: Any) -> dict[str, Any]:
     if typing.get_origin(hint) is Literal:
         return {"choices": typing.get_args(hint)}
     if typing.get_origin(hint) is tuple:
-        return {"action": _Tuple, "nargs": "*", "metavar": "WORD"}
+        return {"action": lists, "nargs": "*", "metavar": "WORD"}
     return {"type": _reader(hint), "metavar": {int: "N", float: "X"}.get(hint, hint.__name__.upper())}
-
-
-class _Tuple(argparse.Action):
-    """All words given, as a tuple, which is what the settings hold."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *values))
 
 
 def _reader(kind: type) -> Callable[[str], Any]:

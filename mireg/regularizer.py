@@ -17,6 +17,7 @@ from mireg.distributed import gather, gather_plain, mean_over_ranks, world_size
 from mireg.estimators import Estimator
 from mireg.finite import FiniteWatch
 from mireg.layers import Layout
+from mireg.memory import keep_freed_memory
 from mireg.rows import choose_rows
 from mireg.schedules import Schedule
 
@@ -88,6 +89,7 @@ class MIRegularizer:
         self._warnings: set[str] = set()
         self._watch = FiniteWatch()
         self.start_at(0)
+        keep_freed_memory()
 
     def start_at(self, step: int) -> None:
         """Move to a step, for example to resume a run from its step count alone.

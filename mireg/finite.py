@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,25 +16,25 @@ class FiniteWatch:
     """
 
     def __init__(self) -> None:
-        self._pending: tuple[Tensor, torch.Event] | None = None
+        self._pending: tuple[Tensor, Sequence[str], torch.Event] | None = None
 
-    def __call__(self, values: Tensor) -> list[int]:
-        """Indices of the entries that are not finite, in ``values`` or in an earlier vector whose copy has arrived."""
+    def __call__(self, values: Tensor, names: Sequence[str]) -> list[str]:
+        """Names of the entries that are not finite, in ``values`` or in an earlier vector whose copy has arrived."""
         if values.device.type == "cpu":
-            return _broken(values)
+            return _broken(values, names)
         if self._pending is None:
             host = values.detach().to("cpu", non_blocking=True)
             event = torch.Event(values.device)
             event.record()
-            self._pending = host, event
-        elif self._pending[1].query():
-            host, self._pending = self._pending[0], None
-            return _broken(host)
+            self._pending = host, names, event
+        elif self._pending[2].query():
+            (host, names, _), self._pending = self._pending, None
+            return _broken(host, names)
         return []
 
     def __getstate__(self) -> dict[str, None]:
         return {"_pending": None}
 
 
-def _broken(values: Tensor) -> list[int]:
-    return values.isfinite().logical_not().nonzero().flatten().tolist()
+def _broken(values: Tensor, names: Sequence[str]) -> list[str]:
+    return [names[index] for index in values.isfinite().logical_not().nonzero().flatten().tolist()]

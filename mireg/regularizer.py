@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import warnings
@@ -17,7 +18,6 @@ from mireg.distributed import gather, gather_plain, mean_over_ranks, world_size
 from mireg.estimators import Estimator
 from mireg.finite import FiniteWatch
 from mireg.layers import Layout
-from mireg.memory import keep_freed_memory
 from mireg.rows import choose_rows
 from mireg.schedules import Schedule
 
@@ -32,6 +32,10 @@ FEWEST_ROWS = 8
 
 LARGEST_RATIO, SMALLEST_RATIO = 3.0, 1e-3
 """Bounds on the ratio of gradients, which is unbounded in a dead network, whose last layer knows nothing yet."""
+
+TURNS = 3
+"""The layers between the first and the last take turns: each is rewarded at every third use of the term, three times as
+much. Networks need as many steps as if all were rewarded at each (docs/notebook.md), at a third of the cost."""
 
 RISE, FALL = 0.1, 0.005
 """Rates of the running mean of the ratio, per use of the term. It rises quickly and falls slowly: a network that has
@@ -51,6 +55,9 @@ class MIRegularizer:
     the normal backward pass, so no second one is needed; the ratio of a step takes effect at the next step. At the
     first step m is 1.
 
+    With a target, the layers between the first and the last take turns (:data:`TURNS`), to save time; the mean over
+    layers is then that over a round of turns.
+
     Args:
         estimator: any differentiable estimator. One that learns takes a step after each estimate, with its
             own optimizer; what it learns is in this state dict, not in the network's.
@@ -61,7 +68,7 @@ class MIRegularizer:
             on each rank's own. Every rank must have the same number of rows.
 
     Attributes:
-        terms: the last estimates by name, detached.
+        terms: the last estimate of each layer or pair by name, detached.
         note: why the last use added no term; empty if it added one.
 
     Raises:
@@ -89,7 +96,6 @@ class MIRegularizer:
         self._warnings: set[str] = set()
         self._watch = FiniteWatch()
         self.start_at(0)
-        keep_freed_memory()
 
     def start_at(self, step: int) -> None:
         """Move to a step, for example to resume a run from its step count alone.
@@ -136,24 +142,28 @@ class MIRegularizer:
         source = outputs[last]
         outputs[last] = source.view_as(source)  # a separate branch, to tell the term's gradient from the task's
 
-        rows, code = self._rows(outputs, target)
+        used = self._used(len(outputs), last, target)
+        rows, code = self._rows(outputs, target, list(used))
         if code is None:
             information = self.estimator.estimate(rows)
-            rewarded = [a or b for a, b in itertools.pairwise(trained)]
-            self._record(pairs(names), information)
+            rewarded = [float(a or b) for a, b in itertools.pairwise(trained)]
+            terms = pairs(names)
+            self._record(terms, terms, information)
         else:
             information = self.estimator.estimate_about(rows, code)
-            rewarded = trained
-            self._record([f"{name}→{TARGET}" for name in names], information)
+            rewarded = [float(trained[index] * turns) for index, turns in used.items()]
+            terms = [f"{name}→{TARGET}" for name in names]
+            self._record(terms, [terms[index] for index in used], information)
         if information.requires_grad:
             self.estimator.learn(information)
-        reward = (information if all(rewarded) else information[rewarded]).mean()
+        count = sum(trained) if code is not None else sum(rewarded)
+        reward = (information * _constant(tuple(rewarded), information.device)).sum() / count
 
         strength = weight * self._balance(information) * (LABEL_FREE if code is None else 1.0)
         term = -strength * reward
         if reward.requires_grad and torch.is_grad_enabled():
             layout = (layouts or {}).get(names[last], Layout())
-            _Gradients(self, source, outputs[last], layout, strength / sum(rewarded))
+            _Gradients(self, source, outputs[last], layout, strength / count)
         self.skip()
         return term
 
@@ -167,10 +177,21 @@ class MIRegularizer:
             return f"a batch of {len(outputs[0])} samples is too small to say anything of information"
         return ""
 
-    def _rows(self, outputs: Sequence[Tensor], target: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-        """Row matrices and the matching target, gathered from all ranks if ``gather`` is set."""
+    def _used(self, count: int, last: int, target: Tensor | None) -> dict[int, int]:
+        """Indices in order of the layers whose turn it is, and the number of uses until each one's next turn."""
+        if target is None or self.estimator.is_learned:  # pairs of successive layers, or a critic for each layer
+            return dict.fromkeys(range(count), 1)
+        between = [index for index in range(1, count) if index != last]
+        turns = min(TURNS, max(1, len(between)))
+        now = between[self.steps // self.every % turns :: turns]
+        return dict(sorted({0: 1, last: 1, **dict.fromkeys(now, turns)}.items()))
+
+    def _rows(
+        self, outputs: Sequence[Tensor], target: Tensor | None, used: Sequence[int]
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Row matrices of the used layers and the matching target, gathered from all ranks if ``gather`` is set."""
         ranks = world_size() if self.gather else 1
-        rows, code = choose_rows(outputs, target, max(1, self.samples // ranks), self.steps)
+        rows, code = choose_rows(outputs, target, max(1, self.samples // ranks), self.steps, used)
         if ranks > 1:
             rows, code = gather(rows), None if code is None else gather_plain(code)
         return rows, code
@@ -196,9 +217,10 @@ class MIRegularizer:
         """Record the squared norms (0-dim) of the task's and the estimate's gradients at the last layer."""
         self._seen = torch.stack([task, own])
 
-    def _record(self, names: list[str], information: Tensor) -> None:
-        self.terms = dict(zip(names, information.detach().unbind(), strict=True))
-        broken = [names[index] for index in self._watch(information.detach())]
+    def _record(self, all_names: list[str], names: list[str], information: Tensor) -> None:
+        known = {**self.terms, **dict(zip(names, information.detach().unbind(), strict=True))}
+        self.terms = {name: known[name] for name in all_names if name in known}
+        broken = self._watch(information.detach(), names)
         if broken:
             warnings.warn(
                 f"the MI term is not finite at step {self.steps} or just before, in {', '.join(broken)}: a layer "
@@ -277,6 +299,12 @@ class _Gradients:
             self.term = (own / self.strength).square().sum()
         if self.term is not None:
             self.regularizer.see(torch.where(self.beside > 0, self.beside, self.alone), self.term)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """The values on a device, copied there once."""
+    return torch.tensor(values, device=device)
 
 
 def pairs(layers: Iterable[str]) -> list[str]:

@@ -25,7 +25,11 @@ POOLS: tuple[Callable[[Tensor, Any], Tensor], ...] = (adaptive_avg_pool1d, adapt
 
 
 def choose_rows(
-    layers: Sequence[Tensor], target: Tensor | None, samples: int, step: int
+    layers: Sequence[Tensor],
+    target: Tensor | None,
+    samples: int,
+    step: int,
+    used: Sequence[int] | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """Choose the rows of layers and target that an estimate uses.
 
@@ -40,16 +44,18 @@ def choose_rows(
             positions: (n, channels, positions ...) for maps, (n, positions) or (n, positions, k) for sequences.
         samples: maximum number of samples.
         step: the training step, which varies the positions.
+        used: indices of the layers to return rows of, by default all.
 
     Returns:
-        L matrices (rows, d_l) and a target of (rows,) classes or (rows, k) values.
+        A matrix (rows, d_l) for each used layer, and a target of (rows,) classes or (rows, k) values.
 
     Raises:
         ValueError: if the target does not fit the layers' rows.
     """
     n = len(layers[0])
+    chosen = [layers[index] for index in used] if used is not None else layers
     if target is None:
-        return as_matrices([pool(layer, samples) for layer in layers]), None
+        return as_matrices([pool(layer, samples) for layer in chosen]), None
     target = target.detach().to(layers[0].device)
     if target.dtype == torch.bool:
         target = target.long()
@@ -66,14 +72,14 @@ def choose_rows(
     if dense is not None:
         everywhere = torch.ones_like(dense[:, 0], dtype=torch.bool)
         sample, place = _positions(everywhere, POSITIONS * samples, step)
-        rows = [_at(layer, sample, place, dense.shape[2:]) for layer in layers]
+        rows = [_at(layer, sample, place, dense.shape[2:]) for layer in chosen]
         return as_matrices(rows), dense.flatten(2)[sample, :, place]
     if target.is_floating_point():
-        return as_matrices([pool(layer, samples) for layer in layers]), as_matrices([pool(target, samples)])[0]
+        return as_matrices([pool(layer, samples) for layer in chosen]), as_matrices([pool(target, samples)])[0]
     if target.ndim == 1 or target[0].numel() == 1:
-        return as_matrices([pool(layer, samples) for layer in layers]), target.flatten()[:samples]
+        return as_matrices([pool(layer, samples) for layer in chosen]), target.flatten()[:samples]
     sample, place = _positions(target != IGNORED, POSITIONS * samples, step)
-    rows = [_at(layer, sample, place, target.shape[1:]) for layer in layers]
+    rows = [_at(layer, sample, place, target.shape[1:]) for layer in chosen]
     return as_matrices(rows), target.flatten(1)[sample, place]
 
 

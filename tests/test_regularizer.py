@@ -207,3 +207,30 @@ def test_a_gradient_penalty_is_not_the_task() -> None:
         return found
 
     torch.testing.assert_close(seen(True), seen(False))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 12])
+def test_layers_take_turns(count: int) -> None:
+    """Over a round the rewards add up to those of all layers at each step, and the last is always among them."""
+    torch.manual_seed(0)
+    layers = {f"{index}": torch.randn(16, 3, requires_grad=index > 0) for index in range(count)}
+    y = torch.arange(16) % 2
+    regularizer = mireg.MIRegularizer(mireg.estimators.get("usable"), lambda step: 1.0)
+    turns = min(3, max(1, count - 2))
+    total = torch.zeros(())
+    for _ in range(turns):
+        term = regularizer.step(layers, y)
+        assert term is not None
+        total = total + term
+    expected = -regularizer.estimator.about(list(layers.values()), y)[1:].mean() * turns
+    torch.testing.assert_close(total, expected)
+    assert list(regularizer.terms) == [f"{name}→target" for name in layers]
+    of_round, of_all = (torch.autograd.grad(loss, list(layers.values())[1:]) for loss in (total, expected))
+    torch.testing.assert_close(of_round, of_all)
+
+
+def test_a_critic_for_each_layer_sees_all_of_them() -> None:
+    regularizer = mireg.MIRegularizer(mireg.estimators.get("infonce"), lambda step: 1.0)
+    layers = {f"{index}": torch.randn(16, 3, requires_grad=True) for index in range(6)}
+    regularizer.step(layers, torch.arange(16) % 2)
+    assert len(regularizer.terms) == 6

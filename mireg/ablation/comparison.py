@@ -27,7 +27,6 @@ from mireg.ablation.study.metric import MODES, Metric
 from mireg.ablation.training.custom_loop import Broke, Run
 from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.group import Group
-from mireg.memory import keep_freed_memory
 
 Train = Callable[[Run], object]
 """A custom training loop; its return value is ignored."""
@@ -183,7 +182,6 @@ class Loops:
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        keep_freed_memory()  # in all arms
         folder = self.folder(spec)
         for old in folder.glob("events.*"):  # from an unfinished attempt
             old.unlink()

@@ -192,9 +192,10 @@ class _Memberships(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         weights, slopes = ctx.saved_tensors
-        shares = gradients[0] * weights
-        along, total = (torch.cat([slopes, torch.ones_like(slopes)], 1).mT @ shares).unbind(-2)
-        return along - (slopes.mT @ weights).squeeze(-2) * total, None, None
+        with in_full_precision(weights):
+            shares = gradients[0] * weights
+            along, total = (torch.cat([slopes, torch.ones_like(slopes)], 1).mT @ shares).unbind(-2)
+            return along - (slopes.mT @ weights).squeeze(-2) * total, None, None
 
 
 class _Counts(torch.autograd.Function):
@@ -221,16 +222,17 @@ class _Counts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         layers, *others = ctx.saved_tensors
-        squares = layers.square()
-        by_layer, by_square = (gradients[i][..., None].expand_as(layers).contiguous() for i in (0, 1))
-        found = []
-        for i, (other, side) in enumerate(zip(others, (slice(None, -1), ctx.partner), strict=True)):
-            by_joint, by_joint_square = gradients[2 + 2 * i : 4 + 2 * i]
-            _add_products(by_layer[side], by_joint, other)
-            _add_products(by_square[side], by_joint_square, other.square())
-            by_other, by_other_square = by_joint.mT @ layers[side], by_joint_square.mT @ squares[side]
-            found.append(by_other.addcmul_(other, by_other_square, value=2))
-        return by_layer.addcmul_(layers, by_square, value=2), *found, None
+        with in_full_precision(layers):  # also where somebody goes backward under autocast
+            squares = layers.square()
+            by_layer, by_square = (gradients[i][..., None].expand_as(layers).contiguous() for i in (0, 1))
+            found = []
+            for i, (other, side) in enumerate(zip(others, (slice(None, -1), ctx.partner), strict=True)):
+                by_joint, by_joint_square = gradients[2 + 2 * i : 4 + 2 * i]
+                _add_products(by_layer[side], by_joint, other)
+                _add_products(by_square[side], by_joint_square, other.square())
+                by_other, by_other_square = by_joint.mT @ layers[side], by_joint_square.mT @ squares[side]
+                found.append(by_other.addcmul_(other, by_other_square, value=2))
+            return by_layer.addcmul_(layers, by_square, value=2), *found, None
 
 
 def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:

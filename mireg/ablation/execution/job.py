@@ -17,7 +17,6 @@ from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import Build, train
-from mireg.memory import keep_freed_memory
 
 RETRIES = 2
 """Number of retries of a run whose process or machine is lost."""
@@ -64,7 +63,6 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop:
         OSError: if a file cannot be written.
     """
     torch.set_num_threads(setup.threads)
-    keep_freed_memory()  # in all arms
     dataset = load(spec.cell.dataset, setup.data_dir, spec.cell.context)
     folder = setup.folder(spec)
     with Lock(folder / "lock", PATIENCE) if group.writes else nullcontext(), flushed_denormals():

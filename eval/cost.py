@@ -33,6 +33,7 @@ import mireg
 import models
 from mireg import estimators
 from mireg.ablation.storage.provenance import processor
+from mireg.regularizer import TURNS
 from mireg.schedules import Schedule
 from mireg.timing import ratio, step_times
 from mireg.wrapper import DEFAULT_WEIGHT
@@ -104,10 +105,10 @@ class Training:
         loss.backward()
         self.optimizer.step()
 
-    def go_to(self, step: int) -> None:
-        """Set the schedule's step for the next training step."""
+    def go_back(self) -> None:
+        """Stay at the beginning of the schedule, where the term is used, and let the layers take turns."""
         assert isinstance(self.model, mireg.MIRegularized)
-        self.model.regularizer.start_at(step)
+        self.model.regularizer.start_at(self.model.regularizer.steps % TURNS)
 
 
 def phase_times(
@@ -129,7 +130,7 @@ def phase_times(
 
     def run(phase: str) -> None:
         if phase == "used":
-            made[phase].go_to(0)
+            made[phase].go_back()
         made[phase].step()
 
     times = step_times({phase: partial(run, phase) for phase in phases}, device, rounds=2, seconds=seconds)

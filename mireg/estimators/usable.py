@@ -38,7 +38,7 @@ class Usable(Estimator):
     predicted from the later one.
 
     With K the Gram matrix of the standardised layer, r the ridge and ``A = (K + r I)^-1``, the leave-one-out residuals
-    are ``(A Y)_i / (A_ii - 1 / n r)``: one Cholesky decomposition per layer, n x n or d x d, whichever is
+    are ``(A Y)_i / (A_ii - 1 / n r)``: one inverse per layer, n x n or d x d, whichever is
     smaller; all layers of a width at once, the gradient in closed form.
 
     Args:

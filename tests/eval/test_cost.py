@@ -28,11 +28,15 @@ def test_a_step_with_the_term_can_be_repeated() -> None:
     setting = cost.Setting("tiny", "mlp", (1, 4, 4), {"depth": 3, "width": 8}, batch_size=8)
     training = cost.Training(setting, torch.device("cpu"), DEFAULT_WEIGHT)
     model: Any = training.model
-    for _ in range(2):
-        training.go_to(0)
+    model.regularizer.start_at(100_000)
+    steps = []
+    for _ in range(4):
+        training.go_back()
         assert model.regularizer.active
+        steps.append(model.regularizer.steps)
         training.step()
-        assert model.mi_terms()
+    assert steps == [1, 2, 0, 1]  # each layer has its turn
+    assert len(model.mi_terms()) == 4
 
 
 class InThisProcess:

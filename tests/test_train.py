@@ -392,7 +392,7 @@ def test_own_network_and_data_from_the_current_folder(tmp_path: Path) -> None:
     [
         ("lab:broken", "lab-load-lab-broken, arm none: mat1 and mat2 shapes cannot be multiplied"),
         ("lab:wrong", "the network returns (8, 3) for 8 samples: regression here needs (8, 1)"),
-        ("lab:load", "lab:load returned a tuple: return an nn.Module"),
+        ("lab:load", "lab:load returned tuple instead of an nn.Module"),
         ("lab:Nett", "has no 'Nett'"),
         ("lab:leaves", "lab-load-lab-leaves, arm none: SystemExit: 3 ("),
         ("lab:Frozen", "the network has nothing to train: none of its parameters takes a gradient"),

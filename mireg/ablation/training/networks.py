@@ -64,7 +64,7 @@ def build(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...], o
         raise UserError(f"{name}: {type(factory).__name__} is not a function or class")
     network = _call(name, factory, values, {"input_shape": input_shape, "outputs": outputs})
     if not isinstance(network, nn.Module):
-        raise UserError(f"{name} returned a {type(network).__name__}: return an nn.Module")
+        raise UserError(f"{name} returned {type(network).__name__} instead of an nn.Module")
     return network
 
 

@@ -61,7 +61,7 @@ def test_fewer_or_other_parameters(nets: types.ModuleType, factory: Callable[...
     ("factory", "options", "message"),
     [
         (Net, {"widht": 3}, "nets:make has no option 'widht' (did you mean width?): it has width, kind"),
-        (lambda outputs: 3, {}, "nets:make returned a int: return an nn.Module"),
+        (lambda outputs: 3, {}, "nets:make returned int instead of an nn.Module"),
         (lambda shape: Net(1), {}, "parameter 'shape' has no value: name it input_shape or outputs, give it a default"),
         (7, {}, "nets:make: int is not a function or class"),
     ],

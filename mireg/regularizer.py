@@ -27,6 +27,10 @@ TARGET = "target"
 LABEL_FREE = 0.01
 """Fraction of the weight that the term has without a target: more than this harms autoencoders."""
 
+PER_POSITION = 0.25
+"""Fraction of the weight that the term has with a class per position: a language model ends worse with more, since its
+first layers have more to do than to predict the next token (docs/notebook.md)."""
+
 FEWEST_ROWS = 8
 """Minimum number of rows: with fewer, an estimate is meaningless and no term is added."""
 
@@ -40,6 +44,10 @@ much. Networks need as many steps as if all were rewarded at each (docs/notebook
 RISE, FALL = 0.1, 0.005
 """Rates of the running mean of the ratio, per use of the term. It rises quickly and falls slowly: a network that has
 just started to learn still needs it."""
+
+LOOK = 10
+"""Uses of the term from one uncompiled pass to the next. In a compiled pass the task's gradient at the last layer stays
+inside the compiled graph, so that the ratio is unknown."""
 
 
 class MIRegularizer:
@@ -70,6 +78,7 @@ class MIRegularizer:
     Attributes:
         terms: the last estimate of each layer or pair by name, detached.
         note: why the last use added no term; empty if it added one.
+        look: whether the next pass must not be compiled, so that the task's gradient can be seen.
 
     Raises:
         ValueError: if the estimator is not differentiable, or ``samples`` or ``every`` is too small.
@@ -91,6 +100,9 @@ class MIRegularizer:
         self.gather = gather
         self.terms: dict[str, Tensor] = {}
         self.note = ""
+        self.look = False
+        self._hidden = 0  # compiled uses since the last uncompiled one
+        self._gap = 1  # uses for which the last ratio stands
         self._ratio: Tensor | None = None  # m
         self._seen: Tensor | None = None  # squared norms of both gradients at T_L in the last backward pass
         self._warnings: set[str] = set()
@@ -121,7 +133,8 @@ class MIRegularizer:
         Args:
             layers: outputs of successive layers in order, (n, channels, positions ...) each.
             target: see :func:`mireg.rows.choose_rows`; without one, each layer is rewarded for the information it
-                keeps from the previous layer, with a hundredth of the weight.
+                keeps from the previous layer, with a hundredth of the weight. With a class per position, the weight is
+                a quarter.
             layouts: batch and channel dimensions in the network itself; by default the first and second.
 
         Returns:
@@ -159,11 +172,15 @@ class MIRegularizer:
         count = sum(trained) if code is not None else sum(rewarded)
         reward = (information * _constant(tuple(rewarded), information.device)).sum() / count
 
-        strength = weight * self._balance(information) * (LABEL_FREE if code is None else 1.0)
+        strength = weight * self._balance(information) * _share(target, len(source))
         term = -strength * reward
-        if reward.requires_grad and torch.is_grad_enabled():
+        if source.grad_fn is not None and "CompiledFunction" in source.grad_fn.name():
+            self._hidden += 1
+        elif reward.requires_grad and torch.is_grad_enabled():
+            self._gap, self._hidden = self._hidden + 1, 0
             layout = (layouts or {}).get(names[last], Layout())
             _Gradients(self, source, outputs[last], layout, strength / count)
+        self.look = self._hidden + 1 >= LOOK
         self.skip()
         return term
 
@@ -208,7 +225,8 @@ class MIRegularizer:
             known = task.isfinite() & own.isfinite() & (own > 0)
             ratio = ratio.clamp(SMALLEST_RATIO, LARGEST_RATIO)
             before = torch.full_like(ratio, torch.nan) if self._ratio is None else self._ratio
-            moved = before + torch.where(ratio > before, RISE, FALL) * (ratio - before)
+            rise, fall = (1 - (1 - rate) ** self._gap for rate in (RISE, FALL))
+            moved = before + torch.where(ratio > before, rise, fall) * (ratio - before)
             self._ratio = torch.where(known, torch.where(before.isnan(), ratio, moved), before)
             self._seen = None
         return torch.ones((), device=like.device) if self._ratio is None else self._ratio.nan_to_num(1.0)
@@ -240,12 +258,15 @@ class MIRegularizer:
             "steps": self.steps,
             "ratio": self._ratio,
             "seen": self._seen,
+            "hidden": self._hidden,
+            "gap": self._gap,
             "estimator": self.estimator.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state returned by :meth:`state_dict`."""
         self._ratio, self._seen = state["ratio"], state["seen"]
+        self._hidden, self._gap = state["hidden"], state["gap"]
         self.estimator.load_state_dict(state["estimator"])
         self.start_at(state["steps"])
 
@@ -299,6 +320,13 @@ class _Gradients:
             self.term = (own / self.strength).square().sum()
         if self.term is not None:
             self.regularizer.see(torch.where(self.beside > 0, self.beside, self.alone), self.term)
+
+
+def _share(target: Tensor | None, samples: int) -> float:
+    """Fraction of the weight that the term has with such a target."""
+    if target is None:
+        return LABEL_FREE
+    return PER_POSITION if not target.is_floating_point() and target.numel() > samples else 1.0
 
 
 @functools.lru_cache(maxsize=64)

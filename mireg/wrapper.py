@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from mireg import schedules
 from mireg.estimators import Estimator
@@ -55,10 +56,13 @@ class MIRegularized(nn.Module):
             return self.module(*args, **kwargs)
         if self.taps.layouts is None:  # called here, not in run(), this is a single graph break, and only once
             result, self._caught = self.taps.observe(*args, **kwargs)
+        elif self.regularizer.look:
+            result, self._caught = self.taps.run_uncompiled(*args, **kwargs)
         else:
             result, self._caught = self.taps.run(*args, **kwargs)
         return result
 
+    @_disable_dynamo  # its hooks and its state must not become constants of a compiled step
     def mi_loss(self, target: Tensor | None = None) -> Tensor:
         """Compute the term for the last training forward pass, to be added to the task loss.
 

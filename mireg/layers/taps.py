@@ -82,6 +82,12 @@ class Taps:
         finally:
             self._caught = None
 
+    @_disable_dynamo
+    def run_uncompiled(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """A :meth:`run` that is never compiled."""
+        with torch.compiler.set_stance("force_eager"):
+            return self.run(*args, **kwargs)
+
     def catch(self, name: str, side: Side, tensors: list[Tensor]) -> None:
         """Store the inputs or outputs of a module during :meth:`run` (but not during recomputation in backward)."""
         if self._caught is None:

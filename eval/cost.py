@@ -33,7 +33,6 @@ import mireg
 import models
 from mireg import estimators
 from mireg.ablation.storage.provenance import processor
-from mireg.regularizer import TURNS
 from mireg.schedules import Schedule
 from mireg.timing import ratio, step_times
 from mireg.wrapper import DEFAULT_WEIGHT
@@ -108,7 +107,7 @@ class Training:
     def go_back(self) -> None:
         """Stay at the beginning of the schedule, where the term is used, and let the layers take turns."""
         assert isinstance(self.model, mireg.MIRegularized)
-        self.model.regularizer.start_at(self.model.regularizer.steps % TURNS)
+        self.model.regularizer.rewind()
 
 
 def phase_times(

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from mireg.layers import tensors_in
-from mireg.regularizer import TURNS
 from mireg.timing import ratio, step_times
 from mireg.wrapper import MIRegularized, wrap
 
@@ -102,7 +101,7 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
 
         def step(used: bool) -> None:
             twin.zero_grad()
-            twin.regularizer.start_at(twin.regularizer.steps % TURNS)
+            twin.regularizer.rewind()
             outputs = (twin if used else twin.module)(*args, **kwargs)
             total = torch.stack([t.float().sum() for t in tensors_in(outputs) if t.requires_grad]).sum()
             (total + twin.mi_loss(target) if used else total).backward()

@@ -39,7 +39,7 @@ LARGEST_RATIO, SMALLEST_RATIO = 3.0, 1e-3
 
 TURNS = 3
 """The layers between the first and the last take turns: each is rewarded at every third use of the term, three times as
-much. Networks need as many steps as if all were rewarded at each (docs/notebook.md), at a third of the cost."""
+much, at a third of the cost. Some networks then need up to a quarter more steps, others no more (docs/notebook.md)."""
 
 RISE, FALL = 0.1, 0.005
 """Rates of the running mean of the ratio, per use of the term. It rises quickly and falls slowly: a network that has
@@ -100,7 +100,6 @@ class MIRegularizer:
         self.gather = gather
         self.terms: dict[str, Tensor] = {}
         self.note = ""
-        self.look = False
         self._hidden = 0  # compiled uses since the last uncompiled one
         self._gap = 1  # uses for which the last ratio stands
         self._ratio: Tensor | None = None  # m
@@ -112,14 +111,20 @@ class MIRegularizer:
     def start_at(self, step: int) -> None:
         """Move to a step, for example to resume a run from its step count alone.
 
-        ``active`` says whether the step uses the term. It is a plain attribute, so that a compiled forward pass
-        depends on nothing that changes at every step.
+        ``active`` says whether the step uses the term. It and ``look`` are plain attributes, so that a compiled forward
+        pass depends on nothing that changes at every step.
         """
         self.steps = step
         weight = self.weight(step)
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight is {weight!r} at step {step}: a schedule must give finite values of at least 0")
         self.active = step % self.every == 0 and weight != 0
+        self.look = self._hidden + 1 >= LOOK
+
+    def rewind(self) -> None:
+        """Go back to the start of the schedule, at a step that uses the term, and there to the next turn: for timing."""
+        uses = math.ceil(self.steps / self.every)
+        self.start_at(uses % TURNS * self.every)
 
     def skip(self) -> None:
         """Count a step at which the term is not used."""
@@ -159,17 +164,18 @@ class MIRegularizer:
         rows, code = self._rows(outputs, target, list(used))
         if code is None:
             information = self.estimator.estimate(rows)
+            terms = now = pairs(names)
             rewarded = [float(a or b) for a, b in itertools.pairwise(trained)]
-            terms = pairs(names)
-            self._record(terms, terms, information)
+            count = sum(rewarded)
         else:
             information = self.estimator.estimate_about(rows, code)
-            rewarded = [float(trained[index] * turns) for index, turns in used.items()]
             terms = [f"{name}→{TARGET}" for name in names]
-            self._record(terms, [terms[index] for index in used], information)
+            now = [terms[index] for index in used]
+            rewarded = [float(trained[index] * turns) for index, turns in used.items()]
+            count = sum(trained)
+        self._record(terms, now, information)
         if information.requires_grad:
             self.estimator.learn(information)
-        count = sum(trained) if code is not None else sum(rewarded)
         reward = (information * _constant(tuple(rewarded), information.device)).sum() / count
 
         strength = weight * self._balance(information) * _share(target, len(source))
@@ -180,7 +186,6 @@ class MIRegularizer:
             self._gap, self._hidden = self._hidden + 1, 0
             layout = (layouts or {}).get(names[last], Layout())
             _Gradients(self, source, outputs[last], layout, strength / count)
-        self.look = self._hidden + 1 >= LOOK
         self.skip()
         return term
 

@@ -234,3 +234,15 @@ def test_a_critic_for_each_layer_sees_all_of_them() -> None:
     layers = {f"{index}": torch.randn(16, 3, requires_grad=True) for index in range(6)}
     regularizer.step(layers, torch.arange(16) % 2)
     assert len(regularizer.terms) == 6
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_rewound_it_is_used_at_each_step_and_all_layers_have_their_turn(every: int) -> None:
+    regularizer = mireg.MIRegularizer(mireg.estimators.get("usable"), lambda step: float(step < 20), every=every)
+    layers = {f"{index}": torch.randn(16, 3, requires_grad=index > 0) for index in range(6)}
+    regularizer.start_at(1001)
+    for _ in range(3):
+        regularizer.rewind()
+        assert regularizer.active
+        regularizer.step(layers, torch.arange(16) % 2)
+    assert len(regularizer.terms) == 6

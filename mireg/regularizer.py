@@ -122,7 +122,7 @@ class MIRegularizer:
         self.look = self._hidden + 1 >= LOOK
 
     def rewind(self) -> None:
-        """Go back to the start of the schedule, at a step that uses the term, and there to the next turn: for timing."""
+        """Go back to the start of the schedule, to a step that uses the term, and to the next turn: for timing."""
         uses = math.ceil(self.steps / self.every)
         self.start_at(uses % TURNS * self.every)
 

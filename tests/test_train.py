@@ -136,7 +136,7 @@ def refused(arguments: list[str], *parts: str) -> None:
 
 class TestRefusals:
     def test_preset(self) -> None:
-        refused(["--preset", "dmeo"], "unknown preset 'dmeo'", "fashion-sigmoid10")
+        refused(["--preset", "dmeo"], "unknown preset 'dmeo'", "convergence")
 
     def test_as_a_program(self) -> None:
         done = run("--preset", "dmeo")
@@ -183,7 +183,7 @@ class TestRefusals:
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--list"]) == 0
     listed = capsys.readouterr().out
-    for name in ("fashion-sigmoid10", "cifar10", "cnn", "target-shuffled", "binning", "convergence", "last-layer"):
+    for name in ("demo", "cifar10", "cnn", "target-shuffled", "binning", "convergence", "last-layer"):
         assert name in listed
     assert "no term: BatchNorm in every layer" in listed
 

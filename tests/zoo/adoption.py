@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 import mireg
 
@@ -111,3 +112,33 @@ def pick(*tensors: Tensor, rows: int = 64) -> list[Tensor]:
     """A random batch."""
     index = torch.randint(len(tensors[0]), (rows,))
     return [tensor[index] for tensor in tensors]
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the gradient of a loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def fit(run: Run, net: nn.Module, samples: Callable[[int], tuple[Tensor, ...]], loss: Any, lr: float) -> float:
+    """Train on batches of inputs and a target; the loss on many of them."""
+    model = run.wrap(net)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for _ in range(450):
+        *inputs, y = samples(64)
+        descend(optimizer, loss(model(*inputs), y) + run.mi_loss(model, y))
+    *inputs, y = samples(2048)
+    return float(loss(model(*inputs), y).item())
+
+
+def fit_digits(run: Run, net: nn.Module, steps: int, lr: float) -> float:
+    """Train a classifier of the digits by SGD with momentum; its loss on them, in evaluation mode."""
+    images, labels = digits()
+    model = run.wrap(net)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    for _ in range(steps):
+        x, y = pick(images, labels)
+        descend(optimizer, cross_entropy(model(x), y) + run.mi_loss(model, y))
+    model.eval()
+    return cross_entropy(model(images), labels).item()

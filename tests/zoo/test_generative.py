@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.functional import mse_loss, silu
 
-from tests.zoo.adoption import Run, compare, digits, pick
+from tests.zoo.adoption import Run, compare, descend, digits, pick
 
 
 class VAE(nn.Module):
@@ -40,9 +40,7 @@ def vae(run: Run) -> float:
     for _ in range(450):
         (x,) = pick(images)
         loss = elbo(model, x) + run.mi_loss(model)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     with torch.no_grad():
         return elbo(model, images.repeat(4, 1)).item()
 
@@ -79,14 +77,10 @@ def gan(run: Run) -> float:
     for _ in range(500):
         fake = generator(torch.randn(64, 4))
         loss = bce(critic(torch.cat([ring(64), fake.detach()])), real) + run.mi_loss(critic, real)
-        of_critic.zero_grad()
-        loss.backward()
-        of_critic.step()
+        descend(of_critic, loss)
 
         loss = bce(critic(fake), torch.ones(64, 1)) + run.mi_loss(generator)
-        of_generator.zero_grad()
-        loss.backward()
-        of_generator.step()
+        descend(of_generator, loss)
     with torch.no_grad():
         return distance(generator(torch.randn(512, 4)))
 
@@ -109,14 +103,10 @@ def wgan_gp(run: Run) -> float:
         (slope,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
         loss = critic(fake.detach()).mean() - critic(real).mean() + (slope.norm(dim=1) - 1).square().mean()
         loss = loss + run.mi_loss(critic)
-        of_critic.zero_grad()
-        loss.backward()
-        of_critic.step()
+        descend(of_critic, loss)
         if step % 2 == 0:
             loss = -critic(fake).mean() + run.mi_loss(generator)
-            of_generator.zero_grad()
-            loss.backward()
-            of_generator.step()
+            descend(of_generator, loss)
     with torch.no_grad():
         return distance(generator(torch.randn(512, 4)))
 
@@ -141,9 +131,7 @@ def wgan_gp_penalty_last(run: Run) -> float:
 
     for _ in range(420):
         loss = loss_of(64) + run.mi_loss(critic)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return 1 + loss_of(2048).item()  # the optimum is negative
 
 
@@ -187,9 +175,7 @@ def diffusion(run: Run) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(420):
         loss = loss_of(64, train=True)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     with torch.no_grad():
         return loss_of(4096, train=False).item()
 

@@ -12,26 +12,16 @@ from torch.nn.functional import (
     pairwise_distance,
 )
 
-from tests.zoo.adoption import Run, compare, digits, pick
+from tests.zoo.adoption import Run, compare, descend, digits, fit, fit_digits, pick
 
 
 def cnn(run: Run) -> float:
-    images, labels = digits()
     net = nn.Sequential(
         *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         nn.Linear(16, 10),
     )
-    model = run.wrap(net)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(420):
-        x, y = pick(images, labels)
-        loss = cross_entropy(model(x), y) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.eval()
-    return cross_entropy(model(images), labels).item()
+    return fit_digits(run, net, steps=420, lr=0.05)
 
 
 def test_cnn() -> None:
@@ -75,9 +65,7 @@ def unet(run: Run) -> float:
     for _ in range(420):
         x, y = shapes(16)
         loss = cross_entropy(model(x), y) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     x, y = shapes(256)
     return cross_entropy(model(x), y).item()
 
@@ -105,9 +93,7 @@ def autoencoder(run: Run, *, with_target: bool = False) -> float:
     for _ in range(1000):
         (x,) = pick(images)
         loss = mse_loss(model(x), x) + run.mi_loss(model, x if with_target else None)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return mse_loss(model(images), images).item()
 
 
@@ -136,9 +122,7 @@ def superresolution(run: Run) -> float:
     for _ in range(420):
         (x,) = pick(images, rows=32)
         loss = mse_loss(model(interpolate(x, scale_factor=0.5, mode="area")), x) + run.mi_loss(model, x)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return mse_loss(model(interpolate(images, scale_factor=0.5, mode="area")), images).item()
 
 
@@ -169,16 +153,7 @@ def siamese(run: Run) -> float:
         b = torch.where(same[:, None, None, None], a.roll(1, -1), b)
         return a, b, (same | (of_a == of_b)).float()
 
-    model = run.wrap(Siamese())
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(420):
-        a, b, y = pairs(64)
-        loss = binary_cross_entropy_with_logits(model(a, b), y) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    a, b, y = pairs(2048)
-    return binary_cross_entropy_with_logits(model(a, b), y).item()
+    return fit(run, Siamese(), pairs, binary_cross_entropy_with_logits, lr=2e-3)
 
 
 def test_siamese() -> None:
@@ -205,9 +180,7 @@ def triplets(run: Run) -> float:
     for _ in range(420):
         loss, y = loss_of(64)
         loss = loss + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return loss_of(2048)[0].item()
 
 

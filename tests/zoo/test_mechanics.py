@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-from tests.zoo.adoption import Run, compare, digits, pick
+from tests.zoo.adoption import Run, compare, descend, digits, pick
 
 
 def perceptron(depth: int = 3, around: Callable[[nn.Module], nn.Module] = lambda layer: layer) -> nn.Sequential:
@@ -37,9 +37,7 @@ def classify(
     for _ in range(steps):
         x, y = pick(images, labels)
         loss = cross_entropy(model(x), y) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         if after is not None:
             after(model)
     model.eval()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
-from tests.zoo.adoption import Run, compare
+from tests.zoo.adoption import Run, compare, descend
 
 PUSH = torch.tensor([-0.2, 0.0, 0.2])
 
@@ -51,9 +51,7 @@ def q_learning(double: bool, run: Run) -> float:
             best = (model if double else target)(after).argmax(1)
             wanted = reward + 0.9 * target(after).gather(1, best[:, None])[:, 0]
         loss = smooth_l1_loss(value, wanted) + run.mi_loss(model, wanted)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         if step % 20 == 0:
             target.load_state_dict(model.state_dict())
     return cost(model)
@@ -92,9 +90,7 @@ def actor_critic(run: Run) -> float:
         advantage = wanted - out[:, 3]
         loss = -(policy.log_prob(action) * advantage.detach()).mean() + advantage.square().mean()
         loss = loss - 0.01 * policy.entropy().mean() + run.mi_loss(model, wanted)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
         state = begin(64) if step % 20 == 0 else after
     return cost(model)
 
@@ -119,9 +115,7 @@ def reinforce(run: Run) -> float:
             gains.append(reward)
         gain = torch.cat(gains).flip(0).cumsum(0).flip(0)
         loss = -(torch.stack(logs) * (gain - gain.mean())).mean() + run.mi_loss(model)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return cost(model)
 
 
@@ -170,13 +164,9 @@ def ddpg(run: Run) -> float:
         with torch.no_grad():
             wanted = reward[:, None] + 0.9 * critic(after, actor(after))
         loss = mse_loss(critic(state, push), wanted) + run.mi_loss(critic, wanted)
-        of_critic.zero_grad()
-        loss.backward()
-        of_critic.step()
+        descend(of_critic, loss)
         loss = -critic(state, actor(state)).mean() + run.mi_loss(actor)
-        of_actor.zero_grad()
-        loss.backward()
-        of_actor.step()
+        descend(of_actor, loss)
     state, total = begin(256), 0.0
     with torch.no_grad():
         for _ in range(20):

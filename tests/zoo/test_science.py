@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from tests.zoo.adoption import Run, compare
+from tests.zoo.adoption import Run, compare, descend, fit
 
 
 class GCN(nn.Module):
@@ -43,9 +43,7 @@ def gcn(run: Run) -> float:
     for _ in range(420):
         loss = cross_entropy(model(features, adjacency)[known], labels[known])
         loss = loss + run.mi_loss(model, labels.where(known, -100))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return cross_entropy(model(features, adjacency)[known], labels[known]).item()
 
 
@@ -72,9 +70,7 @@ def pinn(run: Run) -> float:
         (bend,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
         residual = bend + math.pi**2 * (math.pi * x).sin()
         loss = 0.1 * residual.square().mean() + 10 * edge + run.mi_loss(model)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     x = torch.linspace(-1, 1, 101)[:, None]
     return mse_loss(model(x), (math.pi * x).sin()).item()
 
@@ -108,9 +104,7 @@ def siren(run: Run) -> float:
     for _ in range(450):
         index = torch.randint(len(places), (256,))
         loss = mse_loss(model(places[index]), values[index]) + run.mi_loss(model, values[index])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return mse_loss(model(places), values).item()
 
 
@@ -141,16 +135,7 @@ def operator(run: Run) -> float:
         function = (weights[:, None] * (k * torch.linspace(0, 1, 16)[:, None]).cos()).sum(-1)
         return function, places, (weights * (k * places).sin() / k).sum(1, keepdim=True)
 
-    model = run.wrap(DeepONet())
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(500):
-        function, place, y = samples(64)
-        loss = mse_loss(model(function, place), y) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    function, place, y = samples(2048)
-    return mse_loss(model(function, place), y).item()
+    return fit(run, DeepONet(), samples, mse_loss, lr=3e-3)
 
 
 def test_operator() -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 import mireg
-from tests.zoo.adoption import Run, compare
+from tests.zoo.adoption import Run, compare, descend
 
 
 def sines(rows: int, length: int = 12) -> Tensor:
@@ -45,9 +45,7 @@ def forecast(run: Run, net: Callable[[], nn.Module], steps: int, lr: float) -> f
     for _ in range(steps):
         x = sines(32)
         loss = mse_loss(model(x[:, :-1]), x[:, 1:]) + run.mi_loss(model, x[:, 1:])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     x = sines(256)
     return mse_loss(model(x[:, :-1]), x[:, 1:]).item()
 
@@ -136,9 +134,7 @@ def packed(padded: bool, run: Run) -> float:
         index = torch.randint(len(tokens), (32,))
         y = labels[index]
         loss = cross_entropy(model(tokens[index], lengths[index]), y) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return cross_entropy(model(tokens, lengths), labels).item()
 
 
@@ -242,9 +238,7 @@ def char_gpt(run: Run) -> float:
     for _ in range(250):
         x, y = batch(16)
         loss = cross_entropy(model(x).flatten(0, 1), y.flatten()) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     x, y = batch(128)
     return cross_entropy(model(x).flatten(0, 1), y.flatten()).item()
 

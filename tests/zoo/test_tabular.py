@@ -7,7 +7,7 @@ from sklearn.datasets import load_diabetes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from tests.zoo.adoption import Run, compare, digits, pick
+from tests.zoo.adoption import Run, compare, descend, digits, fit_digits, pick
 
 
 def mlp(run: Run) -> float:
@@ -18,9 +18,7 @@ def mlp(run: Run) -> float:
     for _ in range(450):
         x, y = pick(images[:1400], labels[:1400])
         loss = cross_entropy(model(x), y) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     model.eval()
     return cross_entropy(model(images[1400:]), labels[1400:]).item()
 
@@ -33,18 +31,8 @@ def test_mlp() -> None:
 
 def short_mlp(run: Run) -> float:
     """Ends while the term still has most of its weight."""
-    images, labels = digits()
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Dropout(0.1), nn.Linear(64, 10))
-    model = run.wrap(net)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(120):
-        x, y = pick(images, labels)
-        loss = cross_entropy(model(x), y) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.eval()
-    return cross_entropy(model(images), labels).item()
+    return fit_digits(run, net, steps=120, lr=0.1)
 
 
 def test_short_mlp() -> None:
@@ -61,9 +49,7 @@ def diabetes(run: Run) -> float:
     for _ in range(450):
         x, y = pick(rows[:342], values[:342])
         loss = mse_loss(model(x).squeeze(1), y) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return mse_loss(model(rows[342:]).squeeze(1), values[342:]).item()
 
 
@@ -112,9 +98,7 @@ def mixture(net: type[nn.Module], run: Run) -> float:
     for _ in range(420):
         x, y = pick(images, labels)
         loss = cross_entropy(model(x), y) + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return cross_entropy(model(images), labels).item()
 
 
@@ -162,9 +146,7 @@ def early_exits(run: Run) -> float:
     for _ in range(420):
         x, y = pick(images, labels)
         loss = torch.stack([cross_entropy(exit, y) for exit in model(x)]).sum() + run.mi_loss(model, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        descend(optimizer, loss)
     return sum(cross_entropy(exit, labels).item() for exit in model(images))
 
 

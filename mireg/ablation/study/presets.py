@@ -25,22 +25,4 @@ DEMO = Study(
     seeds=6,  # the minimum for the exact paired test to fall below 0.05
 )
 
-FASHION_SIGMOID10 = Study(
-    name="fashion-sigmoid10",
-    cells=(
-        Cell(
-            name="R1",
-            dataset="fashion-mnist",
-            model="mlp",
-            model_options={"depth": 10, "width": 128, "activation": "sigmoid", "init": "orthogonal"},
-            target=0.75,
-            steps=6000,
-            lr=3e-3,
-            arm_lr={"none": 1e-3},
-        ),
-    ),
-    arms=("none", "mi", "target-shuffled"),
-    seeds=6,
-)
-
-PRESETS: dict[str, Study] = {study.name: study for study in (DEMO, FASHION_SIGMOID10, CONVERGENCE)}
+PRESETS: dict[str, Study] = {study.name: study for study in (DEMO, CONVERGENCE)}

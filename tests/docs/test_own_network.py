@@ -51,7 +51,7 @@ def test_training_loop(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     python(tmp_path, "mine.py")
     cell = cell_of(tmp_path / "out" / "mine")
-    assert (cell["cell"], cell["metric"], cell["target"], cell["budget_steps"]) == ("train", "accuracy", 0.9, 60)
+    assert (cell["cell"], cell["metric"], cell["target"], cell["budget_steps"]) == ("train", "accuracy", 0.9, 200)
 
 
 def test_defaults() -> None:

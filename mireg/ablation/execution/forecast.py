@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,12 +80,19 @@ class Forecast:
             return 0.0 if not (self._running or self._waiting) else None
         usual = mean(known.values()) if known else mean(pace for pace in paces.values() if pace)
         now = self._clock()
-        left = [
-            max(0.0, (paces[run] or known.get(_arm(run), usual)) - (now - clocked.began))
-            for run, clocked in self._running.items()
-        ]
-        waiting = sum(known.get(_arm(run), usual) for run in self._waiting)
-        return max([*left, (sum(left) + waiting) / self._at_once])
+        left = []
+        for run, clocked in self._running.items():
+            elapsed = now - clocked.began
+            took = self._took.get(_arm(run))
+            # The arm's finished runs know how the pace changes, as when the term ends; a late or resumed run does not.
+            usable = took and not clocked.start and elapsed < mean(took)
+            total = mean(took) if took and usable else paces[run] or known.get(_arm(run), usual)
+            left.append(max(0.0, total - elapsed))
+        free = left + [0.0] * (self._at_once - len(left))  # when each worker is free
+        heapq.heapify(free)
+        for run in self._waiting:
+            heapq.heapreplace(free, free[0] + known.get(_arm(run), usual))
+        return max(free)
 
 
 def _arm(run: str) -> str:

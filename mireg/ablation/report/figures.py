@@ -32,6 +32,9 @@ DASHES = ("", "5 2", "1.5 1.5")
 INK = "#010203"
 """Placeholder for the page's own text colour in embedded figures."""
 
+PLANE = "Information plane"
+"""How the caption of the wide figure begins."""
+
 POINTS = 72
 """Approximate number of points per curve in the page; the results have all of them."""
 
@@ -111,7 +114,7 @@ def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dic
     of_plane = {}
     if planes:
         layers = "each layer a point, the last one larger; dashed, what the input tells about the target"
-        of_plane[f"Information plane over training: {layers}"] = _svg_figure(
+        of_plane[f"{PLANE} over training: {layers}"] = _svg_figure(
             partial(fill_planes, curves=planes), (1 + 3.4 * len(planes), 3.2)
         )
     return {

@@ -55,6 +55,7 @@ def write(folder: Path) -> dict[str, Any]:
         folder=folder,
         look=look,
         title=title,
+        plane=figures.PLANE,
         zip=zip,
         comparison=comparison,
         details=details,

@@ -132,13 +132,15 @@ EARLY = "Validation metric after so many steps: median over seeds, the worst and
 
 def early_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the metric early in training, a row per cell and arm; no rows if none was measured."""
-    body = [
-        [cell["cell"], name, *(_range(cell, arm[f"{cell['metric']}_at"].get(str(step))) for step in AT)]
+    measured = [
+        (cell, name, at)
         for cell in summary["cells"]
         for name, arm in cell["arms"].items()
-        if arm[f"{cell['metric']}_at"]
+        if (at := arm[f"{cell['metric']}_at"])
     ]
-    return ["cell", "arm", *(f"step {step}" for step in AT)], body
+    steps = [step for step in AT if any(at.get(str(step)) for _, _, at in measured)]
+    body = [[cell["cell"], name, *(_range(cell, at.get(str(step))) for step in steps)] for cell, name, at in measured]
+    return ["cell", "arm", *(f"step {step}" for step in steps)], body
 
 
 def _range(cell: dict[str, Any], values: Sequence[float] | None) -> str:

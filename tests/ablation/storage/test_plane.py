@@ -49,7 +49,7 @@ def test_the_figure_has_a_panel_per_run_in_nats() -> None:
     figure = draw_planes({"R3: none, seed 1": curve, "R3: mi, seed 1": curve})
     assert [axes.get_title() for axes in figure.axes] == ["R3: none, seed 1", "R3: mi, seed 1"]
     assert "nats" in figure.axes[0].get_ylabel()
-    assert all("nats" in axes.get_xlabel() for axes in figure.axes)
+    assert "nats" in figure.get_supxlabel()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["step 0", "step 25"]
 
 

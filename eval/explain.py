@@ -46,7 +46,7 @@ PROBE = 256
 """Number of validation samples on which a network is measured."""
 
 PANELS = {
-    "nats": "usable information about the target, nats",
+    "nats": "information about the\ntarget, nats",
     "gradient_norm": "gradient norm of the layer",
     "participation_ratio": "participation ratio of the layer",
 }

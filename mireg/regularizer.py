@@ -249,13 +249,13 @@ class MIRegularizer:
                 f"the MI term is not finite at step {self.steps} or just before, in {', '.join(broken)}: a layer "
                 "there holds NaN or infinity, or the estimator broke",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warnings:
             self._warnings.add(text)
-            warnings.warn(text, stacklevel=4)
+            warnings.warn(text, stacklevel=6)
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs: step count, balance and the estimator's state. Changes nothing."""

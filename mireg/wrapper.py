@@ -131,7 +131,7 @@ class MIRegularized(nn.Module):
             self._announced = verdict
             LOGGER.info("mireg: %s", self.verdict)
             if reason:
-                warnings.warn(f"the MI term adds nothing: {reason}", stacklevel=3)
+                warnings.warn(f"the MI term adds nothing: {reason}", stacklevel=5)
 
     def mi_terms(self) -> dict[str, Tensor]:
         """The last estimates in nats, by ``"layer→target"`` or ``"layer_a→layer_b"``: 0-dim, detached, unweighted."""

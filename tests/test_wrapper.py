@@ -135,8 +135,10 @@ def test_one_term_a_forward() -> None:
 def test_a_batch_too_small_to_say_anything(rows: int) -> None:
     model = mireg.wrap(network())
     model(X[:rows])
-    with pytest.warns(UserWarning, match=f"a batch of {rows} samples is too small to say anything of information"):
+    message = f"a batch of {rows} samples is too small to say anything of information"
+    with pytest.warns(UserWarning, match=message) as warned:
         assert model.mi_loss(torch.zeros(rows, dtype=torch.long)).item() == 0
+    assert warned[0].filename == __file__  # the line that called mi_loss
     assert "too small" in model.verdict
     assert model.regularizer.steps == 1
     model(X[:rows])

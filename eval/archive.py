@@ -22,7 +22,9 @@ KEPT = ("step", "seconds", "step_ms")
 
 
 def add(folder: Path, target: Path) -> None:
-    """Add the cells of a study's folder to an archive, replacing earlier results of these cells.
+    """Add the runs of a study's folder to an archive, replacing earlier results of the same arms of a cell.
+
+    The other arms of a cell stay if its settings are the same; otherwise the cell is replaced whole.
 
     The archive has a line per run, with its specification, the curve of its metric and, for the baseline and the term,
     the information plane, but no weights or MI; how the learning rates were chosen; and the study's record without host
@@ -38,13 +40,19 @@ def add(folder: Path, target: Path) -> None:
     """
     fresh = [_lean(result) for result in load_results(folder)]
     cells = sorted({result["cell"] for result in fresh})
-    record = _merged(read_json(target / RECORD) or {}, read_json(folder / RECORD) or {"study": folder.name}, cells)
+    before, now = read_json(target / RECORD) or {}, read_json(folder / RECORD) or {"study": folder.name}
+    joined = [cell for cell in cells if _same_settings(before, now, cell)]
+    record = _merged(before, now, cells, joined)
+    arms = {(result["cell"], result["arm"]) for result in fresh}
     old = read_lines(target / ARCHIVE) if (target / ARCHIVE).exists() else []
-    results = [*fresh, *(result for result in old if result["cell"] not in cells)]
+    old = [result for result in old if result["cell"] not in cells or result["cell"] in joined]
+    results = [*fresh, *(result for result in old if (result["cell"], result["arm"]) not in arms)]
     results.sort(key=lambda result: (result["cell"], result["arm"], f"seed-{result['seed']}"))  # in folder order
     lines = "".join(json.dumps(result, allow_nan=False, separators=(",", ":")) + "\n" for result in results)
     chosen = read_tuning(folder)
-    tuning = {**read_tuning(target), **{cell: chosen[cell] for cell in cells if cell in chosen}}
+    tuning = read_tuning(target)
+    for cell in set(cells) & set(chosen):
+        tuning[cell] = {**(tuning.get(cell, {}) if cell in joined else {}), **chosen[cell]}
     write_bytes(target / ARCHIVE, gzip.compress(lines.encode(), mtime=0))
     write_json(target / RECORD, record)
     if tuning:
@@ -66,12 +74,30 @@ def _rounded(value: Any) -> Any:
     return {key: [None if nats is None else round(nats, 3) for nats in of] for key, of in value.items()}
 
 
-def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]) -> dict[str, Any]:
-    """Merge the record of an archive with that of the study whose cells are added."""
+def _same_settings(old: Mapping[str, Any], new: Mapping[str, Any], cell: str) -> bool:
+    """Whether all arms of a cell, in the archive and in the study that is added, have the same settings."""
+    steps = {record.get("tuning", {}).get("steps", {}).get(cell) for record in (old, new)}
+    records = [record.get("configuration", {}).get(cell, {}) for record in (old, new)]
+    settings = [
+        {key: value for key, value in of_arm["cell"].items() if key != "model_options"}  # which some arms change
+        for record in records
+        for of_arm in record.values()
+    ]
+    return all(records) and len(steps) == 1 and all(each == settings[0] for each in settings)
+
+
+def _merged(
+    old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str], joined: Sequence[str]
+) -> dict[str, Any]:
+    """Merge the record of an archive with that of the study whose cells are added, or joined to their other arms."""
     if old and old["study"] != new["study"]:
         raise ValueError(f"the archive is of the study {old['study']!r}, not {new['study']!r}: give another --archive")
     tuning, before = (dict(record.get("tuning", {})) for record in (new, old))
-    by_cell = {key: {**before.pop(key, {}), **tuning.pop(key, {})} for key in BY_CELL}
+    by_cell = {}
+    for key in BY_CELL:
+        was, now = before.pop(key, {}), tuning.pop(key, {})
+        arms = {cell: {**was[cell], **now[cell]} for cell in joined if key == "lrs_of" and cell in was and cell in now}
+        by_cell[key] = {**was, **now, **arms}
     changed = differences(before, tuning) if before and tuning else []
     if changed:
         raise ValueError(f"the archive was tuned otherwise ({'; '.join(changed)}): give another --archive")
@@ -83,11 +109,19 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str]
         "versions": invocations[-1]["versions"] if invocations else {},
     }
     configuration = {cell: new.get("configuration", {}).get(cell, {}) for cell in cells}
+    made_of = {cell: _with(old["made"][cell], made) if cell in joined else made for cell in cells}
+    for cell in joined:
+        configuration[cell] = {**old["configuration"][cell], **configuration[cell]}
     return {
         "study": new["study"],
         "arms": list(dict.fromkeys([*old.get("arms", []), *new.get("arms", [])])),
         "seeds": sorted({*old.get("seeds", []), *new.get("seeds", [])}),
         "configuration": dict(sorted({**old.get("configuration", {}), **configuration}.items())),
         "tuning": {**before, **tuning, **{key: dict(sorted(of.items())) for key, of in by_cell.items() if of}},
-        "made": dict(sorted({**old.get("made", {}), **dict.fromkeys(cells, made)}.items())),
+        "made": dict(sorted({**old.get("made", {}), **made_of}.items())),
     }
+
+
+def _with(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """How a cell was made whose arms come from two studies: both, and the versions of the later one."""
+    return {key: of if key == "versions" else sorted({*old[key], *of}) for key, of in new.items()}

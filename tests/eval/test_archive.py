@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from eval import report as command
 from mireg.ablation import report
 from mireg.ablation.report.results import load_results
 from mireg.ablation.storage.files import DamagedError, write_json
-from mireg.ablation.storage.provenance import write_tuning
+from mireg.ablation.storage.provenance import read_tuning, write_tuning
 from tests.ablation.report.synthetic import result, write_study
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,33 @@ def test_cells_are_added_and_replaced_whole(tmp_path: Path) -> None:
     assert cells["R2"]["steps_to_target"]["median"] == 200
     record = json.loads((kept / "study.json").read_text())
     assert list(record["configuration"]) == list(record["made"]) == list(record["tuning"]["steps"]) == list(cells)
+
+
+def configured(folder: Path, *arms: str, steps: int = 600) -> Path:
+    """Only these arms of a study of the cell R1, with settings."""
+    study(folder, "R1")
+    for arm in {"none", "mi", "lbe"} - set(arms):
+        shutil.rmtree(folder / "runs" / "R1" / arm)
+    record = json.loads((folder / "study.json").read_text())
+    settings = {arm: {"cell": {"steps": steps, "model_options": {"batchnorm": arm == "lbe"}}} for arm in arms}
+    write_json(folder / "study.json", {**record, "arms": list(arms), "configuration": {"R1": settings}})
+    (folder / "tuning.json").unlink()
+    write_tuning(folder, "R1", dict.fromkeys(arms, TRIED))
+    return folder
+
+
+def test_arms_join_those_of_the_same_cell(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    archive.add(configured(tmp_path / "first", "none", "mi"), kept)
+    archive.add(configured(tmp_path / "second", "lbe"), kept)
+    archive.add(configured(tmp_path / "second", "lbe"), kept)
+    (cell,) = report.write(kept)["cells"]
+    assert {name: arm["n_seeds"] for name, arm in cell["arms"].items()} == {"none": 11, "mi": 11, "lbe": 11}
+    record = json.loads((kept / "study.json").read_text())
+    assert set(record["configuration"]["R1"]) == set(read_tuning(kept)["R1"]) == {"none", "mi", "lbe"}
+    archive.add(configured(tmp_path / "other", "lbe", steps=900), kept)  # other settings: the cell is replaced
+    (cell,) = report.write(kept)["cells"]
+    assert list(cell["arms"]) == list(read_tuning(kept)["R1"]) == ["lbe"]
 
 
 def test_archives_do_not_mix(tmp_path: Path) -> None:

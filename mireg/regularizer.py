@@ -18,7 +18,7 @@ from mireg.distributed import gather, gather_plain, mean_over_ranks, world_size
 from mireg.estimators import Estimator
 from mireg.finite import FiniteWatch
 from mireg.layers import Layout
-from mireg.rows import choose_rows
+from mireg.rows import choose_rows, has_positions
 from mireg.schedules import Schedule
 
 TARGET = "target"
@@ -331,7 +331,7 @@ def _share(target: Tensor | None, samples: int) -> float:
     """Fraction of the weight that the term has with such a target."""
     if target is None:
         return LABEL_FREE
-    return PER_POSITION if not target.is_floating_point() and target.numel() > samples else 1.0
+    return PER_POSITION if has_positions(target, samples) else 1.0
 
 
 @functools.lru_cache(maxsize=64)

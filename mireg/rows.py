@@ -76,11 +76,16 @@ def choose_rows(
         return as_matrices(rows), dense.flatten(2)[sample, :, place]
     if target.is_floating_point():
         return as_matrices([pool(layer, samples) for layer in chosen]), as_matrices([pool(target, samples)])[0]
-    if target.ndim == 1 or target[0].numel() == 1:
+    if not has_positions(target, n):
         return as_matrices([pool(layer, samples) for layer in chosen]), target.flatten()[:samples]
     sample, place = _positions(target != IGNORED, POSITIONS * samples, step)
     rows = [_at(layer, sample, place, target.shape[1:]) for layer in chosen]
     return as_matrices(rows), target.flatten(1)[sample, place]
+
+
+def has_positions(target: Tensor, samples: int) -> bool:
+    """Whether a target has a class per position, as for tokens and pixels, not one per sample."""
+    return not target.is_floating_point() and target.numel() > samples
 
 
 def _dense(target: Tensor, layers: Sequence[Tensor]) -> Tensor | None:

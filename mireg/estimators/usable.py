@@ -17,6 +17,9 @@ from mireg.estimators.target import codes
 RIDGES = tuple(10.0**power for power in (-3, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 6))
 """Of which ``ridge="auto"`` takes the best for each layer; with the last one nothing but the mean is predicted."""
 
+SMALL_RIDGE = 0.05
+"""Below it, inverses are computed in double precision."""
+
 BLOCK = 32
 """Matrices up to this size are inverted whole."""
 
@@ -171,7 +174,10 @@ class _Reading(torch.autograd.Function):
         else:
             # Of the mean centred rows know nothing: there A is 1 / r, and drowns the rest. 1 / (1 + r) does as well.
             ones = scale / count if kept is None else scale / count * torch.outer(kept, kept)
-            resolvent = _inverse(torch.baddbmm(ones, centred, centred.mT), r * scale).mul_(scale)
+            kernel = torch.baddbmm(ones, centred, centred.mT)
+            # With a small ridge, rounding makes the inverse of a collapsed layer's kernel meaningless.
+            small = isinstance(ridge, Tensor) or ridge < SMALL_RIDGE
+            resolvent = _inverse(kernel.double() if small else kernel, r * scale).to(kernel.dtype).mul_(scale)
             diagonal = resolvent.diagonal(dim1=-2, dim2=-1)[..., None, :]
 
             def apply(x: Tensor) -> Tensor:

@@ -202,3 +202,13 @@ def test_what_is_not_finite_is_nan_not_an_error() -> None:
     for ridge in ("auto", 0.1):
         found = Usable(ridge=ridge).estimate_about(layers, torch.arange(32) % 3)
         assert found.isfinite().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.03, 0.1])
+@pytest.mark.parametrize("d", [128, 200])
+def test_a_collapsed_layer_reads_alike_in_single_and_double_precision(d: int, ridge: float) -> None:
+    labels = torch.randint(10, (128,))
+    layer = torch.randn(128, 1) @ torch.randn(1, d) + 1e-3 * torch.randn(128, d) + 0.3
+    estimator = Usable(ridge=ridge)
+    single, double = (estimator.about([each], labels).item() for each in (layer, layer.double()))
+    assert single == pytest.approx(double, abs=1e-3)

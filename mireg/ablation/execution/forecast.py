@@ -6,7 +6,7 @@ import heapq
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 
@@ -29,7 +29,8 @@ class _Clocked:
 
 
 class Forecast:
-    """Forecasts the seconds until a study ends. Arms differ in cost: a run is expected to take as long as its arm's.
+    """Forecasts the seconds until a study ends. Arms differ in cost: a run is expected to take as long as its
+    arm's usually do: the median, since a worker's first run takes longer.
 
     Args:
         clock: returns the time in seconds.
@@ -72,7 +73,7 @@ class Forecast:
     def seconds(self) -> float | None:
         """Seconds until the end; None if still unknown."""
         paces = {run: clocked.duration(clocked.steps or self._steps) for run, clocked in self._running.items()}
-        known = {arm: mean(took) for arm, took in self._took.items()}
+        known = {arm: median(took) for arm, took in self._took.items()}
         for run, pace in paces.items():
             if pace is not None and not self._running[run].start:
                 known.setdefault(_arm(run), pace)
@@ -85,8 +86,8 @@ class Forecast:
             elapsed = now - clocked.began
             took = self._took.get(_arm(run))
             # The arm's finished runs know how the pace changes, as when the term ends; a late or resumed run does not.
-            usable = took and not clocked.start and elapsed < mean(took)
-            total = mean(took) if took and usable else paces[run] or known.get(_arm(run), usual)
+            usable = took and not clocked.start and elapsed < median(took)
+            total = median(took) if took and usable else paces[run] or known.get(_arm(run), usual)
             left.append(max(0.0, total - elapsed))
         free = left + [0.0] * (self._at_once - len(left))  # when each worker is free
         heapq.heapify(free)

@@ -18,10 +18,10 @@ def test_missing_peers_are_named(
 ) -> None:
     load = importlib.import_module
 
-    def none_of_the_peers(name: str, *package: str) -> ModuleType:
+    def none_of_the_peers(name: str, package: str | None = None) -> ModuleType:
         if name.partition(".")[0] in ("kornia", "torch_mist", "sklearn"):
             raise ImportError(f"no {name}")
-        return load(name, *package)  # torch loads parts of itself so
+        return load(name, package)  # torch loads parts of itself so
 
     monkeypatch.setattr(importlib, "import_module", none_of_the_peers)
     path = tmp_path / "speed.json"

@@ -17,10 +17,10 @@ def cnn(
     *,
     depth: int = 14,
     width: int = 16,
-    activation: str = "relu",
-    init: str = "default",
     batchnorm: bool = False,
     residual: bool = False,
+    activation: str = "relu",
+    init: str = "default",
 ) -> nn.Module:
     """A 5x5 stride-2 stem, ``depth`` 3x3 layers, global average pooling and a linear head.
 
@@ -29,10 +29,10 @@ def cnn(
         classes: outputs of the head.
         depth: convolutional layers after the stem.
         width: channels per layer.
-        activation: see :data:`models.parts.ACTIVATIONS`.
-        init: initialisation of the convolutions, see :data:`models.parts.INITS`; the head keeps PyTorch's default.
         batchnorm: normalise before each activation after the stem.
         residual: add a skip connection around each layer after the stem.
+        activation: see :data:`models.parts.ACTIVATIONS`.
+        init: initialisation of the convolutions, see :data:`models.parts.INITS`; the head keeps PyTorch's default.
     """
     check_size(depth=depth, width=width)
     check_images("cnn", input_shape)

@@ -45,14 +45,13 @@ def add(folder: Path, target: Path) -> None:
     record = _merged(before, now, cells, joined)
     arms = {(result["cell"], result["arm"]) for result in fresh}
     old = read_lines(target / ARCHIVE) if (target / ARCHIVE).exists() else []
-    old = [result for result in old if result["cell"] not in cells or result["cell"] in joined]
-    results = [*fresh, *(result for result in old if (result["cell"], result["arm"]) not in arms)]
+    replaced = {cell for cell in cells if cell not in joined}
+    kept = [run for run in old if run["cell"] not in replaced and (run["cell"], run["arm"]) not in arms]
+    results = [*fresh, *kept]
     results.sort(key=lambda result: (result["cell"], result["arm"], f"seed-{result['seed']}"))  # in folder order
     lines = "".join(json.dumps(result, allow_nan=False, separators=(",", ":")) + "\n" for result in results)
     chosen = read_tuning(folder)
-    tuning = read_tuning(target)
-    for cell in set(cells) & set(chosen):
-        tuning[cell] = {**(tuning.get(cell, {}) if cell in joined else {}), **chosen[cell]}
+    tuning = _with_arms(read_tuning(target), {cell: chosen[cell] for cell in cells if cell in chosen}, joined)
     write_bytes(target / ARCHIVE, gzip.compress(lines.encode(), mtime=0))
     write_json(target / RECORD, record)
     if tuning:
@@ -93,11 +92,7 @@ def _merged(
     if old and old["study"] != new["study"]:
         raise ValueError(f"the archive is of the study {old['study']!r}, not {new['study']!r}: give another --archive")
     tuning, before = (dict(record.get("tuning", {})) for record in (new, old))
-    by_cell = {}
-    for key in BY_CELL:
-        was, now = before.pop(key, {}), tuning.pop(key, {})
-        arms = {cell: {**was[cell], **now[cell]} for cell in joined if key == "lrs_of" and cell in was and cell in now}
-        by_cell[key] = {**was, **now, **arms}
+    by_cell = {key: _with_arms(before.pop(key, {}), tuning.pop(key, {}), joined) for key in BY_CELL}
     changed = differences(before, tuning) if before and tuning else []
     if changed:
         raise ValueError(f"the archive was tuned otherwise ({'; '.join(changed)}): give another --archive")
@@ -108,17 +103,27 @@ def _merged(
         "devices": sorted({invocation.get("device", "") for invocation in invocations} - {""}),
         "versions": invocations[-1]["versions"] if invocations else {},
     }
-    configuration = {cell: new.get("configuration", {}).get(cell, {}) for cell in cells}
+    added = {cell: new.get("configuration", {}).get(cell, {}) for cell in cells}
+    configuration = _with_arms(old.get("configuration", {}), added, joined)
     made_of = {cell: _with(old["made"][cell], made) if cell in joined else made for cell in cells}
-    for cell in joined:
-        configuration[cell] = {**old["configuration"][cell], **configuration[cell]}
     return {
         "study": new["study"],
         "arms": list(dict.fromkeys([*old.get("arms", []), *new.get("arms", [])])),
         "seeds": sorted({*old.get("seeds", []), *new.get("seeds", [])}),
-        "configuration": dict(sorted({**old.get("configuration", {}), **configuration}.items())),
+        "configuration": dict(sorted(configuration.items())),
         "tuning": {**before, **tuning, **{key: dict(sorted(of.items())) for key, of in by_cell.items() if of}},
         "made": dict(sorted({**old.get("made", {}), **made_of}.items())),
+    }
+
+
+def _with_arms(old: Mapping[str, Any], new: Mapping[str, Any], joined: Sequence[str]) -> dict[str, Any]:
+    """Values by cell, new ones in place of old ones; in a cell that is joined, arm by arm if they are by arm."""
+    return {
+        **old,
+        **{
+            cell: {**old.get(cell, {}), **of} if cell in joined and isinstance(of, Mapping) else of
+            for cell, of in new.items()
+        },
     }
 
 

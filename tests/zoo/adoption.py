@@ -121,24 +121,39 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def fit(run: Run, net: nn.Module, samples: Callable[[int], tuple[Tensor, ...]], loss: Any, lr: float) -> float:
+def fit(
+    run: Run, net: nn.Module, samples: Callable[[int], tuple[Tensor, ...]], loss: Any, *, steps: int, lr: float
+) -> float:
     """Train on batches of inputs and a target; the loss on many of them."""
     model = run.wrap(net)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    for _ in range(450):
+    for _ in range(steps):
         *inputs, y = samples(64)
         descend(optimizer, loss(model(*inputs), y) + run.mi_loss(model, y))
     *inputs, y = samples(2048)
     return float(loss(model(*inputs), y).item())
 
 
-def fit_digits(run: Run, net: nn.Module, steps: int, lr: float) -> float:
-    """Train a classifier of the digits by SGD with momentum; its loss on them, in evaluation mode."""
+def classify(
+    run: Run,
+    net: nn.Module,
+    *,
+    steps: int = 420,
+    lr: float = 1e-3,
+    momentum: float | None = None,
+    after: Callable[[Any], None] | None = None,
+) -> float:
+    """The usual loop on digits, by Adam or, with a momentum, SGD; the loss at the end is of ``net`` without dropout."""
     images, labels = digits()
     model = run.wrap(net)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(trained, lr=lr)
+    if momentum is not None:
+        optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum)
     for _ in range(steps):
         x, y = pick(images, labels)
         descend(optimizer, cross_entropy(model(x), y) + run.mi_loss(model, y))
+        if after is not None:
+            after(model)
     model.eval()
     return cross_entropy(model(images), labels).item()

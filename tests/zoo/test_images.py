@@ -12,7 +12,7 @@ from torch.nn.functional import (
     pairwise_distance,
 )
 
-from tests.zoo.adoption import Run, compare, descend, digits, fit, fit_digits, pick
+from tests.zoo.adoption import Run, classify, compare, descend, digits, fit, pick
 
 
 def cnn(run: Run) -> float:
@@ -21,7 +21,7 @@ def cnn(run: Run) -> float:
         *(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         nn.Linear(16, 10),
     )
-    return fit_digits(run, net, steps=420, lr=0.05)
+    return classify(run, net, lr=0.05, momentum=0.9)
 
 
 def test_cnn() -> None:
@@ -153,7 +153,7 @@ def siamese(run: Run) -> float:
         b = torch.where(same[:, None, None, None], a.roll(1, -1), b)
         return a, b, (same | (of_a == of_b)).float()
 
-    return fit(run, Siamese(), pairs, binary_cross_entropy_with_logits, lr=2e-3)
+    return fit(run, Siamese(), pairs, binary_cross_entropy_with_logits, steps=420, lr=2e-3)
 
 
 def test_siamese() -> None:

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-from tests.zoo.adoption import Run, compare, descend, digits, pick
+from tests.zoo.adoption import Run, classify, compare, digits, pick
 
 
 def perceptron(depth: int = 3, around: Callable[[nn.Module], nn.Module] = lambda layer: layer) -> nn.Sequential:
@@ -25,23 +25,6 @@ def perceptron(depth: int = 3, around: Callable[[nn.Module], nn.Module] = lambda
         module for block in range(depth) for module in (around(nn.Linear(64 if block == 0 else 32, 32)), nn.Tanh())
     ]
     return nn.Sequential(nn.Flatten(), *blocks, nn.Linear(32, 10))
-
-
-def classify(
-    run: Run, net: nn.Module, *, steps: int = 420, lr: float = 1e-3, after: Callable[[Any], None] | None = None
-) -> float:
-    """The usual loop on digits; the loss at the end is of ``net`` without dropout."""
-    images, labels = digits()
-    model = run.wrap(net)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
-    for _ in range(steps):
-        x, y = pick(images, labels)
-        loss = cross_entropy(model(x), y) + run.mi_loss(model, y)
-        descend(optimizer, loss)
-        if after is not None:
-            after(model)
-    model.eval()
-    return cross_entropy(model(images), labels).item()
 
 
 class Adapter(nn.Module):

@@ -135,7 +135,7 @@ def operator(run: Run) -> float:
         function = (weights[:, None] * (k * torch.linspace(0, 1, 16)[:, None]).cos()).sum(-1)
         return function, places, (weights * (k * places).sin() / k).sum(1, keepdim=True)
 
-    return fit(run, DeepONet(), samples, mse_loss, lr=3e-3)
+    return fit(run, DeepONet(), samples, mse_loss, steps=500, lr=3e-3)
 
 
 def test_operator() -> None:

@@ -7,7 +7,7 @@ from sklearn.datasets import load_diabetes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from tests.zoo.adoption import Run, compare, descend, digits, fit_digits, pick
+from tests.zoo.adoption import Run, classify, compare, descend, digits, pick
 
 
 def mlp(run: Run) -> float:
@@ -32,7 +32,7 @@ def test_mlp() -> None:
 def short_mlp(run: Run) -> float:
     """Ends while the term still has most of its weight."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Dropout(0.1), nn.Linear(64, 10))
-    return fit_digits(run, net, steps=120, lr=0.1)
+    return classify(run, net, steps=120, lr=0.1, momentum=0.9)
 
 
 def test_short_mlp() -> None:
@@ -92,14 +92,7 @@ class RoutedExperts(Experts):
 
 
 def mixture(net: type[nn.Module], run: Run) -> float:
-    images, labels = digits()
-    model = run.wrap(net())
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(420):
-        x, y = pick(images, labels)
-        loss = cross_entropy(model(x), y) + run.mi_loss(model, y)
-        descend(optimizer, loss)
-    return cross_entropy(model(images), labels).item()
+    return classify(run, net())
 
 
 def test_mixture_of_experts() -> None:

@@ -29,8 +29,9 @@ class _Clocked:
 
 
 class Forecast:
-    """Forecasts the seconds until a study ends. Arms differ in cost: a run is expected to take as long as its
-    arm's usually do: the median, since a worker's first run takes longer.
+    """Forecasts the seconds until a study ends.
+
+    Arms differ in cost: a run is expected to take the median time of its arm's, since a worker's first takes longer.
 
     Args:
         clock: returns the time in seconds.
@@ -73,7 +74,8 @@ class Forecast:
     def seconds(self) -> float | None:
         """Seconds until the end; None if still unknown."""
         paces = {run: clocked.duration(clocked.steps or self._steps) for run, clocked in self._running.items()}
-        known = {arm: median(took) for arm, took in self._took.items()}
+        finished = {arm: median(took) for arm, took in self._took.items()}
+        known = dict(finished)
         for run, pace in paces.items():
             if pace is not None and not self._running[run].start:
                 known.setdefault(_arm(run), pace)
@@ -84,10 +86,10 @@ class Forecast:
         left = []
         for run, clocked in self._running.items():
             elapsed = now - clocked.began
-            took = self._took.get(_arm(run))
-            # The arm's finished runs know how the pace changes, as when the term ends; a late or resumed run does not.
-            usable = took and not clocked.start and elapsed < median(took)
-            total = median(took) if took and usable else paces[run] or known.get(_arm(run), usual)
+            total = paces[run] or known.get(_arm(run), usual)
+            # Finished runs know how the pace changes, as when the term ends. They say nothing of late or resumed runs.
+            if not clocked.start and elapsed < finished.get(_arm(run), 0.0):
+                total = finished[_arm(run)]
             left.append(max(0.0, total - elapsed))
         free = left + [0.0] * (self._at_once - len(left))  # when each worker is free
         heapq.heapify(free)

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from mireg.ablation.execution.forecast import Forecast
 
 STEPS = 100
-ARMS = ("none", "mi")
-RUNS = [f"cell/{arm}/seed-{seed}" for seed in range(6) for arm in ARMS]
+PACES = {"none": 0.05, "mi": 0.15}  # seconds per step
+RUNS = [f"cell/{arm}/seed-{seed}" for seed in range(6) for arm in PACES]
 
 
-def steps_after(seconds: float, arm: str) -> int:
-    """Steps done by then: ``mi`` is three times slower until the term ends, after half of its steps."""
-    if arm == "mi":
-        slow = min(seconds, 0.15 * STEPS / 2)
-        return min(STEPS, int(slow / 0.15 + (seconds - slow) / 0.05 + 1e-9))
-    return min(STEPS, int(seconds / 0.05 + 1e-9))
+def steady(seconds: float, arm: str) -> int:
+    """Steps done by then."""
+    return int(seconds / PACES[arm])
+
+
+def quicker_later(seconds: float, arm: str) -> int:
+    """The same, but ``mi`` is as fast as ``none`` after half of its steps, when the term has ended."""
+    slow = min(seconds, PACES[arm] * STEPS / 2)
+    return int(slow / PACES[arm] + (seconds - slow) / PACES["none"] + 1e-9)
 
 
 @pytest.mark.parametrize("says_steps", [True, False])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_right_within_a_third_once_each_arm_has_a_finished_run(workers: int, says_steps: bool) -> None:
+@pytest.mark.parametrize(("steps_after", "arms_known"), [(steady, 1), (quicker_later, 2)])
+def test_right_within_a_third_from_the_first_runs_on(
+    steps_after: Callable[[float, str], int], arms_known: int, workers: int, says_steps: bool
+) -> None:
     now = 0.0
     forecast = Forecast(lambda: now)
     forecast({"event": "study", "runs": len(RUNS), "finished": 0, "missing": RUNS})
     assert forecast.seconds() is None
     total = STEPS if says_steps else None
-    waiting, told, finished = list(RUNS), [], set()
+    waiting, told = list(RUNS), []
+    finished: list[str] = []
     running: dict[str, float] = {}
     while waiting or running:
         while waiting and len(running) < workers:
@@ -36,13 +45,14 @@ def test_right_within_a_third_once_each_arm_has_a_finished_run(workers: int, say
             forecast({"event": "start", "run": run, "step": 0, "steps": total})
         now += 0.25
         for run, began in list(running.items()):
-            step = steps_after(now - began, run.split("/")[1])
+            arm = run.split("/")[1]
+            step = min(STEPS, steps_after(now - began, arm))
             forecast({"event": "step", "run": run, "step": step, "steps": total})
             if step == STEPS:
                 forecast({"event": "finish", "run": run, "failure": None})
                 del running[run]
-                finished.add(run.split("/")[1])
-        if len(finished) == len(ARMS):
+                finished.append(arm)
+        if len(finished) >= 2 and len(set(finished)) >= arms_known:
             told.append((now, forecast.seconds()))
     for moment, left in told:
         true = now - moment

@@ -114,7 +114,7 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
             optimizer.step()
 
         bare_ms = added_ms = 0.0
-        if layers:
+        if layers and trained:
             optimizer = torch.optim.Adam(trained, lr=0.0)  # takes as long as any other rate, and changes nothing
             device = next(iter(layers.values())).device
             steps = {"bare": lambda: step(False), "used": lambda: step(True)}

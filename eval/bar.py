@@ -15,7 +15,7 @@ from mireg.ablation.report.verdicts import SEEDS_FOR_A_VERDICT
 from mireg.ablation.study.convergence import CONVERGENCE
 from mireg.ablation.study.metric import Metric
 
-MET, NOT_MET, NOT_RUN = "met", "not met", "not run"
+MET, NOT_MET, NOT_RUN, UNDEFINED = "met", "not met", "not run", "undefined"
 
 NOISE = 0.001
 """Maximum loss of final accuracy beyond noise: 0.1 points."""
@@ -41,7 +41,7 @@ class Line:
         cell: the cell or cells.
         required: the requirement.
         measured: the measured value with its interval.
-        status: :data:`MET`, :data:`NOT_MET` or :data:`NOT_RUN`.
+        status: :data:`MET`, :data:`NOT_MET`, :data:`NOT_RUN`, or :data:`UNDEFINED` if the runs have no such quantity.
     """
 
     cell: str
@@ -52,6 +52,10 @@ class Line:
 
 class NotRunError(Exception):
     """A cell or an arm has no runs, or too few for an interval."""
+
+
+class UndefinedError(Exception):
+    """The runs are there, but the quantity does not exist for them."""
 
 
 class Study:
@@ -154,6 +158,8 @@ def _line(cell: str, required: str, check: Check) -> Line:
         measured, good = check()
     except NotRunError as missing:
         return Line(cell, required, str(missing), NOT_RUN)
+    except UndefinedError as reason:
+        return Line(cell, required, str(reason), UNDEFINED)
     return Line(cell, required, measured, MET if good else NOT_MET)
 
 
@@ -204,8 +210,10 @@ def _ratio(versus: Mapping[str, Any], key: str, interval_key: str, bar: float) -
 
 def _saving(study: Study, cell: str, arm: str = "mi") -> dict[str, Any]:
     found = study.arm(cell, arm).get("steps_saved")
-    if not found or found["ci95"] is None:
-        raise NotRunError("steps saved: `none` has no other budgets, or gains nothing by them")
+    if not found:
+        raise NotRunError("`none` has no runs with other budgets")
+    if found["ci95"] is None:
+        raise UndefinedError("`none` gains nothing by more steps, so none can be saved")
     return dict(found)
 
 
@@ -229,10 +237,10 @@ def _saves(study: Study, cell: str, bar: float) -> Check:
     return check
 
 
-def _gain(study: Study, cell: str) -> tuple[float, float, float, Metric]:
-    """Gain of the term in the final metric, and its interval; positive is better."""
+def _gain(study: Study, cell: str, arm: str = "mi") -> tuple[float, float, float, Metric]:
+    """Gain of an arm in the final metric over the baseline, and its interval; positive is better."""
     metric = Metric.of(study.cell(cell))
-    found = study.arm(cell, "mi").get(difference_key(metric))
+    found = study.arm(cell, arm).get(difference_key(metric))
     if not found or found["ci95"] is None:
         raise NotRunError("no interval")
     low, high = sorted(metric.gain(edge) for edge in found["ci95"])
@@ -242,11 +250,15 @@ def _gain(study: Study, cell: str) -> tuple[float, float, float, Metric]:
 def _ends(study: Study, cell: str, least: float) -> Check:
     def check() -> tuple[str, bool]:
         mean, low, high, metric = _gain(study, cell)
-        if metric.is_share:
-            return _points(mean, (low, high)), high >= least
-        return f"{mean:+.3g} better [{low:+.3g}, {high:+.3g}]", high >= least
+        return _better(mean, low, high, metric), high >= least
 
     return check
+
+
+def _better(mean: float, low: float, high: float, metric: Metric) -> str:
+    if metric.is_share:
+        return _points(mean, (low, high))
+    return f"{mean:+.3g} better [{low:+.3g}, {high:+.3g}]"
 
 
 def _higher(study: Study, cell: str) -> tuple[str, bool]:
@@ -275,7 +287,11 @@ def _seconds(study: Study, cell: str, bar: float) -> Check:
 def _control(study: Study, cell: str) -> Check:
     def check() -> tuple[str, bool]:
         if study.cell(cell)["target"] is None:
-            saved = _saving(study, cell, "target-shuffled")
+            try:
+                saved = _saving(study, cell, "target-shuffled")
+            except UndefinedError:
+                mean, low, high, metric = _gain(study, cell, "target-shuffled")
+                return f"ends {_better(mean, low, high, metric)}", low <= 0
             low, high = saved["ci95"]
             return f"saves {saved['mean']:.0%} [{100 * low:.0f}, {100 * high:.0f}]", low <= 0
         versus = study.versus(cell, "target-shuffled")

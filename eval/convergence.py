@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from eval import inside
-from eval.bar import MET, NOT_MET, NOT_RUN, lines
+from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, lines
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report import figures, tables
 from mireg.ablation.report.summary import difference_key, final_key
@@ -147,7 +147,8 @@ def _remedy(cell: dict[str, Any]) -> str:
 
 def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[str]:
     found = lines(summary, results)
-    counts = ", ".join(f"{sum(line.status == status for line in found)} {status}" for status in (MET, NOT_MET, NOT_RUN))
+    order = (MET, NOT_MET, NOT_RUN, UNDEFINED)
+    counts = ", ".join(f"{n} {status}" for status in order if (n := sum(line.status == status for line in found)))
     about = (
         f"What had to be shown, written down before the runs: {counts}. A line that requires a gain is met "
         "if the whole 95% interval is on the right side of it, not the median alone; one that requires no loss (not "

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eval import archive, convergence, inside, report
-from eval.bar import MET, NOT_MET, NOT_RUN, Line, lines, median_interval
+from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, Line, lines, median_interval
 from mireg.ablation.report.summary import summarise
 from tests.ablation.report.synthetic import result, write_study
 
@@ -127,17 +127,35 @@ def test_the_page_is_built_from_the_archive_alone_and_says_what_was_not_run(tmp_
     assert page.read_text() == text
 
 
-def test_a_cell_without_a_target_is_read_by_the_end_of_its_schedule() -> None:
-    ends = {400: {"none": 0.60, "mi": 0.70, "deep-supervision": 0.65}, 240: {"none": 0.50}, 320: {"none": 0.55}}
+def budgeted(cell: str, ends: dict[int, dict[str, float]]) -> list[dict[str, Any]]:
+    """Six runs of each arm that end at a metric, by steps; the most steps are the cell's own."""
     results = []
     for steps, arms in ends.items():
-        name = "P1" if steps == 400 else f"P1-{steps}"
+        shorter = steps < max(ends)
         for arm, end in arms.items():
             for seed in range(6):
                 values = (0.1, end + seed / 1000)
+                name = f"{cell}-{steps}" if shorter else cell
                 run = result(arm, seed, 0, cell=name, steps=steps, target=None, values=values)
-                run["spec"]["cell"]["budget_of"] = None if steps == 400 else "P1"
+                run["spec"]["cell"]["budget_of"] = cell if shorter else None
                 results.append(run)
+    return results
+
+
+def test_where_more_steps_gain_nothing_the_control_is_judged_by_how_it_ends() -> None:
+    flat = {240: {"none": 0.62}, 320: {"none": 0.61}}
+    good = judged(budgeted("P6", {**flat, 400: {"none": 0.60, "mi": 0.70, "target-shuffled": 0.58}}))
+    assert status(good, "P6", "5% slower in seconds") == UNDEFINED
+    assert status(good, "P6", "`target-shuffled` is not faster") == MET
+    bad = judged(budgeted("P6", {**flat, 400: {"none": 0.60, "mi": 0.70, "target-shuffled": 0.65}}))
+    assert status(bad, "P6", "`target-shuffled` is not faster") == NOT_MET
+    alone = judged(budgeted("P6", {400: {"none": 0.60, "mi": 0.70}}))
+    assert status(alone, "P6", "5% slower in seconds") == NOT_RUN
+
+
+def test_a_cell_without_a_target_is_read_by_the_end_of_its_schedule() -> None:
+    ends = {400: {"none": 0.60, "mi": 0.70, "deep-supervision": 0.65}, 240: {"none": 0.50}, 320: {"none": 0.55}}
+    results = budgeted("P1", ends)
     found = judged(results)
     assert status(found, "P1", "saves at least 12%") == MET
     assert status(found, "P1", "ends no worse") == MET

@@ -55,6 +55,9 @@ def summarise(
         summary["tuning"] = {
             cell: {arm: found["tried"] for arm, found in arms.items()} for cell, arms in sorted(tuning.items())
         }
+        summary["tuned"] = {
+            cell: {arm: found["lr"] for arm, found in arms.items()} for cell, arms in sorted(tuning.items())
+        }
     return summary
 
 

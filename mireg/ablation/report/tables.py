@@ -213,9 +213,8 @@ TUNING = (
 
 def tuning_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the tuning, a row per cell and arm, in Markdown; no rows without tuning."""
-    tuning = summary.get("tuning", {})
+    tuning, chosen = summary.get("tuning", {}), summary.get("tuned", {})
     rates = sorted({lr for arms in tuning.values() for tried in arms.values() for lr in tried}, key=float)
-    chosen = {(cell["cell"], name): arm["lr"] for cell in summary["cells"] for name, arm in cell["arms"].items()}
     body = []
     for cell, arms in tuning.items():
         for arm, tried in arms.items():
@@ -223,7 +222,7 @@ def tuning_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             for lr in rates:
                 runs = tried.get(lr)
                 text = _tried(runs) if runs else ""
-                row.append(f"**{text}**" if chosen.get((cell, arm)) == float(lr) and text else text)
+                row.append(f"**{text}**" if chosen[cell][arm] == float(lr) and text else text)
             body.append(row)
     return ["cell", "arm", *(f"lr {float(lr):g}" for lr in rates)], body
 

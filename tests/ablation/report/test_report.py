@@ -207,6 +207,17 @@ def test_table_wraps_what_is_wider_and_cuts_nothing(capsys: pytest.CaptureFixtur
     assert all(part in text for part in ("broke)", "≥123.4x", "234.5]"))
 
 
+def test_the_chosen_rate_is_in_bold_also_of_a_cell_that_repeats_another_with_fewer_steps() -> None:
+    runs = [result("none", seed, None, cell=cell) for cell in ("P1", "P1-60") for seed in range(6)]
+    for run in runs[6:]:
+        run["spec"]["cell"]["budget_of"] = "P1"
+    tried = {"0.02": {"steps": [None], "accuracy": [0.4]}, "0.05": {"steps": [None], "accuracy": [0.5]}}
+    tuning = {"P1": {"none": {"lr": 0.02, "tried": tried}}, "P1-60": {"none": {"lr": 0.05, "tried": tried}}}
+    text = as_markdown(summarise("study", runs, tuning=tuning))
+    assert "| P1 | none | **never (40%)** | never (50%) |" in text
+    assert "| P1-60 | none | never (40%) | **never (50%)** |" in text
+
+
 def test_every_run_is_a_row_of_the_csv(study: Path) -> None:
     rows = list(csv.DictReader((study / "runs.csv").read_text().splitlines()))
     assert len(rows) == 2 * len(ARMS) * 6

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation.arms import ARMS
+from mireg.ablation.arms import ARMS, BASELINE
 from mireg.ablation.command.arguments import Arguments, given
 from mireg.ablation.data import NEXT_TOKEN, is_dataset, load
 from mireg.ablation.errors import UserError, nearest
@@ -107,7 +107,7 @@ def _preset(arguments: Arguments, catalogue: Catalogue) -> Study:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}{nearest(name, PRESETS)}: choose from {', '.join(PRESETS)}")
     study = PRESETS[name]
-    cells = _chosen_cells(study, arguments.cells)
+    cells = _chosen_cells(study, arguments.cells, arguments.arms)
     for cell in cells:
         _check_model(cell.model, catalogue)
     changes = {**given(arguments, *OF_CELL), **{flag: True for flag in FLAGS if getattr(arguments, flag)}}
@@ -156,8 +156,11 @@ def _check_options(study: Study, cell: Cell, catalogue: Catalogue) -> None:
             raise UserError(f"{cell.name}: arm {arm!r} does not apply, model {cell.model!r} has no {missing[0]!r}")
 
 
-def _chosen_cells(study: Study, names: tuple[str, ...]) -> tuple[Cell, ...]:
-    """The cells of these names in this order, each with the baseline's other budgets; all where none is given."""
+def _chosen_cells(study: Study, names: tuple[str, ...], arms: tuple[str, ...]) -> tuple[Cell, ...]:
+    """The cells of these names in this order; all where none is given.
+
+    Each comes with the baseline's other budgets, unless arms without the baseline were asked for.
+    """
     known = {cell.name: cell for cell in study.cells}
     for name in names:
         if name not in known:
@@ -165,7 +168,8 @@ def _chosen_cells(study: Study, names: tuple[str, ...]) -> tuple[Cell, ...]:
     wanted = [
         cell for name in names or known for cell in study.cells if name in (cell.name, cell.budget_of or cell.name)
     ]
-    return tuple({cell.name: cell for cell in wanted}.values())
+    own_budget_only = bool(arms) and BASELINE not in arms
+    return tuple({cell.name: cell for cell in wanted if not (own_budget_only and cell.budget_of)}.values())
 
 
 def read_options(texts: tuple[str, ...]) -> dict[str, str]:

@@ -59,6 +59,11 @@ ON_PAGE: dict[Any, Any] = dict.fromkeys(
 ) | {"grid.color": INK}
 
 
+WIDE = 20
+"""Highest over lowest value of a metric from which its axis is logarithmic: a loss that starts far above its end would
+flatten all curves."""
+
+
 @dataclass(frozen=True)
 class Line:
     """Line style of an arm, the same in every chart."""
@@ -248,6 +253,8 @@ def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Li
     axes.set(xlabel="training step", ylabel=metric.name)
     if metric.is_share:
         axes.set_ylim(0, 1)
+    elif axes.dataLim.ymin > 0 and axes.dataLim.ymax > WIDE * axes.dataLim.ymin:
+        axes.set_yscale("log")
 
 
 def draw_weakest_link(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from eval import report as command
@@ -216,6 +217,15 @@ def test_the_chosen_rate_is_in_bold_also_of_a_cell_that_repeats_another_with_few
     text = as_markdown(summarise("study", runs, tuning=tuning))
     assert "| P1 | none | **never (40%)** | never (50%) |" in text
     assert "| P1-60 | none | never (40%) | **never (50%)** |" in text
+
+
+@pytest.mark.parametrize(("first", "scale"), [(170.0, "log"), (4.0, "linear")])
+def test_a_loss_that_starts_far_above_its_end_has_a_logarithmic_axis(first: float, scale: str) -> None:
+    runs = [result("none", seed, 100, target=None, metric="loss", values=(first, 0.5)) for seed in range(6)]
+    (cell,) = summarise("study", runs)["cells"]
+    axes = Figure().subplots()
+    figures.draw_metric(axes, cell, {"none": runs}, figures.lines(["none"]))
+    assert axes.get_yscale() == scale
 
 
 def test_every_run_is_a_row_of_the_csv(study: Path) -> None:

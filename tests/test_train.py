@@ -211,6 +211,10 @@ class TestChosen:
     def test_arms_without_the_baseline_need_no_other_budgets_of_it(self) -> None:
         assert [cell.name for cell in self.study("--cells", "P4", "--arms", "target-shuffled").cells] == ["P4"]
 
+    def test_a_shorter_schedule_by_itself_has_the_arms_asked_for(self) -> None:
+        study = self.study("--cells", "P4-60", "--arms", "mi")
+        assert [(cell.name, study.arms_of(cell)) for cell in study.cells] == [("P4-60", ("mi",))]
+
     def test_arms_and_seeds_are_the_cells_own_unless_given(self) -> None:
         study = self.study("--cells", "R3", "R6")
         assert [len(study.arms_of(cell)) for cell in study.cells] == [16, 6]

@@ -165,11 +165,15 @@ def _chosen_cells(study: Study, names: tuple[str, ...], arms: tuple[str, ...]) -
     for name in names:
         if name not in known:
             raise UserError(f"unknown cell {name!r}{nearest(name, known)}: choose from {', '.join(known)}")
-    wanted = [
-        cell for name in names or known for cell in study.cells if name in (cell.name, cell.budget_of or cell.name)
-    ]
-    own_budget_only = bool(arms) and BASELINE not in arms
-    return tuple({cell.name: cell for cell in wanted if not (own_budget_only and cell.budget_of)}.values())
+    chosen = {
+        cell.name: cell
+        for name in names or known
+        for cell in study.cells
+        if name in (cell.name, cell.budget_of or cell.name)
+    }
+    if arms and BASELINE not in arms:
+        return tuple(cell for cell in chosen.values() if cell.budget_of not in chosen)
+    return tuple(chosen.values())
 
 
 def read_options(texts: tuple[str, ...]) -> dict[str, str]:

@@ -1,6 +1,7 @@
-"""Archive a study's results in a form small enough to keep with the source.
+"""Archive a study's results in a form small enough to keep with the source, and go on from there.
 
 python -m eval.report DIR --archive TARGET
+python -m eval.report TARGET --unpack DIR --cells CELL ...
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report.results import ARCHIVE, load_results, read_lines
-from mireg.ablation.storage.files import read_json, write_bytes, write_json
-from mireg.ablation.storage.provenance import BY_CELL, RECORD, TUNING, differences, read_tuning
+from mireg.ablation.storage.files import read_json, write_bytes, write_json, write_result
+from mireg.ablation.storage.provenance import BY_CELL, RECORD, RUNS, TUNING, differences, read_tuning
 from mireg.ablation.study.metric import Metric
 
 KEPT = ("step", "seconds", "step_ms")
@@ -56,6 +57,50 @@ def add(folder: Path, target: Path) -> None:
     write_json(target / RECORD, record)
     if tuning:
         write_json(target / TUNING, dict(sorted(tuning.items())))
+
+
+def unpack(source: Path, folder: Path, cells: Sequence[str]) -> None:
+    """Write cells of an archive to a new folder of a study, to which ``train.py --out`` adds seeds and arms.
+
+    The runs and the chosen learning rates are kept; the weights and TensorBoard curves of these runs are not in the
+    archive.
+
+    Args:
+        source: folder of the archive.
+        folder: folder of the study, which must not exist or be empty.
+        cells: names of the cells.
+
+    Raises:
+        FileNotFoundError: if there is no such archive.
+        FileExistsError: if the folder has files.
+        ValueError: if the archive has no such cell, or cells that are tuned and others that are not.
+    """
+    results = [run for run in load_results(source) if run["cell"] in cells]
+    if unknown := sorted({*cells} - {run["cell"] for run in results}):
+        raise ValueError(f"{source} has no runs of {', '.join(unknown)}: name cells that it has")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: give a new folder to --unpack")
+    record = read_json(source / RECORD)
+    tuning, choices = record.get("tuning", {}), read_tuning(source)
+    tuned = {cell for cell in cells if cell in tuning.get("steps", {})}
+    if tuned and tuned != {*cells}:
+        raise ValueError(f"only {', '.join(sorted(tuned))} of these cells have tuned rates: unpack them separately")
+    for run in results:
+        write_result(folder / RUNS / run["cell"] / run["arm"] / f"seed-{run['seed']}" / "result.json", run)
+    if tuned:
+        of_cells = {key: {cell: of for cell, of in tuning.get(key, {}).items() if cell in cells} for key in BY_CELL}
+        write_json(folder / TUNING, {cell: choices[cell] for cell in cells})
+    write_json(
+        folder / RECORD,
+        {
+            "study": record["study"],
+            "arms": sorted({run["arm"] for run in results}),
+            "seeds": sorted({run["seed"] for run in results}),
+            "configuration": {cell: record["configuration"][cell] for cell in cells},
+            "tuning": {**tuning, **of_cells} if tuned else {},
+            "invocations": [],
+        },
+    )
 
 
 def _lean(result: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 python -m eval.report DIR
 python -m eval.report DIR --archive TARGET
 python -m eval.report TARGET --page PAGE
+python -m eval.report TARGET --unpack DIR --cells CELL ...
 """
 
 from __future__ import annotations
@@ -49,9 +50,17 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="the study's folder, as given to train.py --out, or an archive")
     parser.add_argument("--archive", type=Path, help="add the runs, compacted, to this folder, and write its tables")
     parser.add_argument("--page", type=Path, help=f"write the tables into this page, between {' and '.join(MARKERS)}")
+    parser.add_argument("--unpack", type=Path, help="write cells of an archive to this new folder, to run more of them")
+    parser.add_argument("--cells", nargs="+", default=[], help="the cells to unpack")
     arguments = parser.parse_args()
+    if bool(arguments.unpack) != bool(arguments.cells):
+        parser.error("--unpack and --cells go together")
     folder = arguments.folder
     try:
+        if arguments.unpack:
+            archive.unpack(folder, arguments.unpack, arguments.cells)
+            print(f"{arguments.unpack} holds {', '.join(arguments.cells)}: train.py --out {arguments.unpack} goes on")
+            return 0
         summary = write(folder)
         if arguments.archive:
             archive.add(folder, arguments.archive)

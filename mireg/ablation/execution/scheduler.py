@@ -21,7 +21,7 @@ from mireg.ablation.execution.job import Setup
 from mireg.ablation.execution.local import Failures
 from mireg.ablation.storage.files import DamagedError, read_result
 from mireg.ablation.storage.lock import Lock
-from mireg.ablation.storage.provenance import record_study, refuse_changes, settings, write_tuning
+from mireg.ablation.storage.provenance import read_tuning, record_study, refuse_changes, settings, write_tuning
 from mireg.ablation.study.config import Cell, RunSpec, Study
 from mireg.ablation.study.tuning import choose
 from mireg.ablation.training.group import Group, check_divides
@@ -84,13 +84,18 @@ def _untuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: E
 def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: EventHandler) -> list[dict[str, Any]]:
     """For each cell, perform the tuning runs, choose the learning rates, and perform the runs with them.
 
-    If a tuning run fails, no rates are chosen, and the cell is left for the next call.
+    A choice on record stands. If a tuning run fails, no rates are chosen, and the cell is left for the next call.
     """
-    every = [*study.runs(), *(spec for cell in study.cells for spec in study.tuning_runs(cell))]
+    chosen = group.first(read_tuning(setup.out) if group.writes else None) or {}
+    trials_of = {
+        cell.name: [spec for spec in study.tuning_runs(cell) if spec.arm not in chosen.get(cell.name, {})]
+        for cell in study.cells
+    }
+    every = [*study.runs(), *(spec for trials in trials_of.values() for spec in trials)]
     tell(_started(every, [spec for spec in every if not (setup.folder(spec) / "result.json").exists()]))
     outcomes = []
     for cell in study.cells:
-        trials = study.tuning_runs(cell)
+        trials = trials_of[cell.name]
         missing = _missing(trials, setup, group, tell)
         failures = execute(missing) if missing else {}
         if lost := group.first(failures if group.writes else None):
@@ -100,10 +105,12 @@ def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Eve
         choice = None
         if group.writes:
             choice = choose((spec, read_result(setup.folder(spec) / "result.json")) for spec in trials)
-            write_tuning(setup.out, cell.name, choice)
+            if choice:
+                write_tuning(setup.out, cell.name, choice)
         choice = group.first(choice)
         assert choice is not None  # rank 0 always has one
-        runs = study.runs([replace(cell, arm_lr={arm: found["lr"] for arm, found in choice.items()})])
+        choice = chosen.get(cell.name, {}) | choice
+        runs = study.runs([replace(cell, arm_lr={arm: choice[arm]["lr"] for arm in study.arms_of(cell)})])
         missing = _missing(runs, setup, group, tell)
         failures = execute(missing) if missing else {}
         outcomes += [_outcome(spec, setup, failures) for spec in runs] if group.writes else []

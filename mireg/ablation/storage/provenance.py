@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mireg.ablation.errors import UserError
 from mireg.ablation.storage.files import read_json, write_json
 from mireg.ablation.study.config import Study
@@ -53,7 +55,7 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
     if old["study"] != study.name:
         raise UserError(f"{out} holds the study {old['study']!r}, not {study.name!r}: give another --out")
     tuning, before = _tuning(study), old.get("tuning", {})
-    if old["invocations"]:
+    if old["configuration"]:
         if before and tuning:  # cells may be added
             for key in BY_CELL:
                 was, now = before.get(key, {}), tuning[key]
@@ -97,11 +99,15 @@ def invocation(device: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Model of this machine's processor and its number of cores."""
+    """Model of this machine's processor, its number of cores, and the instructions that PyTorch uses.
+
+    Results are the same to the bit only where these instructions are.
+    """
     info = Path("/proc/cpuinfo")  # on Linux, platform only gives x86_64
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores"
+    model = models[0] if models else platform.processor()
+    return f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 BY_CELL = ("steps", "lrs_of")

@@ -169,7 +169,7 @@ def write_spread(folder: Path, curves: Sequence[Sequence[dict[str, Any]]], metri
     with SummaryWriter(str(target)) as writer:
         for points in zip(*curves, strict=False):
             spread = {f"over_seeds/{metric.name}": [point[metric.validation] for point in points]}
-            if all(point["mi"] for point in points):
+            if all(point.get("mi") for point in points):  # runs of an archive have none
                 spread["over_seeds/weakest_mi"] = [min(point["mi"].values()) for point in points]
             for tag, values in spread.items():
                 writer.add_scalar(tag, np.median(values), points[0]["step"])

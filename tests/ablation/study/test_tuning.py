@@ -141,18 +141,25 @@ class TestStudy:
         assert read_tuning(tuned)["tiny"]["lbe"]["lr"] == 3e-3
 
     def test_again_does_what_is_missing(self, tuned: Path) -> None:
-        gone = [
+        trial, gone = (
             tuned / "tuning/tiny/lbe/lr-0.003/seed-0/result.json",
             tuned / "runs/tiny/none/seed-11/result.json",
-        ]
+        )
         results = {path: path.stat().st_mtime_ns for path in tuned.glob("*/**/result.json")}
         choice = (tuned / "tuning.json").read_bytes()
-        for path in gone:
-            path.unlink()
-        assert train.main(command(tuned)) == 0
-        again = {path for path, at in results.items() if path.stat().st_mtime_ns != at}
-        assert again == set(gone)
-        assert (tuned / "tuning.json").read_bytes() == choice
+
+        def again() -> set[Path]:
+            assert train.main(command(tuned)) == 0
+            assert (tuned / "tuning.json").read_bytes() == choice
+            return {path for path, at in results.items() if not path.exists() or path.stat().st_mtime_ns != at}
+
+        gone.unlink()
+        trial.unlink()
+        assert again() == {gone, trial}
+        assert not trial.exists()  # a rate once chosen stands
+        (tuned / "tuning.json").unlink()  # without the record it is chosen again
+        assert again() == {gone, trial}
+        assert trial.exists()
 
     def test_killed_in_any_phase_it_goes_on(self, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole_build = train.build

@@ -41,6 +41,7 @@ def sections(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], p
     for name, caption in _pictures(summary, results):
         text += [f"![{caption}]({pictures}/{name})", "", f"{caption}.", ""]
     text += ["### What forecasts a gain", "", inside.sentence(inside.over_cells(summary, results)), ""]
+    text += ["### The commands", "", COMMANDS, "", *(f"    {command}" for command in commands(summary)), ""]
     return "\n".join([*text, tables(dict(summary), level=3)])
 
 
@@ -157,6 +158,33 @@ def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> li
     body = [[line.cell, line.required, line.measured, f"**{line.status}**" if line.status == NOT_MET else line.status]
             for line in found]  # fmt: skip
     return [about, "", *_table(("cell", "required", "measured", ""), body)]
+
+
+COMMANDS = (
+    "What each cell got. A command repeats the runs of its cell, those of tuning included, unless it gives a rate; a P "
+    "cell's includes the shorter schedules."
+)
+
+
+def commands(summary: Mapping[str, Any]) -> list[str]:
+    """The commands that repeat the runs of a study: one for each cell and number of seeds."""
+    found = {cell["cell"]: cell for cell in summary["cells"]}
+    return [
+        _command(cell, found[cell.name], seeds, cell.name in summary.get("tuned", {}))
+        for cell in CONVERGENCE.cells
+        if not cell.budget_of and cell.name in found
+        for seeds in sorted({arm["n_seeds"] for arm in found[cell.name]["arms"].values()}, reverse=True)
+    ]
+
+
+def _command(cell: Cell, found: Mapping[str, Any], seeds: int, tuned: bool) -> str:
+    arms = {name: arm for name, arm in found["arms"].items() if arm["n_seeds"] == seeds}
+    words = ["python train.py --preset", CONVERGENCE.name, "--cells", cell.name, "--arms", *arms, f"--seeds {seeds}"]
+    if found["budget_steps"] != cell.steps:
+        words.append(f"--steps {found['budget_steps']}")
+    if not tuned:
+        words += [f"--lr {rate:g}" for rate in sorted({arm["lr"] for arm in arms.values()})]
+    return " ".join(words)
 
 
 def _table(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

@@ -52,10 +52,11 @@ def add(folder: Path, target: Path) -> None:
     results.sort(key=lambda result: (result["cell"], result["arm"], f"seed-{result['seed']}"))  # in folder order
     lines = "".join(json.dumps(result, allow_nan=False, separators=(",", ":")) + "\n" for result in results)
     chosen = read_tuning(folder)
-    tuning = _with_arms(read_tuning(target), {cell: chosen[cell] for cell in cells if cell in chosen}, joined)
+    tuned = {cell: of for cell, of in read_tuning(target).items() if cell not in replaced}
+    tuning = _with_arms(tuned, {cell: chosen[cell] for cell in cells if cell in chosen}, joined)
     write_bytes(target / ARCHIVE, gzip.compress(lines.encode(), mtime=0))
     write_json(target / RECORD, record)
-    if tuning:
+    if tuning or (target / TUNING).exists():
         write_json(target / TUNING, dict(sorted(tuning.items())))
 
 
@@ -137,7 +138,13 @@ def _merged(
     if old and old["study"] != new["study"]:
         raise ValueError(f"the archive is of the study {old['study']!r}, not {new['study']!r}: give another --archive")
     tuning, before = (dict(record.get("tuning", {})) for record in (new, old))
-    by_cell = {key: _with_arms(before.pop(key, {}), tuning.pop(key, {}), joined) for key in BY_CELL}
+    replaced = {*cells} - {*joined}
+    by_cell = {
+        key: _with_arms(
+            {cell: of for cell, of in before.pop(key, {}).items() if cell not in replaced}, tuning.pop(key, {}), joined
+        )
+        for key in BY_CELL
+    }
     changed = differences(before, tuning) if before and tuning else []
     if changed:
         raise ValueError(f"the archive was tuned otherwise ({'; '.join(changed)}): give another --archive")

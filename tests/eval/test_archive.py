@@ -217,6 +217,18 @@ def test_a_cell_at_a_given_rate_joins_tuned_ones(tmp_path: Path) -> None:
     assert [cell["cell"] for cell in report.write(tmp_path / "kept")["cells"]] == ["H1", "R1"]
 
 
+def test_a_cell_replaced_at_a_given_rate_loses_its_tuning(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    archive.add(study(tmp_path / "tuned", "H1", "R1"), kept)
+    given = study(tmp_path / "given", "H1")
+    (given / "tuning.json").unlink()
+    record = json.loads((given / "study.json").read_text())
+    write_json(given / "study.json", {**record, "tuning": {}})
+    archive.add(given, kept)
+    assert json.loads((kept / "study.json").read_text())["tuning"]["steps"] == {"R1": 500}
+    assert list(read_tuning(kept)) == ["R1"]
+
+
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl.gz").write_bytes(gzip.compress(b"{}\n")[:-9])
     with pytest.raises(DamagedError, match=r"results.jsonl.gz is damaged"):

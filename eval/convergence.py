@@ -11,21 +11,14 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from eval import inside
+from eval import inside, overview
 from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, lines
-from mireg.ablation.arms import BASELINE, TERM
+from mireg.ablation.arms import BASELINE
 from mireg.ablation.report import figures, tables
-from mireg.ablation.report.summary import difference_key, final_key
-from mireg.ablation.report.text import difference_text, mean_text, ratio_text
 from mireg.ablation.storage.files import write_bytes
 from mireg.ablation.storage.plane import draw_planes
 from mireg.ablation.study.config import Cell
-from mireg.ablation.study.convergence import CONVERGENCE, REMEDIES
-from mireg.ablation.study.metric import Metric
-
-CONTROL = "target-shuffled"
-ELSE = (*REMEDIES, "deep-supervision", "lbe", "muon")
-"""Alternatives to the term."""
+from mireg.ablation.study.convergence import CONVERGENCE
 
 
 def sections(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pictures: str) -> str:
@@ -36,114 +29,23 @@ def sections(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], p
         results: results of its runs.
         pictures: the folder of :func:`write_pictures`, relative to the page.
     """
-    text = ["### In one table", "", OVERVIEW, "", *_overview(summary), "", "### The bar", "", *_bar(summary, results)]
+    text = [
+        "### In one table",
+        "",
+        overview.ABOUT,
+        "",
+        *overview.table(summary),
+        "",
+        "### The bar",
+        "",
+        *_bar(summary, results),
+    ]
     text += ["", "### Figures", ""]
     for name, caption in _pictures(summary, results):
         text += [f"![{caption}]({pictures}/{name})", "", f"{caption}.", ""]
     text += ["### What forecasts a gain", "", inside.sentence(inside.over_cells(summary, results)), ""]
     text += ["### The commands", "", COMMANDS, "", *(f"    {command}" for command in commands(summary)), ""]
     return "\n".join([*text, tables(dict(summary), level=3)])
-
-
-OVERVIEW = (
-    f"A line per cell: steps to the target of `{BASELINE}` and `{TERM}`, median over seeds; the speed of `{TERM}`, "
-    f"`{BASELINE}` being 1, with its 95% interval; how much better or worse it ends; the speed of the control, whose "
-    "targets are shuffled; and the fastest of what one would do instead. In P cells, which have no target, speed is "
-    f"the steps that `{BASELINE}` would need for the same end over those of the arm, and the remedy is the one that "
-    "ends best."
-)
-
-COLUMNS = (
-    "cell",
-    "network",
-    f"`{BASELINE}`",
-    f"`{TERM}`",
-    "speed in steps",
-    "speed in seconds",
-    f"end, over `{BASELINE}`",
-    "control: speed",
-    "best remedy",
-    "seeds",
-)
-
-
-def _overview(summary: Mapping[str, Any]) -> list[str]:
-    found = {cell["cell"]: cell for cell in summary["cells"]}
-    body = [_row(cell, found.get(cell.name)) for cell in CONVERGENCE.cells if not cell.budget_of]
-    return _table(COLUMNS, body)
-
-
-def _row(cell: Cell, found: dict[str, Any] | None) -> list[str]:
-    network = f"{cell.model} {' '.join(f'{k}={v}' for k, v in cell.model_options.items())}, {cell.dataset}"
-    if found is None:
-        return [cell.name, network, NOT_RUN, *[""] * (len(COLUMNS) - 3)]
-    arms = found["arms"]
-    term = arms.get(TERM, {})
-    steps, seconds = _speeds(found, term)
-    return [
-        cell.name,
-        network,
-        _reached(found, BASELINE),
-        _reached(found, TERM),
-        steps if term else NOT_RUN,
-        seconds,
-        difference_text(found, term.get(difference_key(Metric.of(found)))),
-        _speeds(found, arms[CONTROL])[0] if CONTROL in arms else NOT_RUN,
-        _remedy(found),
-        str(term.get("n_seeds", 0)),
-    ]
-
-
-def _reached(cell: dict[str, Any], arm: str) -> str:
-    found = cell["arms"].get(arm)
-    if found is None:
-        return NOT_RUN
-    if cell["target"] is None:
-        return mean_text(cell, found[final_key(Metric.of(cell))])
-    median = found["steps_to_target"]["median"]
-    missed = found["n_seeds"] - found["n_reached"]
-    few = f" ({found['n_reached']} of {found['n_seeds']})" if missed else ""
-    return ("never" if median is None else f"{median:,.0f}") + few
-
-
-def _speeds(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> tuple[str, str]:
-    """Speed in steps and in seconds, to the target or, without one, to the same final metric."""
-    if saved := arm.get("steps_saved"):
-        if saved["mean"] is None:
-            return "", ""
-        steps = [1 / (1 - share) for share in (saved["mean"], *(saved["ci95"] or ()))]
-        return (
-            ratio_text(steps[0], None, steps[1:] or None),
-            ratio_text(saved["seconds_ratio"], None, saved["seconds_ci95"]),
-        )
-    versus = arm.get("vs_none")
-    if cell["target"] is None or not versus or versus["n_pairs"] == 0:
-        return "", ""
-    if versus["steps_ratio"] is None:
-        return ("neither reached the target", "") if arm["n_reached"] == 0 and "bound" in versus else ("", "")
-    return (
-        ratio_text(versus["steps_ratio"], versus["bound"], versus["ci95"]),
-        ratio_text(versus["seconds_ratio"], versus["bound"], versus["seconds_ci95"]),
-    )
-
-
-def _remedy(cell: dict[str, Any]) -> str:
-    """The alternative with the fewest median steps or, without a target, the best final metric."""
-    metric = Metric.of(cell)
-    others = {name: arm for name, arm in cell["arms"].items() if name in ELSE}
-    if cell["target"] is None:
-        ends = {
-            name: metric.gain(m) for name, arm in others.items() if (m := arm[final_key(metric)]["mean"]) is not None
-        }
-        if not ends:
-            return NOT_RUN
-        best = max(ends, key=ends.__getitem__)
-        return f"`{best}`: {metric.show(others[best][final_key(metric)]['mean'], 1)}"
-    steps = {name: m for name, arm in others.items() if (m := arm["steps_to_target"]["median"]) is not None}
-    if not steps:
-        return "no other gets there" if others else NOT_RUN
-    best = min(steps, key=steps.__getitem__)
-    return f"`{best}`: {steps[best]:,.0f}"
 
 
 def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -157,7 +59,7 @@ def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> li
     )
     body = [[line.cell, line.required, line.measured, f"**{line.status}**" if line.status == NOT_MET else line.status]
             for line in found]  # fmt: skip
-    return [about, "", *_table(("cell", "required", "measured", ""), body)]
+    return [about, "", *overview.markdown(("cell", "required", "measured", ""), body)]
 
 
 COMMANDS = (
@@ -187,15 +89,12 @@ def _command(cell: Cell, found: Mapping[str, Any], seeds: int, tuned: bool) -> s
     return " ".join(words)
 
 
-def _table(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in body)]
-
-
 def _pictures(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """The figures for which there are data, with their captions."""
     cells = summary["cells"]
     found = [
-        ("curves.png", "The metric by step, a chart per cell: median over seeds, band from the lowest to the highest")
+        ("speed.png", overview.CAPTION),
+        ("curves.png", "The metric by step, a chart per cell: median over seeds, band from the lowest to the highest"),
     ]
     if any(cell["target"] is not None for cell in cells):
         found.append(("profile.png", "Performance profile: the share of cells that an arm solves within so many times the steps of the fastest arm"))  # fmt: skip  # noqa: E501
@@ -224,6 +123,7 @@ def write_pictures(folder: Path, summary: Mapping[str, Any], results: Sequence[M
     look = figures.lines(list(dict.fromkeys(arm for cell in cells for arm in cell["arms"])))
     wanted = {name for name, _ in _pictures(summary, results)}
     with mpl.rc_context(figures.STYLE):
+        _save(folder / "speed.png", overview.draw(summary))
         if "profile.png" in wanted:
             figure = Figure(figsize=(7, 4), layout="constrained")
             figures.draw_profile(figure.add_subplot(), cells, look)

@@ -1,4 +1,4 @@
-"""The page of the convergence study: its commands ask for the runs that are in the archive."""
+"""The page of the convergence study: a line per cell, and commands that ask for the runs that are in the archive."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 import train
+from eval import overview
 from eval.convergence import commands
 from mireg.ablation.command.arguments import parse
 from mireg.ablation.command.request import chosen_study
 from mireg.ablation.report.results import load_results
+from mireg.ablation.report.summary import summarise
 from mireg.ablation.storage.provenance import settings
+from tests.ablation.report.synthetic import result
 
 KEPT = Path(__file__).parents[2] / "docs" / "results" / "convergence"
 
@@ -32,3 +35,26 @@ def test_the_commands_ask_for_the_archived_runs() -> None:
         if tuned:  # the rate is chosen by the runs that tune it
             wanted["cell"]["lr"] = found[run]["cell"]["lr"]
         assert found[run] == wanted, run
+
+
+def test_a_line_says_why_there_is_no_speed() -> None:
+    steps: dict[str, dict[str, tuple[int | None, ...]]] = {
+        "R1": {"none": (None,) * 6, "mi": (100,) * 6, "target-shuffled": (None,) * 6},
+        "H2": {"none": (None,) * 6, "mi": (100,) * 6, "target-shuffled": (800, *(None,) * 5)},
+        "P6": {"none": (None,) * 6, "mi": (None,) * 6},
+    }
+    results = [
+        result(arm, seed, reached, cell=cell, target=None if cell == "P6" else 0.75)
+        for cell, arms in steps.items()
+        for arm, of in arms.items()
+        for seed, reached in enumerate(of)
+    ]
+    summary = summarise("convergence", results)
+    rows = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ") for row in overview.table(summary)}
+    column = dict(zip(overview.COLUMNS, range(len(overview.COLUMNS)), strict=True))
+    control = column["control: speed"]
+    assert (rows["R1"][control], rows["R1"][column["speed in steps"]]) == ("neither reaches it", "≥10.0x [10.0, 10.0]")
+    assert rows["H2"][control] == "neither reaches it in the median"
+    assert (rows["P6"][control], rows["R3"][column["`none`"]]) == ("not run", "not run")
+    texts = [text.get_text() for text in overview.draw(summary).axes[0].texts]
+    assert texts == ["neither reaches it", "neither reaches it in the median", "points at the end: +0.0 [+0.0, +0.0]"]

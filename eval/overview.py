@@ -1,0 +1,190 @@
+"""The convergence study at a glance: a line per cell, as a table and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from eval.bar import NOT_RUN
+from mireg.ablation.arms import BASELINE, TERM
+from mireg.ablation.report import figures
+from mireg.ablation.report.summary import difference_key, final_key
+from mireg.ablation.report.text import difference_text, mean_text, ratio_text
+from mireg.ablation.study.config import Cell
+from mireg.ablation.study.convergence import CONVERGENCE, REMEDIES
+from mireg.ablation.study.metric import Metric
+
+CONTROL = "target-shuffled"
+ELSE = (*REMEDIES, "deep-supervision", "lbe", "muon")
+"""Alternatives to the term."""
+
+ABOUT = (
+    f"A line per cell: steps to the target of `{BASELINE}` and `{TERM}`, median over seeds; the speed of `{TERM}`, "
+    f"`{BASELINE}` being 1, with its 95% interval; how much better or worse it ends; the speed of the control, whose "
+    "targets are shuffled; and the fastest of what one would do instead. In P cells, which have no target, speed is "
+    f"the steps that `{BASELINE}` would need for the same end over those of the arm, and the remedy is the one that "
+    "ends best."
+)
+
+COLUMNS = (
+    "cell",
+    "network",
+    f"`{BASELINE}`",
+    f"`{TERM}`",
+    "speed in steps",
+    "speed in seconds",
+    f"end, over `{BASELINE}`",
+    "control: speed",
+    "best remedy",
+    "seeds",
+)
+
+
+def table(summary: Mapping[str, Any]) -> list[str]:
+    """The table, as lines of Markdown."""
+    found = {cell["cell"]: cell for cell in summary["cells"]}
+    body = [_row(cell, found.get(cell.name)) for cell in CONVERGENCE.cells if not cell.budget_of]
+    return markdown(COLUMNS, body)
+
+
+def _row(cell: Cell, found: dict[str, Any] | None) -> list[str]:
+    network = f"{' '.join([cell.model, *(f'{k}={v}' for k, v in cell.model_options.items())])}, {cell.dataset}"
+    if found is None:
+        return [cell.name, network, NOT_RUN, *[""] * (len(COLUMNS) - 3)]
+    arms = found["arms"]
+    term = arms.get(TERM, {})
+    seconds = _speeds(found, term)[1]
+    return [
+        cell.name,
+        network,
+        _reached(found, BASELINE),
+        _reached(found, TERM),
+        _speed_text(found, term) if term else NOT_RUN,
+        ratio_text(*seconds) if seconds else "",
+        difference_text(found, term.get(difference_key(Metric.of(found)))),
+        _speed_text(found, arms[CONTROL]) if CONTROL in arms else NOT_RUN,
+        _remedy(found),
+        str(term.get("n_seeds", 0)),
+    ]
+
+
+def _reached(cell: dict[str, Any], arm: str) -> str:
+    found = cell["arms"].get(arm)
+    if found is None:
+        return NOT_RUN
+    if cell["target"] is None:
+        return mean_text(cell, found[final_key(Metric.of(cell))])
+    median = found["steps_to_target"]["median"]
+    missed = found["n_seeds"] - found["n_reached"]
+    few = f" ({found['n_reached']} of {found['n_seeds']})" if missed else ""
+    return ("never" if median is None else f"{median:,.0f}") + few
+
+
+Ratio = tuple[float, str | None, Sequence[float] | None]
+"""A speed, whether it is a bound, and its interval."""
+
+
+def _speeds(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> tuple[Ratio | None, Ratio | None]:
+    """Speed in steps and in seconds, to the target or, without one, to the same final metric; None without any."""
+    if saved := arm.get("steps_saved"):
+        if saved["mean"] is None:
+            return None, None
+        speed, *edges = (1 / (1 - share) for share in (saved["mean"], *(saved["ci95"] or ())))
+        seconds = saved["seconds_ratio"]
+        return (speed, None, edges), None if seconds is None else (seconds, None, saved["seconds_ci95"])
+    versus = arm.get("vs_none")
+    if cell["target"] is None or not versus or versus["n_pairs"] == 0 or versus["steps_ratio"] is None:
+        return None, None
+    bound = versus["bound"]
+    return (versus["steps_ratio"], bound, versus["ci95"]), (versus["seconds_ratio"], bound, versus["seconds_ci95"])
+
+
+def _speed_text(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    """The speed in steps, or why there is none."""
+    if speed := _speeds(cell, arm)[0]:
+        return ratio_text(*speed)
+    if cell["target"] is None:
+        return ""
+    reached = arm["n_reached"] + cell["arms"].get(BASELINE, {}).get("n_reached", 0)
+    return "neither reaches it in the median" if reached else "neither reaches it"
+
+
+def _remedy(cell: dict[str, Any]) -> str:
+    """The alternative with the fewest median steps or, without a target, the best final metric."""
+    metric = Metric.of(cell)
+    others = {name: arm for name, arm in cell["arms"].items() if name in ELSE}
+    if cell["target"] is None:
+        ends = {
+            name: metric.gain(m) for name, arm in others.items() if (m := arm[final_key(metric)]["mean"]) is not None
+        }
+        if not ends:
+            return NOT_RUN
+        best = max(ends, key=ends.__getitem__)
+        return f"`{best}`: {metric.show(others[best][final_key(metric)]['mean'], 1)}"
+    steps = {name: m for name, arm in others.items() if (m := arm["steps_to_target"]["median"]) is not None}
+    if not steps:
+        return "no other gets there" if others else NOT_RUN
+    best = min(steps, key=steps.__getitem__)
+    return f"`{best}`: {steps[best]:,.0f}"
+
+
+def markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """A table with these columns and rows, as lines of Markdown."""
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in body)]
+
+
+CAPTION = (
+    f"Steps that `{BASELINE}` takes over those of the term (blue) and of the term with shuffled targets (orange), "
+    "with 95% intervals: right of 1 is faster; an arrow is a bound, since one of the two never gets there in the median"
+)
+
+LIMITS = 0.25, 32
+"""Speeds at the ends of the figure's axis."""
+
+
+def draw(summary: Mapping[str, Any]) -> Figure:
+    """Draw the speed of the term and of its control, a line per cell that has runs."""
+    found = {cell["cell"]: cell for cell in summary["cells"]}
+    cells = [cell for cell in CONVERGENCE.cells if not cell.budget_of and cell.name in found]
+    figure = Figure(figsize=(8, 1 + 0.36 * len(cells)), layout="constrained")
+    axes = figure.add_subplot()
+    look = figures.lines((BASELINE, TERM, CONTROL))
+    for place, cell in enumerate(cells):
+        for offset, name in ((-0.16, TERM), (0.2, CONTROL)):
+            if arm := found[cell.name]["arms"].get(name):
+                _draw_speed(axes, place + offset, found[cell.name], arm, look[name].colour)
+    axes.axvline(1, color=look[BASELINE].colour, linestyle=":", linewidth=1.2)
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(*LIMITS)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+    axes.set_yticks(range(len(cells)), [_label(cell) for cell in cells])
+    axes.set_ylim(len(cells) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel=f"speed in steps, {BASELINE} being 1: the term in blue, with shuffled targets in orange")
+    return figure
+
+
+def _draw_speed(axes: Axes, height: float, cell: dict[str, Any], arm: Mapping[str, Any], colour: str) -> None:
+    """Draw a speed with its interval; where there is none, write why."""
+    speed, _ = _speeds(cell, arm)
+    if speed is None:
+        ends = difference_text(cell, arm.get(difference_key(Metric.of(cell))))
+        text = (
+            _speed_text(cell, arm) or f"{'points' if Metric.of(cell).is_share else cell['metric']} at the end: {ends}"
+        )
+        axes.text(1.06, height, text, color=colour, fontsize=8, verticalalignment="center")
+        return
+    ratio, bound, interval = speed
+    marker = {None: "o", "at least": ">", "at most": "<"}[bound]
+    axes.plot(interval or [], [height] * len(interval or []), color=colour, linewidth=2)
+    axes.plot([ratio], [height], marker, color=colour, markersize=6)
+
+
+def _label(cell: Cell) -> str:
+    """The cell and its network: depth and what is special about it."""
+    options = {key: value for key, value in cell.model_options.items() if key not in ("width", "context")}
+    words = [key if value is True else str(value) for key, value in options.items()]
+    return " ".join([cell.name, cell.model, *words])

@@ -21,31 +21,30 @@ from mireg.ablation.study.config import Cell
 from mireg.ablation.study.convergence import CONVERGENCE
 
 
-def sections(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pictures: str) -> str:
-    """Format everything between the markers of the page, as Markdown.
+def blocks(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pictures: str) -> dict[str, str]:
+    """Format what stands between the markers of the page, as Markdown: the overview, and the tables behind it.
 
     Args:
         summary: summary of the study.
         results: results of its runs.
         pictures: the folder of :func:`write_pictures`, relative to the page.
     """
-    text = [
-        "### In one table",
-        "",
+    (first, caption), *others = _pictures(summary, results)
+    at_a_glance = [
         overview.ABOUT,
         "",
         *overview.table(summary),
         "",
-        "### The bar",
+        f"![{caption}]({pictures}/{first})",
         "",
-        *_bar(summary, results),
+        f"{caption}.",
     ]
-    text += ["", "### Figures", ""]
-    for name, caption in _pictures(summary, results):
+    text = ["### The bar", "", *_bar(summary, results), "", "### Figures", ""]
+    for name, caption in others:
         text += [f"![{caption}]({pictures}/{name})", "", f"{caption}.", ""]
     text += ["### What forecasts a gain", "", inside.sentence(inside.over_cells(summary, results)), ""]
-    text += ["### The commands", "", COMMANDS, "", *(f"    {command}" for command in commands(summary)), ""]
-    return "\n".join([*text, tables(dict(summary), level=3)])
+    text += ["### Commands of the cells", "", COMMANDS, "", *(f"    {command}" for command in commands(summary)), ""]
+    return {"overview": "\n".join(at_a_glance), "tables": "\n".join([*text, tables(dict(summary), level=3)])}
 
 
 def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[str]:

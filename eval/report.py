@@ -21,27 +21,29 @@ from mireg.ablation.study.convergence import CONVERGENCE
 
 
 def fill(page: Path, folder: Path) -> None:
-    """Write the tables of a study's folder or archive into a page, between its two markers.
+    """Write the tables of a study's folder or archive into a page, between ``<!-- tables -->`` and its ``/tables``.
 
-    For the convergence study, also write the bar and the figures, which are drawn into the folder.
+    The convergence study's page also has the bar and the figures, which are drawn into the folder, and, between
+    ``<!-- overview -->`` and its ``/overview``, a line per cell.
 
     Raises:
         ValueError: if the page does not have these markers.
     """
-    before, start, rest = page.read_text(encoding="utf-8").partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
-    if not (start and end):
-        raise ValueError(f"{page} has no {' ... '.join(MARKERS)}: put these lines where the tables belong")
     results, _, summary = write_tables(folder)
     if summary["study"] == CONVERGENCE.name:
         convergence.write_pictures(folder, summary, results)
-        text = convergence.sections(summary, results, convergence.relative(folder, page))
+        blocks = convergence.blocks(summary, results, convergence.relative(folder, page))
     else:
-        text = tables(summary, level=3)
-    write_bytes(page, f"{before}{start}\n\n{text}\n{end}{after}".encode())
-
-
-MARKERS = ("<!-- tables -->", "<!-- /tables -->")
+        blocks = {"tables": tables(summary, level=3)}
+    text = page.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, start, rest = text.partition(first)
+        _, end, after = rest.partition(last)
+        if not (start and end):
+            raise ValueError(f"{page} has no {first} ... {last}: put these lines where the {name} belong")
+        text = f"{before}{start}\n\n{block}\n{end}{after}"
+    write_bytes(page, text.encode())
 
 
 def main() -> int:
@@ -49,7 +51,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.report", description="Rebuild a study's summary and report.")
     parser.add_argument("folder", type=Path, help="the study's folder, as given to train.py --out, or an archive")
     parser.add_argument("--archive", type=Path, help="add the runs, compacted, to this folder, and write its tables")
-    parser.add_argument("--page", type=Path, help=f"write the tables into this page, between {' and '.join(MARKERS)}")
+    parser.add_argument("--page", type=Path, help="write the tables into this page, between its markers")
     parser.add_argument("--unpack", type=Path, help="write cells of an archive to this new folder, to run more of them")
     parser.add_argument("--cells", nargs="+", default=[], help="the cells to unpack")
     arguments = parser.parse_args()

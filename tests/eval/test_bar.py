@@ -113,13 +113,16 @@ def test_the_page_is_built_from_the_archive_alone_and_says_what_was_not_run(tmp_
     kept, page = tmp_path / "results" / "convergence", tmp_path / "page.md"
     archive.add(tmp_path / "study", kept)
     page.write_text("# Page\n\n<!-- tables -->\n<!-- /tables -->\n\nEnd.\n")
+    with pytest.raises(ValueError, match=r"has no <!-- overview --> ... <!-- /overview -->: put these lines where"):
+        report.fill(page, kept)
+    page.write_text("# Page\n\n<!-- overview -->\n<!-- /overview -->\n\n<!-- tables -->\n<!-- /tables -->\n\nEnd.\n")
     report.fill(page, kept)
     text = page.read_text()
     rows = [line for line in text.splitlines() if line.startswith("| R3 | mlp")]
     assert "never (0 of 6) | 100 | ≥10.0x [10.0, 10.0]" in rows[0]
     assert "`batchnorm`: 300 | 6 |" in rows[0]
     assert "| P4 | gpt context=64, shakespeare | not run |" in text
-    for name in ("profile.png", "plane-R3.png", "layers.png"):
+    for name in ("speed.png", "profile.png", "plane-R3.png", "layers.png"):
         assert f"(results/convergence/{name})" in text
         assert (kept / name).read_bytes().startswith(b"\x89PNG")
     assert "saved.png" not in text
@@ -160,7 +163,8 @@ def test_a_cell_without_a_target_is_read_by_the_end_of_its_schedule() -> None:
     assert status(found, "P1", "saves at least 12%") == MET
     assert status(found, "P1", "ends no worse") == MET
     assert status(found, "P1", "faster than `none` in seconds") == MET
-    text = convergence.sections(summarise("convergence", results), results, "x")
-    (row,) = [line for line in text.splitlines() if line.startswith("| P1 | vgg")]
+    text = convergence.blocks(summarise("convergence", results), results, "x")
+    (row,) = [line for line in text["overview"].splitlines() if line.startswith("| P1 | vgg")]
     assert "`deep-supervision`: 65" in row
-    assert "x/saved.png" in text
+    assert "x/speed.png" in text["overview"]
+    assert "x/saved.png" in text["tables"]

@@ -52,8 +52,8 @@ def add(folder: Path, target: Path) -> None:
     results.sort(key=lambda result: (result["cell"], result["arm"], f"seed-{result['seed']}"))  # in folder order
     lines = "".join(json.dumps(result, allow_nan=False, separators=(",", ":")) + "\n" for result in results)
     chosen = read_tuning(folder)
-    tuned = {cell: of for cell, of in read_tuning(target).items() if cell not in replaced}
-    tuning = _with_arms(tuned, {cell: chosen[cell] for cell in cells if cell in chosen}, joined)
+    choices = {cell: chosen[cell] for cell in cells if cell in chosen}
+    tuning = _with_arms(read_tuning(target), choices, cells, joined)
     write_bytes(target / ARCHIVE, gzip.compress(lines.encode(), mtime=0))
     write_json(target / RECORD, record)
     if tuning or (target / TUNING).exists():
@@ -138,13 +138,7 @@ def _merged(
     if old and old["study"] != new["study"]:
         raise ValueError(f"the archive is of the study {old['study']!r}, not {new['study']!r}: give another --archive")
     tuning, before = (dict(record.get("tuning", {})) for record in (new, old))
-    replaced = {*cells} - {*joined}
-    by_cell = {
-        key: _with_arms(
-            {cell: of for cell, of in before.pop(key, {}).items() if cell not in replaced}, tuning.pop(key, {}), joined
-        )
-        for key in BY_CELL
-    }
+    by_cell = {key: _with_arms(before.pop(key, {}), tuning.pop(key, {}), cells, joined) for key in BY_CELL}
     changed = differences(before, tuning) if before and tuning else []
     if changed:
         raise ValueError(f"the archive was tuned otherwise ({'; '.join(changed)}): give another --archive")
@@ -156,7 +150,7 @@ def _merged(
         "versions": invocations[-1]["versions"] if invocations else {},
     }
     added = {cell: new.get("configuration", {}).get(cell, {}) for cell in cells}
-    configuration = _with_arms(old.get("configuration", {}), added, joined)
+    configuration = _with_arms(old.get("configuration", {}), added, cells, joined)
     made_of = {cell: _with(old["made"][cell], made) if cell in joined else made for cell in cells}
     return {
         "study": new["study"],
@@ -168,10 +162,13 @@ def _merged(
     }
 
 
-def _with_arms(old: Mapping[str, Any], new: Mapping[str, Any], joined: Sequence[str]) -> dict[str, Any]:
-    """Values by cell, new ones in place of old ones; in a cell that is joined, arm by arm if they are by arm."""
+def _with_arms(
+    old: Mapping[str, Any], new: Mapping[str, Any], cells: Sequence[str], joined: Sequence[str]
+) -> dict[str, Any]:
+    """Values by cell: new ones in place of those of these cells; in a cell that is joined, arm by arm if by arm."""
+    kept = {cell: of for cell, of in old.items() if cell not in cells or cell in joined}
     return {
-        **old,
+        **kept,
         **{
             cell: {**old.get(cell, {}), **of} if cell in joined and isinstance(of, Mapping) else of
             for cell, of in new.items()

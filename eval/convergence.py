@@ -29,19 +29,13 @@ def blocks(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pic
         results: results of its runs.
         pictures: the folder of :func:`write_pictures`, relative to the page.
     """
-    (first, caption), *others = _pictures(summary, results)
-    at_a_glance = [
-        overview.ABOUT,
-        "",
-        *overview.table(summary),
-        "",
-        f"![{caption}]({pictures}/{first})",
-        "",
-        f"{caption}.",
-    ]
+    first, *others = (
+        [f"![{caption}]({pictures}/{name})", "", f"{caption}."] for name, caption in _pictures(summary, results)
+    )
+    at_a_glance = [overview.ABOUT, "", *overview.table(summary), "", *first]
     text = ["### The bar", "", *_bar(summary, results), "", "### Figures", ""]
-    for name, caption in others:
-        text += [f"![{caption}]({pictures}/{name})", "", f"{caption}.", ""]
+    for picture in others:
+        text += [*picture, ""]
     text += ["### What forecasts a gain", "", inside.sentence(inside.over_cells(summary, results)), ""]
     text += ["### Commands of the cells", "", COMMANDS, "", *(f"    {command}" for command in commands(summary)), ""]
     return {"overview": "\n".join(at_a_glance), "tables": "\n".join([*text, tables(dict(summary), level=3)])}

@@ -33,7 +33,6 @@ from mireg.ablation.training.batches import Batches
 from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.tasks import score
 from mireg.layers import Taps
-from mireg.regularizer import for_training
 
 EXPLAINED = {"R1": 3e-3, "R3": 1e-3, "H1": 1e-3, "H7": 1e-3}
 """Cells of the convergence study, two to rescue and two that train well, with their learning rates."""
@@ -70,7 +69,7 @@ def look(network: nn.Module, probe: Split) -> dict[str, list[float]]:
     by_layer = diagnostics.layer_parameters(network)
     loss = cross_entropy(network(images), labels)
     return {
-        "nats": for_training("usable").about(layers, labels).tolist(),
+        "nats": estimators.get("usable").for_training().about(layers, labels).tolist(),
         "gradient_norm": diagnostics.gradient_norms(loss, dict(network.named_parameters()), by_layer),
         "participation_ratio": [diagnostics.participation_ratio(layer) for layer in layers],
     }
@@ -129,7 +128,7 @@ def stack(options: dict[str, Any], data: Dataset, seed: int) -> dict[str, Any]:
     network = models.build("mlp", {"width": 128, **options}, data.input_shape, data.outputs)
     images, labels = data.validation.batch(slice(0, PROBE))
     layers = layers_of(network, images)
-    smallest = for_training("usable").about(layers, labels)[-1].clamp_min(0).item()
+    smallest = estimators.get("usable").for_training().about(layers, labels)[-1].clamp_min(0).item()
     for done in training(network, network, data, RATE, seed):
         reached = done % EVERY == 0 and score(network, data.validation, data.task, "accuracy") >= TARGET
         if reached or done == BUDGET:

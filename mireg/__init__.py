@@ -3,7 +3,7 @@
 from mireg import estimators, schedules
 from mireg.describe import describe
 from mireg.measure import measure
-from mireg.regularizer import MIRegularizer
+from mireg.term import MIRegularizer
 from mireg.version import __version__
 from mireg.wrapper import MIRegularized, wrap
 

@@ -54,6 +54,13 @@ class _Gather(torch.autograd.Function):
         return dist.get_world_size() * gradients[0][first : first + ctx.rows]
 
 
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Sum a tensor over the ranks; with one process, return it unchanged."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
 def mean_over_ranks(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
     """Average each tensor over the ranks, in one exchange; with one process, return them unchanged.
 

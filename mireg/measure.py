@@ -14,7 +14,6 @@ from mireg import estimators
 from mireg.diagnostics import effective_parameters
 from mireg.estimators import Estimator
 from mireg.layers import INPUT, LayerSpec, Taps
-from mireg.regularizer import pairs
 from mireg.rows import choose_rows, pool
 from mireg.wrapper import MIRegularized
 
@@ -248,7 +247,7 @@ def measure(
                     break
                 inputs = batch[0] if isinstance(batch, tuple | list) else batch
                 caught = taps.run(inputs)[1]
-                rows = [pool(layer, len(layer)) for layer in caught.values()]
+                rows = [pool(layer) for layer in caught.values()]
                 if len(rows) < 2:
                     raise NoPairsError(f"layers={layers!r} finds {len(rows)} layers: measuring takes at least two")
                 names, samples = names or list(caught), samples or len(rows[0])
@@ -285,6 +284,15 @@ def measure(
     return Measurement(estimator.name, samples, tuple(records), estimator.measures, tuple(layer_records))
 
 
+def pairs(layers: Iterable[str]) -> list[str]:
+    """Names of the pairs of successive layers.
+
+    >>> pairs(["input", "block1", "block2"])
+    ['input→block1', 'block1→block2']
+    """
+    return [f"{a}→{b}" for a, b in itertools.pairwise(layers)]
+
+
 def _second(batch: Any) -> Tensor:
     if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
         raise ValueError(
@@ -296,10 +304,11 @@ def _second(batch: Any) -> Tensor:
 
 def _plane(layers: list[Tensor], target: Tensor) -> Tensor:
     """Usable information (2, L) of each layer about the target and about the first layer."""
-    rows, code = choose_rows(layers, target, len(layers[0]), 0)
-    assert code is not None
-    about_target = estimators.get("usable").about(rows, code)
-    return torch.stack([about_target, estimators.get("usable", per_dimension=True).about(rows, rows[0])])
+    rows = choose_rows(layers, target, len(layers[0]), 0)
+    assert rows.target is not None
+    about_target = estimators.get("usable").about(rows.layers, rows.target)
+    about_input = estimators.get("usable", per_dimension=True).about(rows.layers, rows.layers[0])
+    return torch.stack([about_target, about_input])
 
 
 def _parameters(module: nn.Module, layers: list[str]) -> list[int]:

@@ -1,18 +1,21 @@
-"""Choose the rows of the layers and the target for an estimate: samples, or positions in them."""
+"""Choose the rows of the layers and the target for an estimate: samples, or positions in them.
+
+The only place that knows kinds of targets.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 
 from mireg.estimators.base import as_matrices
-from mireg.estimators.target import IGNORED
+from mireg.estimators.target import IGNORED, countable
 
 POOLED = 64
 """Maps and sequences are average-pooled until channels times positions is close to this number."""
@@ -20,8 +23,46 @@ POOLED = 64
 POSITIONS = 4
 """Positions that count as one sample: neighbours in a sequence or a map are strongly dependent."""
 
+FEW_OUTPUTS = 4
+"""Networks with no more outputs than this are not classifiers of more classes than that."""
+
 POOLS: tuple[Callable[[Tensor, Any], Tensor], ...] = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
 """Pooling functions by number of position dimensions, from 1."""
+
+Kind = Literal["classes", "values", "classes per position", "values per position"]
+"""Kinds of targets."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of an estimate.
+
+    Attributes:
+        layers: a matrix (rows, d_l) for each layer.
+        target: (rows,) classes or (rows, k) values; None without a target.
+        kind: the kind of target; None without one.
+    """
+
+    layers: list[Tensor]
+    target: Tensor | None = None
+    kind: Kind | None = None
+
+    @property
+    def per_position(self) -> bool:
+        """Whether the rows are positions."""
+        return self.kind is not None and self.kind.endswith("position")
+
+    def counted(self, fewest: int) -> Tensor | None:
+        """Share (0-dim) of the rows with a target that count, see :func:`countable`; 0 if fewer than so many do.
+
+        None without a target.
+        """
+        if self.target is None:
+            return None
+        counted = countable(self.target)
+        known = counted if self.target.is_floating_point() else self.target != IGNORED
+        share = counted.sum() / known.sum().clamp_min(1)
+        return torch.where(counted.sum() >= fewest, share, 0.0)
 
 
 def choose_rows(
@@ -29,13 +70,16 @@ def choose_rows(
     target: Tensor | None,
     samples: int,
     step: int,
+    *,
     used: Sequence[int] | None = None,
-) -> tuple[list[Tensor], Tensor | None]:
+    outputs: torch.Size | None = None,
+    ignore_index: int = IGNORED,
+) -> Rows:
     """Choose the rows of layers and target that an estimate uses.
 
-    Batches are shuffled, so the first samples are used: a leading slice is a view. For a target with a class or values
-    per position the rows are positions instead, :data:`POSITIONS` times as many, evenly spaced among those that have a
-    target, and different at each step.
+    If the batch has more samples than wanted, they are spread evenly over it, those that have a target first. For a
+    target with a class or values per position the rows are positions, :data:`POSITIONS` times as many. The choice
+    differs from step to step.
 
     Args:
         layers: L tensors (n, channels, positions ...).
@@ -43,49 +87,101 @@ def choose_rows(
             positions may also be flattened, (n * positions,). Values belong to positions if every layer has these
             positions: (n, channels, positions ...) for maps, (n, positions) or (n, positions, k) for sequences.
         samples: maximum number of samples.
-        step: the training step, which varies the positions.
+        step: the training step, which varies the choice.
         used: indices of the layers to return rows of, by default all.
-
-    Returns:
-        A matrix (rows, d_l) for each used layer, and a target of (rows,) classes or (rows, k) values.
+        outputs: shape of the network's output, which says whether integers are values; None if it is not one tensor.
+        ignore_index: class of the rows to skip.
 
     Raises:
-        ValueError: if the target does not fit the layers' rows.
+        TypeError: if the target is not a tensor, or complex.
+        ValueError: if the target does not fit the layers' rows, or its integers may be values.
     """
-    n = len(layers[0])
-    chosen = [layers[index] for index in used] if used is not None else layers
+    n, device = len(layers[0]), layers[0].device
+    read = layers if used is None else [layers[index] for index in used]
     if target is None:
-        return as_matrices([pool(layer, samples) for layer in chosen]), None
-    target = target.detach().to(layers[0].device)
-    if target.dtype == torch.bool:
-        target = target.long()
-    if target.ndim == 1 and len(target) != n and not target.is_floating_point():
-        places = math.prod(layers[-1].shape[2:])
-        if places > 1 and len(target) == n * places:
-            target = rearrange(target, "(n places) -> n places", n=n)
-    if target.ndim == 0 or len(target) != n or target.is_complex():
-        raise ValueError(
-            f"the target has shape {tuple(target.shape)} and the last layer {tuple(layers[-1].shape)}: give one class "
-            f"or row of values for each of the {n} samples, or a class for each position, (samples, positions ...)"
+        chosen = None if n <= samples else _labelled(torch.ones(n, dtype=torch.bool, device=device), samples, step)
+        return Rows(_pooled(read, chosen))
+    if not isinstance(target, Tensor):
+        raise TypeError(
+            f"the target is a {type(target).__name__}: give the tensor of classes or values in it, or "
+            "torch.as_tensor(target); without a target, call mi_loss()"
         )
-    dense = _dense(target, layers) if target.is_floating_point() else None
-    if dense is not None:
-        everywhere = torch.ones_like(dense[:, 0], dtype=torch.bool)
-        sample, place = _positions(everywhere, POSITIONS * samples, step)
-        rows = [_at(layer, sample, place, dense.shape[2:]) for layer in chosen]
-        return as_matrices(rows), dense.flatten(2)[sample, :, place]
+    target = target.detach().to(device)
+    if target.is_sparse:
+        target = target.to_dense()
+    if not target.is_floating_point() and not target.is_complex():
+        target = target.long()  # what has the value -100 in a byte is a class
+        target = target if ignore_index == IGNORED else target.masked_fill(target == ignore_index, IGNORED)
+    places = math.prod(layers[-1].shape[2:])
+    if target.ndim == 1 and len(target) != n and not target.is_floating_point() and len(target) == n * places:
+        target = target.view(n, places)
+    if target.ndim == 0 or len(target) != n or target.is_complex():
+        raise ValueError(_unfit(target, layers))
+    kind = _kind(target, layers, outputs, look=step == 0 or device.type == "cpu")
+    if kind == "classes":
+        target = target.flatten()
+        chosen = _labelled(target != IGNORED, samples, step) if n > samples else None
+        return Rows(_pooled(read, chosen), target if chosen is None else target[chosen], kind)
+    if kind == "values":
+        target = target.to(layers[-1].dtype) if not target.is_floating_point() else target
+        finite = target.isfinite().flatten(1).any(1) if target.ndim > 1 else target.isfinite()
+        chosen = _labelled(finite, samples, step) if n > samples else None
+        rows = pool(target if chosen is None else target[chosen])
+        return Rows(_pooled(read, chosen), as_matrices([rows])[0], kind)
+    if kind == "classes per position":
+        wanted, shape = target != IGNORED, target.shape[1:]
+    else:
+        target = _dense(target, layers)
+        assert target is not None
+        wanted, shape = target.isfinite().any(1), target.shape[2:]
+    chosen = _labelled(wanted.flatten(), POSITIONS * samples, step)
+    size = math.prod(shape)
+    sample, place = chosen // size, chosen % size
+    matrices = as_matrices([_at(layer, sample, place, shape) for layer in read])
+    if kind == "classes per position":
+        return Rows(matrices, target.flatten(1)[sample, place], kind)
+    return Rows(matrices, target.flatten(2)[sample, :, place], kind)
+
+
+def _kind(target: Tensor, layers: Sequence[Tensor], outputs: torch.Size | None, *, look: bool) -> Kind:
+    """The kind of a target (n, ...); ``look`` allows to look at its values, for which the host waits."""
+    n = len(target)
     if target.is_floating_point():
-        return as_matrices([pool(layer, samples) for layer in chosen]), as_matrices([pool(target, samples)])[0]
-    if not has_positions(target, n):
-        return as_matrices([pool(layer, samples) for layer in chosen]), target.flatten()[:samples]
-    sample, place = _positions(target != IGNORED, POSITIONS * samples, step)
-    rows = [_at(layer, sample, place, target.shape[1:]) for layer in chosen]
-    return as_matrices(rows), target.flatten(1)[sample, place]
+        return "values" if _dense(target, layers) is None else "values per position"
+    single = target.numel() == n
+    if outputs is not None and outputs[:1] == (n,):
+        width = math.prod(outputs[1:])
+        if single and width == 1:
+            return "values"  # a single output can't tell classes apart; of two classes, the code is the same
+        if not single and target.shape == outputs:  # one output for each number: several labels, or ratings
+            return "values"
+        if look and single and len(outputs) == 2 and width <= FEW_OUTPUTS and int(target.max()) >= width:
+            raise ValueError(
+                f"the target has integers up to {int(target.max())} and the network {width} outputs: are they values? "
+                "Then give mi_loss(target.float()). Classes of an embedding: give their one-hot codes as floats"
+            )
+    if single:
+        return "classes"
+    if all(layer.ndim == 2 for layer in layers) and target.ndim == 2:
+        return "values"  # no layer has positions: several labels for each sample
+    return "classes per position"
 
 
-def has_positions(target: Tensor, samples: int) -> bool:
-    """Whether a target has a class per position, as for tokens and pixels, not one per sample."""
-    return not target.is_floating_point() and target.numel() > samples
+def _unfit(target: Tensor, layers: Sequence[Tensor]) -> str:
+    n, last = len(layers[0]), tuple(layers[-1].shape)
+    text = f"the target has shape {tuple(target.shape)} and the last layer {last}: "
+    if target.ndim > 1 and target.shape[1] == n:
+        return f"{text}its samples are in the second dimension: give target.transpose(0, 1)"
+    if target.ndim == 1 and 1 < len(target) < n:
+        return (
+            f"{text}a target for each of {len(target)}, and not for each of the {n} rows. Repeat it for the rows that it "
+            "belongs to, such as target[batch] for the nodes of graphs or target.repeat(2) for two views, or name "
+            "layers= after the pooling"
+        )
+    return (
+        f"{text}give one class or row of values for each of the {n} samples, or a class for each position, "
+        "(samples, positions ...)"
+    )
 
 
 def _dense(target: Tensor, layers: Sequence[Tensor]) -> Tensor | None:
@@ -104,36 +200,35 @@ def _dense(target: Tensor, layers: Sequence[Tensor]) -> Tensor | None:
     return None
 
 
-def pool(layer: Tensor, samples: int) -> Tensor:
-    """Take the first samples of a layer (n, channels, positions ...) and average-pool maps and sequences.
+def _pooled(layers: Sequence[Tensor], chosen: Tensor | None) -> list[Tensor]:
+    """Matrices of the chosen samples of each layer."""
+    return as_matrices([pool(layer if chosen is None else layer[chosen]) for layer in layers])
+
+
+def pool(layer: Tensor) -> Tensor:
+    """Average-pool maps and sequences (n, channels, positions ...).
 
     Pooling keeps the content of a map and drops the exact position: on whole maps an estimate from n rows saturates.
     """
-    rows = layer[:samples]
-    places = rows.shape[2:]
+    places = layer.shape[2:]
     if 1 <= len(places) <= len(POOLS):
-        side = max(1, round((POOLED / rows.shape[1]) ** (1 / len(places))))
-        rows = POOLS[len(places) - 1](rows, [min(side, size) for size in places])
-    return rows
+        side = max(1, round((POOLED / layer.shape[1]) ** (1 / len(places))))
+        layer = POOLS[len(places) - 1](layer, [min(side, size) for size in places])
+    return layer
 
 
-def _positions(wanted: Tensor, count: int, step: int) -> tuple[Tensor, Tensor]:
-    """Choose samples and flat positions (rows,), evenly spaced among those that are wanted.
+def _labelled(wanted: Tensor, count: int, step: int) -> Tensor:
+    """Indices spread evenly over those that are wanted (n,), others at each step.
 
-    Args:
-        wanted: (n, positions ...), whether a position has a target. If fewer than ``count`` have one, these come
-            first, then others: the number of rows must not depend on values, which would wait for the device.
-        count: maximum number of positions.
-        step: the training step, which varies the choice.
+    If fewer than ``count`` are wanted, these come first, then others: the number of rows must not depend on values,
+    which would wait for the device.
     """
-    rank, rest = wanted.flatten().cumsum(0), wanted.logical_not().flatten().cumsum(0)  # from 1
+    rank, rest = wanted.cumsum(0), wanted.logical_not().cumsum(0)  # from 1
     found = rank[-1]
     turn = torch.arange(min(count, len(rank)), device=wanted.device)
     spread = turn * found // count + step % (found // count).clamp_min(1)
     index = torch.where(found > count, spread, turn)
-    kept = torch.where(index < found, torch.searchsorted(rank, index + 1), torch.searchsorted(rest, index - found + 1))
-    places = wanted[0].numel()
-    return kept // places, kept % places
+    return torch.where(index < found, torch.searchsorted(rank, index + 1), torch.searchsorted(rest, index - found + 1))
 
 
 def _at(layer: Tensor, sample: Tensor, place: Tensor, shape: torch.Size) -> Tensor:

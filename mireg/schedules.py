@@ -58,17 +58,32 @@ class Cosine:
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * done)) / 2
 
 
-def as_schedule(weight: float | Schedule) -> Schedule:
-    """Turn a number into a constant schedule; return a schedule unchanged.
+STEPS = 400
+"""Steps over which a weight that is a number falls to 0."""
+
+
+def as_schedule(weight: float | Schedule, steps: int | None = None) -> Schedule:
+    """Turn a number into a line that falls to 0; return a schedule unchanged.
+
+    Args:
+        weight: a number, or a schedule.
+        steps: length of the line, by default 400; None for a schedule.
 
     Raises:
         TypeError: if ``weight`` is neither a number nor callable.
-        ValueError: if a number is negative or not finite.
+        ValueError: if a number is negative or not finite, or ``steps`` is below 1 or beside a schedule.
+
+    >>> as_schedule(4.0, 100)(50), as_schedule(Constant(1.0))(50)
+    (2.0, 1.0)
     """
     if callable(weight):
+        if steps is not None:
+            raise ValueError(f"steps={steps}: the weight is a schedule, which says itself how long it lasts")
         return weight
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps={steps}: the weight falls to 0 over at least 1 step")
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         raise TypeError(f"weight={weight!r}: give a number or a schedule, such as mireg.schedules.Linear(0.3, 500)")
     if not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"weight={weight!r}: must be finite and at least 0 (0 switches the term off)")
-    return Constant(float(weight))
+    return Linear(float(weight), STEPS if steps is None else steps)

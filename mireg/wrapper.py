@@ -1,162 +1,271 @@
-"""The wrapper that adds the MI term to a network."""
+"""The wrapper that adds the term to a network."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from mireg import schedules
+from mireg import estimators, schedules
 from mireg.estimators import Estimator
-from mireg.layers import LayerSpec, Taps
-from mireg.regularizer import TARGET, MIRegularizer, for_training
+from mireg.estimators.target import IGNORED
+from mireg.layers import LayerSpec, Taps, tensors_in
 from mireg.schedules import Schedule
+from mireg.term import TARGET, MIRegularizer
 
 LOGGER = logging.getLogger(__name__)
 
-PREFIX = "module."
-
-OWN = ("module", "taps", "regularizer", "training")
+OWN = ("module", "taps", "regularizer")
 """Attributes of the wrapper itself; all others are the network's."""
 
-DEFAULT_WEIGHT = schedules.Linear(start=4.0, steps=400)
-"""Four times the task's gradient at the last layer, shared among all layers, falling to zero over 400 steps."""
+SHARED = (
+    "_parameters",
+    "_buffers",
+    "_non_persistent_buffers_set",
+    "_modules",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+"""The network's registries, which the wrapper shares, so that all names are the network's own."""
+
+WEIGHT = 4.0
+"""Four times the task's gradient at the last layer, shared among all layers."""
+
+DEFAULT_WEIGHT = schedules.Linear(start=WEIGHT, steps=schedules.STEPS)
+
+UNUSED = 10
+"""Passes without a use of the term, or uses whose gradient never arrives, after which the verdict says so."""
+
+MOST_PASSES = 64
+"""Most passes that count as one step, where it cannot be known that the optimizer took one."""
 
 
 class MIRegularized(nn.Module):
-    """A network with a loss term that rewards the information in its successive layers. Created by :func:`wrap`.
+    """A network with a loss term that rewards what its successive layers keep. Created by :func:`wrap`.
 
-    It takes the network's arguments, returns exactly what the network returns, and has the same parameters and
-    state-dict keys. Reading, setting and deleting attributes acts on the network, except for attributes that every
-    module has, the wrapper's own, and names that start with an underscore.
+    It takes the network's arguments, returns exactly what the network returns, and has the same parameters, modules,
+    buffers and state-dict keys under the same names. Reading, setting and deleting attributes acts on the network,
+    except for the wrapper's own and names that start with an underscore. ``model.module`` is the network itself, whose
+    type ``isinstance`` should ask for.
     """
 
     def __init__(self, module: nn.Module, taps: Taps, regularizer: MIRegularizer) -> None:
         super().__init__()
-        self.module = module
+        self.__dict__["module"] = module
+        self._share()
         self.taps = taps
         self.regularizer = regularizer
-        self.training = module.training
-        self._ran = False  # a training forward since the last mi_loss()
-        self._caught: dict[str, Tensor] | None = None
-        self._announced = ""
-        self.register_state_dict_post_hook(_strip_prefix)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
+        self._captured: dict[str, Tensor] | None = None
+        self._outputs: torch.Size | None = None
+        self._passes = 0  # training passes since the last mi_loss()
+        self._calls = 0  # calls of mi_loss() that counted as one step
+        self._versions: int | None = None  # of the parameters, at the last mi_loss()
+        self._unused = 0  # terms since the last one whose gradient arrived
+        self._gradient: Tensor | None = None  # of the last term: 1, or the loss scale
+        self._announced: set[str] = set()
+        self._unwrapped = False
+
+    def _share(self) -> None:
+        for name in SHARED:
+            self.__dict__[name] = self.module.__dict__[name]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; in training, store the outputs of its layers for :meth:`mi_loss`."""
-        if not (self.training and self.module.training and torch.is_grad_enabled()):
+        if self._unwrapped or not (self.training and torch.is_grad_enabled()):
             return self.module(*args, **kwargs)  # keeps what an earlier training forward captured
-        self._ran, self._caught = True, None
+        self._passes += 1
+        self._captured = None
         if not self.regularizer.active:
             return self.module(*args, **kwargs)
-        if self.taps.layouts is None:  # called here, not in run(), this is a single graph break, and only once
-            result, self._caught = self.taps.observe(*args, **kwargs)
-        elif self.regularizer.look:
-            result, self._caught = self.taps.run_uncompiled(*args, **kwargs)
-        else:
-            result, self._caught = self.taps.run(*args, **kwargs)
+        # Never compiled while the term is on: it sees the tensors and gradients of the pass.
+        result, self._captured = self.taps.run_uncompiled(*args, **kwargs)
+        found = tensors_in(result)
+        self._outputs = found[0].shape if len(found) == 1 else None
         return result
 
     @_disable_dynamo  # its hooks and its state must not become constants of a compiled step
-    def mi_loss(self, target: Tensor | None = None) -> Tensor:
+    def mi_loss(self, target: Tensor | None = None, *, ignore_index: int = IGNORED) -> Tensor:
         """Compute the term for the last training forward pass, to be added to the task loss.
 
         Args:
-            target: the target that the layers are rewarded for encoding, on any device: integer classes (n,); values
+            target: the target that the layers are rewarded for keeping, on any device: integer classes (n,); values
                 (n,) or (n, k), or of any shape that starts with n, matched position by position if every layer has
-                these positions; or one class per position (n, positions ...), as for tokens and pixels, where -100 is
-                skipped. Without a target, each layer is rewarded for the information it keeps from the previous layer,
-                with a hundredth of the weight.
+                these positions; or one class per position (n, positions ...), as for tokens and pixels. Values that
+                are NaN are missing. Without a target, layers are rewarded for what they keep of the input alone.
+            ignore_index: class of the rows to skip.
 
         Returns:
             0-dim tensor, already weighted and signed. A zero without a gradient if there is nothing to add: in
             eval mode, without gradients, at weight 0, or in a network with nothing to reward (see :attr:`verdict`).
 
         Raises:
-            RuntimeError: in training, if there was no training forward pass since the last call.
-            ValueError: if the target does not fit the rows of the layers.
+            RuntimeError: in training, if there was no training forward pass since the last call, or after
+                :meth:`unwrap`.
+            ValueError, TypeError: if the target does not fit the rows of the layers.
         """
-        if not (self.training and self.module.training and torch.is_grad_enabled()):
+        if self._unwrapped:
+            raise RuntimeError("the network was unwrapped, and this wrapper with it: call mireg.wrap() again")
+        if not (self.training and torch.is_grad_enabled()):
             return self._zero()
-        caught, self._caught = self._caught, None
-        ran, self._ran = self._ran, False
+        captured, self._captured = self._captured, None
+        passes, self._passes = self._passes, 0
+        self._count_step()
         if not self.regularizer.active:
-            self.regularizer.skip()
+            self.regularizer.start_at(self.regularizer.steps + 1)
+            self._announce()
             return self._zero()
-        if not ran:
+        if not passes:
             raise RuntimeError(
                 "mi_loss() has nothing to work on: call it once after each forward of the wrapped model, made in "
                 "training mode (model.train()), outside torch.no_grad(), and through the wrapper, not the bare module"
             )
-        if not caught:
-            self._announce()
-            self.regularizer.skip()
-            return self._zero()
-        term = self.regularizer.step(caught, target, self.taps.known_layouts)
+        term = self.regularizer.step(
+            captured or {}, target, self.taps.known_layouts, outputs=self._outputs, ignore_index=ignore_index
+        )
         self._announce()
-        return self._zero() if term is None else term
+        if term is None or not term.requires_grad:
+            return self._zero()
+        self._unused += 1
+        term.register_hook(self._on_gradient)
+        return term
 
     @property
     def verdict(self) -> str:
         """Whether the term is active, on which layers, and why, in one sentence."""
-        regularizer = self.regularizer
-        if regularizer.weight(regularizer.steps) == 0:
-            if regularizer.weight(0) != 0:
-                return f"inactive: its weight has fallen to 0 by step {regularizer.steps}"
-            return "inactive: its weight is 0"
+        regularizer, chain = self.regularizer, self.taps.chain
+        if self._unwrapped:
+            return "inactive: the network was unwrapped"
+        if not regularizer.active:
+            if regularizer.weight(0) == 0:
+                return "inactive: its weight is 0"
+            return f"inactive: its weight has fallen to 0 by step {regularizer.steps}; model.restart() starts it again"
+        if self._passes >= UNUSED:
+            return f"inactive: mi_loss() was not called in the last {self._passes} training passes"
         if self.taps.reason:
             return f"inactive: {self.taps.reason}"
-        if not self.taps.chain:
+        if not chain:
             return "not known yet: no training forward has run"
         if regularizer.note:
             return f"inactive at the last step: {regularizer.note}"
-        chain = self.taps.chain
-        about = any(name.endswith(f"→{TARGET}") for name in regularizer.terms)
-        what = "the target" if about else "the layer before" if regularizer.terms else "the target, if it is given one,"
+        if self._unused >= UNUSED:
+            return f"inactive: {NOT_ADDED}"
+        if self._gradient is not None and self._gradient.item() <= 0:
+            return "inverted: its sign was changed, and information is punished; add what mi_loss() returns"
+        what = "the target and the input"
+        if regularizer.counted is None:
+            what = "the input" if regularizer.terms else what
+        elif not regularizer.counted.item():
+            what = "the input alone (too few rows of the target count)"
         return (
             f"active: rewards information about {what} in {len(chain)} layers from {chain[0]!r} to {chain[-1]!r} "
             f"({regularizer.estimator.name})"
         )
 
-    def _announce(self) -> None:
-        """Log the verdict when it changes; also warn if the term cannot act at all."""
-        reason = self.taps.reason
-        verdict = reason or self.regularizer.note or self.verdict
-        if verdict != self._announced:
-            self._announced = verdict
-            LOGGER.info("mireg: %s", self.verdict)
-            if reason:
-                warnings.warn(f"the MI term adds nothing: {reason}", stacklevel=5)
-
     def mi_terms(self) -> dict[str, Tensor]:
-        """The last estimates in nats, by ``"layer→target"`` or ``"layer_a→layer_b"``: 0-dim, detached, unweighted."""
-        return dict(self.regularizer.terms)
+        """The last estimates in nats, by ``"layer→target"`` or ``"input→layer"``: 0-dim, detached, unweighted."""
+        return dict(sorted(self.regularizer.terms.items(), key=lambda item: item[0].endswith(f"→{TARGET}")))
+
+    def restart(self) -> None:
+        """Start the term's schedule again, for a new training of the same network."""
+        self.regularizer.restart()
+        self._versions, self._announced = None, set()
 
     def unwrap(self) -> nn.Module:
-        """Remove the hooks and return the original network; the wrapper must not be used afterwards."""
+        """Remove the hooks and return the original network; the wrapper is inactive afterwards."""
         self.taps.remove()
-        self._caught = None
+        self._captured, self._unwrapped = None, True
         return self.module
 
+    def _count_step(self) -> None:
+        """Repeat the step of the last call if the optimizer took none since: gradients of several passes add up."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        versions = sum(p._version for p in parameters if not p.is_inference())
+        same = versions == self._versions and any(p.grad is not None for p in parameters)
+        self._versions = versions
+        self._calls = self._calls + 1 if same and self._calls < MOST_PASSES else 1
+        if self._calls > 1:
+            self.regularizer.start_at(self.regularizer.steps - 1)
+
+    def _on_gradient(self, gradient: Tensor) -> None:
+        self._unused, self._gradient = 0, gradient.detach()
+
+    def _announce(self) -> None:
+        """Log the verdict when it changes; also warn if the term cannot act."""
+        regularizer, reason = self.regularizer, self.taps.reason
+        if regularizer.active and self._unused >= UNUSED:
+            reason = reason or NOT_ADDED
+        kind = reason or regularizer.note or f"{regularizer.active} {regularizer.counted is None}"
+        if kind in self._announced:
+            return
+        self._announced.add(kind)
+        LOGGER.info("mireg: %s", self.verdict)
+        if reason:
+            warnings.warn(f"the MI term adds nothing: {reason}", stacklevel=5)
+
     def _zero(self) -> Tensor:
-        parameter = next(self.module.parameters(), None)
+        parameter = next(self.parameters(), None)
         return torch.zeros((), device=None if parameter is None else parameter.device)
+
+    # What acts on the network as a whole acts on the network itself, which may override it.
+
+    @property
+    def training(self) -> bool:  # type: ignore[override]
+        return self.module.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        if "module" in self.__dict__:
+            self.module.training = mode
+
+    def train(self, mode: bool = True) -> MIRegularized:
+        self.module.train(mode)
+        return self
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> MIRegularized:
+        self.module.apply(fn)
+        self._say_where_the_schedule_is()
+        return self
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> MIRegularized:
+        self.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self._say_where_the_schedule_is()
+        return self.module.load_state_dict(state_dict, *args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.module._load_from_state_dict(*args)
+
+    def _say_where_the_schedule_is(self) -> None:
+        step = self.regularizer.steps
+        if step and self.training:
+            LOGGER.warning(
+                "mireg: the weights were replaced at step %d of the term's schedule, which goes on; for a new training "
+                "call model.restart()",
+                step,
+            )
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "module":
+            if name in OWN:
                 raise
             return getattr(self.module, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if self._is_own(name):
+        if name == "training" or self._is_own(name):
             super().__setattr__(name, value)
         else:
             setattr(self.module, name, value)
@@ -174,35 +283,53 @@ class MIRegularized(nn.Module):
     def __getitem__(self, key: Any) -> Any:
         return self.module[key]  # type: ignore[index]  # a network without indexing raises its own error
 
+    def __len__(self) -> int:
+        return len(self.module)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.module)  # type: ignore[call-overload, no-any-return]
+
+    def __bool__(self) -> bool:
+        return True
+
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: these belong to the graph of one pass.
-        return {**self.__dict__, "_caught": None, "_ran": False}
+        state = {**self.__dict__, "_captured": None, "_passes": 0, "_gradient": None, "_versions": None}
+        return {name: value for name, value in state.items() if name not in SHARED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._share()
+        super().__setstate__({})  # type: ignore[no-untyped-call]
+
+
+NOT_ADDED = "its gradient never arrives: add what mi_loss() returns to the loss that goes backward"
 
 
 def wrap(
     module: nn.Module,
     layers: LayerSpec = "auto",
     estimator: str | Estimator = "usable",
-    weight: float | Schedule = DEFAULT_WEIGHT,
+    weight: float | Schedule = WEIGHT,
     *,
+    steps: int | None = None,
     samples: int = 128,
-    every: int = 1,
     gather: bool = False,
 ) -> MIRegularized:
-    """Add a loss term to a network that rewards the information in its successive layers.
+    """Add a loss term to a network that rewards the information its successive layers keep.
 
     Args:
         module: the network; it is not copied.
         layers: ``"auto"`` (successive layers in execution order, from the input on, without the output head), module
             names, globs such as ``"layer*.*"``, module types, a predicate of (name, module), or a list of these.
         estimator: a name from :func:`mireg.estimators.names`, or an estimator.
-        weight: weight of the term, a number or a schedule over steps. It is relative to the task's gradient at the last
-            layer (see :class:`mireg.MIRegularizer`), so that one default suits every network. A factor on the term in
-            the loss would be compensated: change the weight instead. At 0, losses, gradients
-            and random numbers are bit-identical to those without the wrapper.
-        samples: number of rows that the estimate uses, the first of each batch; with a class per position, four times
+        weight: weight of the term: a number, which falls to 0 over ``steps`` steps of the optimizer, or a schedule
+            over steps. It is relative to the task's gradient at the last layer (:class:`mireg.MIRegularizer`), so that
+            one default suits every network. A factor on the term in the loss would be compensated: change the weight
+            instead. At 0, losses, gradients and random numbers are bit-identical to those without the wrapper.
+        steps: by default 400; not for a schedule.
+        samples: number of rows that the estimate uses, spread over each batch; with a class per position, four times
             as many positions.
-        every: use the term at every ``every``-th step; nothing is captured in between.
         gather: in data-parallel training, estimate on the rows of all ranks together, with gradients, instead
             of on each rank's own.
 
@@ -210,13 +337,14 @@ def wrap(
         The wrapped network: train it with ``loss = criterion(model(x), y) + model.mi_loss(y)``.
 
     Raises:
-        ValueError: if the estimator is unknown or not differentiable, a pattern matches no module, or the weight is
-            negative or not finite.
+        ValueError: if the estimator is unknown or not differentiable, a pattern matches no module, the weight is
+            negative or not finite, or the network has an attribute that the wrapper would hide.
         TypeError: if ``module`` is not a module, or is already wrapped.
 
     Source: Hodas & Stinis, Doing the impossible: why neural networks can be trained at all, Frontiers
     in Psychology 9:1185, 2018, for the role of MI between layers; Xu et al., A theory of usable information
-    under computational constraints, ICLR 2020, for what is rewarded. Rewarding it in the loss is this library's step.
+    under computational constraints, ICLR 2020, for the default estimator. Rewarding it in the loss is this library's
+    step.
 
     >>> import torch, mireg
     >>> model = mireg.wrap(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)))
@@ -224,37 +352,28 @@ def wrap(
     >>> loss = torch.nn.functional.cross_entropy(model(x), y) + model.mi_loss(y)
     >>> loss.backward()
     >>> list(model.mi_terms())
-    ['input→target', '1→target']
+    ['input→1', 'input→target', '1→target']
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"wrap() takes a torch.nn.Module, not {type(module).__name__}")
     if isinstance(module, MIRegularized):
         raise TypeError("the network is wrapped already: call unwrap() first")
+    if isinstance(module, nn.DataParallel):
+        raise TypeError(
+            "nn.DataParallel runs copies of the network, whose layers are out of reach: use DistributedDataParallel, "
+            "or wrap the network and train it on one device"
+        )
+    hidden = [name for name in PUBLIC if hasattr(module, name)]
+    if hidden:
+        raise ValueError(
+            f"the network has {', '.join(hidden)}, which the wrapper has as well: rename it in {type(module).__name__}"
+        )
     if isinstance(estimator, str):
-        estimator = for_training(estimator)
-    regularizer = MIRegularizer(estimator, schedules.as_schedule(weight), samples=samples, every=every, gather=gather)
+        estimator = estimators.get(estimator)
+    schedule = schedules.as_schedule(weight, steps)
+    regularizer = MIRegularizer(estimator.for_training(), schedule, samples=samples, gather=gather)
     return MIRegularized(module, Taps(module, layers), regularizer)
 
 
-def _strip_prefix(module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
-    _rename(state, prefix + PREFIX, prefix)
-
-
-def _add_prefix(
-    module: nn.Module,
-    state: dict[str, Any],
-    prefix: str,
-    local_metadata: Any,
-    strict: Any,
-    missing: Any,
-    unexpected: Any,
-    errors: Any,
-) -> None:
-    _rename(state, prefix, prefix + PREFIX)
-
-
-def _rename(state: dict[str, Any], old: str, new: str) -> None:
-    """Replace a prefix of the keys in place, keeping their order."""
-    for key in list(state):
-        value = state.pop(key)
-        state[new + key.removeprefix(old) if key.startswith(old) else key] = value
+PUBLIC = ("taps", "regularizer", "mi_loss", "mi_terms", "verdict", "restart", "unwrap")
+"""Names of the wrapper that no network may have."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from mireg.estimators.target import IGNORED, check_target, codes
+from mireg.estimators.target import check_target, codes, countable
 
 Share = TypeVar("Share")
 
@@ -35,6 +36,7 @@ class Estimator(ABC):
             extract: :class:`mireg.estimators.Usable`), or ``"dependence"`` (a bounded index that is not MI and is
             never reported as MI).
         is_differentiable: whether gradients flow from the estimate back to the samples.
+        reward_options: options for rewarding it in a loss, where they differ from those for measuring.
         is_learned: whether it must be fitted to samples before its estimates are meaningful.
     """
 
@@ -42,6 +44,7 @@ class Estimator(ABC):
     measures: ClassVar[str] = "mutual information"
     is_differentiable: ClassVar[bool] = True
     is_learned: ClassVar[bool] = False
+    reward_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Estimate the MI (or dependence) between two layers.
@@ -103,12 +106,31 @@ class Estimator(ABC):
         between = [side for layer in layers for side in (layer, code)]
         return self.estimate(between)[::2]
 
+    def estimate_parts(self, first: Tensor, layers: list[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """Estimate between each layer and each of several targets, for the reward.
+
+        Args:
+            first: the first layer of the network (n, d), which sets the unit of noise that all layers share.
+            layers: L checked matrices (n, d_l).
+            targets: as for :meth:`estimate_about`, on the same rows.
+
+        Returns:
+            (targets, L) tensor.
+        """
+        return torch.stack([self.estimate_about([first, *layers], target)[1:] for target in targets])
+
     @abstractmethod
     def estimate(self, layers: list[Tensor]) -> Tensor:
         """:meth:`successive` on checked (n, d_l) matrices, without checking the values.
 
         The hot path: it must not wait for the device.
         """
+
+    def for_training(self) -> Estimator:
+        """This estimator as a reward: with :attr:`reward_options`, except for options that differ from the defaults."""
+        chosen = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        usual = vars(type(self)())
+        return type(self)(**{**chosen, **{k: v for k, v in self.reward_options.items() if chosen[k] == usual[k]}})
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The learned parameters; none for most estimators."""
@@ -184,11 +206,14 @@ class PairEstimator(Estimator):
 
 
 def _with_target(layers: list[Tensor], target: Tensor) -> tuple[list[Tensor], Tensor]:
-    """For a target of classes, select the rows that have one."""
-    if target.is_floating_point():
+    """Select the rows that count (:func:`mireg.estimators.target.countable`)."""
+    target = target.to(layers[0].device)
+    rows = countable(
+        target.flatten(1) if target.ndim > 1 else target[:, None] if target.is_floating_point() else target
+    )
+    if target.is_floating_point() and target.device.type == "cpu" and rows.all():
         return layers, target
-    rows = target.to(layers[0].device) != IGNORED
-    return [layer[rows] for layer in layers], target.to(layers[0].device)[rows]
+    return [layer[rows] for layer in layers], target[rows]
 
 
 def check_samples(layers: Sequence[Tensor], fewest: int = 2) -> None:

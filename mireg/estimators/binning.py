@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -58,6 +59,7 @@ class Binning(PairEstimator):
     """
 
     name: ClassVar[str] = "binning"
+    reward_options: ClassVar[Mapping[str, Any]] = {"slicing": "covarying", "noise": 1.0, "shared_noise": 0.01}
 
     def __init__(
         self,

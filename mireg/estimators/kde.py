@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -48,6 +48,7 @@ class KDE(PairEstimator):
     """
 
     name: ClassVar[str] = "kde"
+    reward_options: ClassVar[Mapping[str, Any]] = {"shared_noise": 0.01}
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Targets as matrices: classes become codes, values are unchanged."""
+"""Targets as matrices: classes become codes, values are unchanged; and which rows of a target count."""
 
 from __future__ import annotations
 
@@ -22,29 +22,57 @@ def check_target(target: Tensor, rows: int) -> None:
         )
 
 
-def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Convert a target to a matrix (n, k), and mark the rows to use.
+def countable(target: Tensor) -> Tensor:
+    """The rows (n,) that can be predicted from others: a class that another row has too, or a finite value.
 
-    Values are unchanged. Only classes that occur get a column. On an accelerator there is instead one column per row,
-    ``[same class as that row] / sqrt(size of the class)``; this code has the same inner products and distances and is
-    computed without waiting for the device.
+    A row alone in its class is no evidence: nothing in the other rows says what its class looks like.
+
+    Args:
+        target: (n,) classes, :data:`IGNORED` for rows to skip, or (n, k) values.
+    """
+    if target.is_floating_point():
+        return target.isfinite().any(1)
+    if target.device.type == "cpu":
+        _, index, counts = target.unique(return_inverse=True, return_counts=True)
+        shared = counts[index] > 1
+    else:  # without waiting for the device
+        shared = (target[:, None] == target).sum(0) > 1
+    return shared & (target != IGNORED)
+
+
+def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Convert a target to a matrix (n, k), and mark the rows that count.
+
+    Values are unchanged, except that missing ones (NaN or infinite) become the mean of their column. Only classes of
+    rows that count get a column. On an accelerator there is instead one column per row, ``[same class as that row] /
+    sqrt(size of the class)``; this code has the same inner products and distances and is computed without waiting for
+    the device.
 
     Args:
         target: (n,) classes, :data:`IGNORED` for rows to skip, or (n,) or (n, k) values.
         like: a tensor with the device and dtype of the code.
 
     Returns:
-        The code, and (n,) with 1 for rows to use and 0 for others, or None if all rows are known to be used.
+        The code, and (n,) with 1 for rows that count (:func:`countable`) and 0 for others, or None if all are known to
+        count.
     """
     target = target.detach().to(like.device)
+    on_cpu = like.device.type == "cpu"
     if target.is_floating_point():
-        return target.to(like.dtype).flatten(1) if target.ndim > 1 else target.to(like.dtype)[:, None], None
-    kept = (target != IGNORED).to(like.dtype)
-    if like.device.type == "cpu":
-        classes, index = target.unique(return_inverse=True)
-        code = torch.nn.functional.one_hot(index, len(classes)).to(like.dtype)
-        return code, None if (classes != IGNORED).all() else kept
-    return class_products(target, like.dtype), kept
+        values = target.to(like.dtype).flatten(1) if target.ndim > 1 else target.to(like.dtype)[:, None]
+        finite = values.isfinite()
+        if on_cpu and finite.all():
+            return values, None
+        filled = values.where(finite, 0.0)
+        mean = filled.sum(0) / finite.sum(0).clamp_min(1)
+        return values.where(finite, mean), finite.any(1).to(like.dtype)
+    counted = countable(target)
+    if on_cpu:
+        classes, index = target[counted].unique(return_inverse=True)
+        code = like.new_zeros(len(target), len(classes))
+        code[counted] = torch.nn.functional.one_hot(index, len(classes)).to(like.dtype)
+        return code, None if counted.all() else counted.to(like.dtype)
+    return class_products(target, like.dtype), counted.to(like.dtype)
 
 
 def class_products(target: Tensor, dtype: torch.dtype) -> Tensor:

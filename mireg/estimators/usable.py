@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -64,6 +64,7 @@ class Usable(Estimator):
     """
 
     name: ClassVar[str] = "usable"
+    reward_options: ClassVar[Mapping[str, Any]] = {"ridge": 0.1, "per_dimension": True, "shared_noise": 0.1}
     measures: ClassVar[str] = "usable information"
 
     def __init__(
@@ -84,34 +85,53 @@ class Usable(Estimator):
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
         with in_full_precision(layers[0]):
-            n, noise = len(layers[0]), self._noise(layers)
+            n, noise = len(layers[0]), self._noise(layers[0])
 
             def share(pairs: list[int]) -> Tensor:
                 read = torch.stack([layers[i] for i in pairs])
                 mean = read.mean(-2, keepdim=True)
                 # The earlier layer is seen through the noise floors, too: rounding noise is nothing to read.
                 floor = self.noise_floor * mean.square().sum((-2, -1)) + noise * read.shape[-1]
-                nats = self._read(
-                    torch.stack([layers[i + 1] for i in pairs]), read - mean, n * floor.detach(), noise, None
-                )
-                return nats * self._factor(read.shape[-1])
+                later = torch.stack([layers[i + 1] for i in pairs])
+                nats = self._read(later, read - mean, n * floor.detach(), noise, None, (read.shape[-1],))
+                return nats[:, 0] * self._factor(read.shape[-1])
 
             return grouped([(a.shape[1], b.shape[1]) for a, b in pairwise(layers)], share)
 
     def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
-        with in_full_precision(layers[0]):
-            code, kept = codes(target, layers[0])
-            centred, _, _ = _centred(code, kept)
-            noise, floor = self._noise(layers, kept), torch.zeros_like(code[0, :1])
-            factor = self._factor(code.shape[1]) if target.is_floating_point() else 0.5
-            return factor * by_width(layers, lambda stack: self._read(stack, centred, floor, noise, kept))
+        return self.estimate_parts(layers[0], layers, [target])[0]
+
+    def estimate_parts(self, first: Tensor, layers: list[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        with in_full_precision(first):
+            coded = [codes(target, first) for target in targets]
+            factors = [
+                self._factor(code.shape[1]) if target.is_floating_point() else 0.5
+                for target, (code, _) in zip(targets, coded, strict=True)
+            ]
+            if len(coded) > 1 and all(kept is None for _, kept in coded):  # one inverse for all
+                return self._about(first, layers, [code for code, _ in coded], None, factors)
+            parts = [
+                self._about(first, layers, [code], kept, [factor])
+                for (code, kept), factor in zip(coded, factors, strict=True)
+            ]
+            return torch.cat(parts)
+
+    def _about(
+        self, first: Tensor, layers: list[Tensor], codes: list[Tensor], kept: Tensor | None, factors: list[float]
+    ) -> Tensor:
+        """Estimates (parts, L) about targets (n, k) each, of which the same rows count."""
+        centred, _, _ = _centred(torch.cat(codes, 1), kept)
+        noise, floor = self._noise(first, kept), torch.zeros_like(centred[0, :1])
+        widths = tuple(code.shape[1] for code in codes)
+        nats = by_width(layers, lambda stack: self._read(stack, centred, floor, noise, kept, widths))
+        return torch.stack([factor * part for factor, part in zip(factors, nats.unbind(1), strict=True)])
 
     def _factor(self, dimensions: int) -> float:
         return 0.5 if self.per_dimension else dimensions / 2
 
-    def _noise(self, layers: Sequence[Tensor], kept: Tensor | None = None) -> Tensor:
+    def _noise(self, first: Tensor, kept: Tensor | None = None) -> Tensor:
         """Variance (0-dim) of the noise in each unit of a layer."""
-        centred, _, count = _centred(layers[0].detach(), kept)
+        centred, _, count = _centred(first.detach(), kept)
         variance = centred.square().sum(0) / count
         return self.shared_noise * variance.mean().clamp_max(1)
 
@@ -122,10 +142,11 @@ class Usable(Estimator):
         floor: Tensor,
         noise: Tensor,
         kept: Tensor | None,
+        widths: tuple[int, ...],
     ) -> Tensor:
-        """Log (g,) of baseline over prediction error: layers (g, n, d), target ([g,] n, k) with mean 0."""
+        """Logs (g, parts) of baseline over prediction error: layers (g, n, d), targets ([g,] n, sum of widths)."""
         ridge = _best_ridge(layers, target, self.noise_floor, noise, kept) if self.ridge == "auto" else self.ridge
-        log: Tensor = _Reading.apply(layers, target, floor + TINY, self.noise_floor, noise, ridge, kept)
+        log: Tensor = _Reading.apply(layers, target, floor + TINY, self.noise_floor, noise, ridge, kept, widths)
         return log
 
     def ceiling(self, n: int) -> float:
@@ -143,10 +164,12 @@ class _Reading(torch.autograd.Function):
     """Log of the leave-one-out error of the mean over that of ridge regression, with its gradient in closed form.
 
     Takes layers (g, n, d), what is read of them ([g,] n, k) centred over the rows that are kept, a noise floor of the
-    target's squared length ([g]), and the options of :class:`Usable`; gives (g,).
+    target's squared length ([g]), the options of :class:`Usable`, and the widths of the parts that the k columns
+    consist of; gives (g, parts), from a single inverse.
 
-    With B = A Y, residuals E = B / a, a the diagonal of A less 1 / n r, W = E / a, V = A W and c = |E|^2 / a, the
-    derivative of the error J is ``dJ = tr(dK M) + 2 tr(V' dY)``, ``M = 2 A diag(c) A - B V' - V B'``.
+    With B = A Y, residuals E = B / a, a the diagonal of A less 1 / n r, W = E / a, V = A W and q the gradient of a
+    column's error, the gradient of the errors is ``tr(dK M) + 2 tr(V' q dY)``, where ``M = 2 A diag(c) A - B q V' -
+    V q B'`` and c is the sum of q E W over columns.
     """
 
     @staticmethod
@@ -159,68 +182,115 @@ class _Reading(torch.autograd.Function):
         noise: Tensor,
         ridge: float | Tensor,
         kept: Tensor | None,
+        widths: tuple[int, ...],
     ) -> Tensor:
         centred, mean, scale, count = _scaled(layers, noise_floor, noise, kept)
         r = ridge[:, None, None] if isinstance(ridge, Tensor) else ridge
         n, d = centred.shape[-2:]
+        inverse: Tensor
         if d < n:  # A = (I - P Z') / r with P = Z (Z'Z + r I)^-1; scales are kept out of the large matrices
             features = centred.mT @ centred
             # In double precision: I - P Z' takes nearly equal numbers from each other.
-            projected = centred @ _inverse(features.double(), r * scale).to(centred.dtype)
-            diagonal = (1 - (projected * centred).sum(-1)[..., None, :]) / r
-
-            def apply(x: Tensor) -> Tensor:
-                return (x - (x @ centred) @ projected.mT) / r
+            inverse = centred @ _inverse(features.double(), r * scale).to(centred.dtype)
+            diagonal = (1 - (inverse * centred).sum(-1)[..., None, :]) / r
         else:
             # Of the mean centred rows know nothing: there A is 1 / r, and drowns the rest. 1 / (1 + r) does as well.
             ones = scale / count if kept is None else scale / count * torch.outer(kept, kept)
             kernel = torch.baddbmm(ones, centred, centred.mT)
             # With a small ridge, rounding makes the inverse of a collapsed layer's kernel meaningless.
             small = isinstance(ridge, Tensor) or ridge < SMALL_RIDGE
-            resolvent = _inverse(kernel.double() if small else kernel, r * scale).to(kernel.dtype).mul_(scale)
-            diagonal = resolvent.diagonal(dim1=-2, dim2=-1)[..., None, :]
-
-            def apply(x: Tensor) -> Tensor:
-                return x @ resolvent
-
-        # Targets and residuals are transposed, (k, n): products with few rows are faster than with few columns. Large
-        # matrices are changed in place, since new memory costs more than the arithmetic.
-        b = apply(target.mT)
+            inverse = _inverse(kernel.double() if small else kernel, r * scale).to(kernel.dtype).mul_(scale)
+            diagonal = inverse.diagonal(dim1=-2, dim2=-1)[..., None, :]
         a = diagonal - 1 / (count * (r if d < n else r + 1))
-        residual = b / a
-        error = residual.square().sum((-2, -1)) + floor
-        baseline = target.square().sum((-2, -1)) / (1 - 1 / count) ** 2 + floor
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            w = residual / a
-            v = apply(w)
-            if ctx.needs_input_grad[0]:
-                c = (residual * w).sum(-2)[..., None]
-                left, right = torch.cat([b, v], -2).mT, torch.cat([v, b], -2)
-                if d < n:
-                    weighted = c * projected
-                    by_kernel = weighted.sub_(projected @ (centred.mT @ weighted)).mul_(2 * scale / r)
-                    by_kernel = by_kernel.baddbmm_(left, right @ centred, alpha=-1)
-                else:
-                    by_kernel = torch.baddbmm((resolvent * c.mT) @ resolvent, left, right, beta=2, alpha=-1) @ centred
-                by_scale = (by_kernel * centred).sum((-2, -1), keepdim=True) / scale.square()  # minus dJ / d scale
-                gradient = by_kernel.mul_(2 / scale).addcmul_(centred, -2 * by_scale / count)
-                if kept is not None:
-                    gradient.mul_(kept[:, None])
-                own = gradient.sum(-2, keepdim=True) / count
-                gradient.sub_(own + (2 * noise_floor * by_scale / count) * mean).mul_((-1 / error)[:, None, None])
-                ctx.by_layer = gradient if kept is None else gradient.mul_(kept[:, None])
-            if ctx.needs_input_grad[1]:
-                ctx.by_target = target * (2 / baseline / (1 - 1 / count) ** 2)[:, None, None]
-                ctx.by_target = ctx.by_target - v.mT * (2 / error)[:, None, None]
+        # Targets and residuals are transposed, (k, n): products with few rows are faster than with few columns.
+        b = _resolve(target.mT, inverse, centred, r)
+        error = _sums((b / a).square().sum(-1), widths) + floor[..., None]
+        baseline = _sums(target.square().sum(-2), widths) / (1 - 1 / count) ** 2 + floor[..., None]
+        ctx.save_for_backward(layers, target, floor, noise, kept, centred, mean, scale, inverse, a, b, error, baseline)
+        ctx.options = noise_floor, ridge, widths, count
         return (baseline / error).log()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        factor = gradients[0][:, None, None]
-        by_layer = factor * ctx.by_layer if ctx.needs_input_grad[0] else None
-        by_target = factor * ctx.by_target if ctx.needs_input_grad[1] else None
-        return by_layer, by_target, *[None] * 5
+        layers, target, floor, noise, kept, centred, mean, scale, inverse, a, b, error, baseline = ctx.saved_tensors
+        noise_floor, ridge, widths, count = ctx.options
+        if torch.is_grad_enabled():  # a second derivative is wanted, and the closed form has none
+            nats = _reading(layers, target, floor, noise_floor, noise, ridge, kept, widths)
+            wanted = [x for x, needed in zip((layers, target), ctx.needs_input_grad, strict=False) if needed]
+            found = iter(torch.autograd.grad(nats, wanted, gradients[0], create_graph=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), *[None] * 6
+        r = ridge[:, None, None] if isinstance(ridge, Tensor) else ridge
+        n, d = centred.shape[-2:]
+        q = _columns(-gradients[0] / error, widths)  # (g, k, 1)
+        residual = b / a
+        w = residual / a
+        v = _resolve(w, inverse, centred, r)
+        by_layer = by_target = None
+        if ctx.needs_input_grad[0]:  # large matrices are changed in place: new memory costs more than the arithmetic
+            c = (q * residual * w).sum(-2)[..., None]
+            left, right = torch.cat([q * b, q * v], -2).mT, torch.cat([v, b], -2)
+            if d < n:
+                weighted = c * inverse
+                by_kernel = weighted.sub_(inverse @ (centred.mT @ weighted)).mul_(2 * scale / r)
+                by_kernel = by_kernel.baddbmm_(left, right @ centred, alpha=-1)
+            else:
+                by_kernel = torch.baddbmm((inverse * c.mT) @ inverse, left, right, beta=2, alpha=-1) @ centred
+            by_scale = (by_kernel * centred).sum((-2, -1), keepdim=True) / scale.square()  # minus dJ / d scale
+            by_layer = by_kernel.mul_(2 / scale).addcmul_(centred, -2 * by_scale / count)
+            if kept is not None:
+                by_layer.mul_(kept[:, None])
+            own = by_layer.sum(-2, keepdim=True) / count
+            by_layer.sub_(own + (2 * noise_floor * by_scale / count) * mean)
+            if kept is not None:
+                by_layer.mul_(kept[:, None])
+        if ctx.needs_input_grad[1]:
+            by_baseline = _columns(gradients[0] / baseline, widths) * (2 / (1 - 1 / count) ** 2)
+            by_target = target * by_baseline.mT + 2 * (q * v).mT
+            if target.ndim < by_target.ndim:
+                by_target = by_target.sum(0)
+        return by_layer, by_target, *[None] * 6
+
+
+def _resolve(x: Tensor, inverse: Tensor, centred: Tensor, ridge: float | Tensor) -> Tensor:
+    """x A (g, k, n), from the inverse (g, n, n), or from P = Z (Z'Z + r I)^-1 (g, n, d) where that is smaller."""
+    n, d = centred.shape[-2:]
+    return (x - (x @ centred) @ inverse.mT) / ridge if d < n else x @ inverse
+
+
+def _sums(columns: Tensor, widths: tuple[int, ...]) -> Tensor:
+    """Sums (..., parts) of columns (..., k) over the parts that they belong to."""
+    if len(widths) == 1:
+        return columns.sum(-1, keepdim=True)
+    return torch.stack([part.sum(-1) for part in columns.split(widths, -1)], -1)
+
+
+def _columns(parts: Tensor, widths: tuple[int, ...]) -> Tensor:
+    """The values (g, parts) of the parts, for each of their columns, (g, k, 1)."""
+    if len(widths) == 1:
+        return parts[..., None]
+    return torch.cat([parts[:, i : i + 1].expand(-1, width) for i, width in enumerate(widths)], -1)[..., None]
+
+
+def _reading(
+    layers: Tensor,
+    target: Tensor,
+    floor: Tensor,
+    noise_floor: float,
+    noise: Tensor,
+    ridge: float | Tensor,
+    kept: Tensor | None,
+    widths: tuple[int, ...],
+) -> Tensor:
+    """What :class:`_Reading` computes, in operations that can be differentiated any number of times."""
+    centred, _, scale, count = _scaled(layers, noise_floor, noise, kept)
+    z = centred * scale.rsqrt()
+    r = ridge[:, None, None] if isinstance(ridge, Tensor) else ridge
+    kernel = z @ z.mT + r * torch.eye(z.shape[-2], dtype=z.dtype, device=z.device)
+    inverse = torch.linalg.inv_ex(kernel.double()).inverse
+    a = inverse.diagonal(dim1=-2, dim2=-1)[..., None] - 1 / (count * r)
+    error = _sums((inverse @ target.double() / a).square().sum(-2), widths) + floor[..., None]
+    baseline = _sums(target.square().sum(-2), widths) / (1 - 1 / count) ** 2 + floor[..., None]
+    return (baseline / error).log().to(layers.dtype)
 
 
 def _count(rows: Tensor, kept: Tensor | None) -> float | Tensor:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mireg import estimators
-from mireg.regularizer import for_training
 
 N = 2000
 
@@ -149,7 +148,7 @@ def test_covarying_slices_do_not_ask_for_a_single_direction() -> None:
     """Random slices share most where layers have one direction; rewarded, they bring that about."""
     many = related_by_rotation(torch.randn(64, 32))
     one = related_by_rotation(torch.randn(64, 1) @ torch.randn(1, 32))
-    random, covarying = estimators.get("binning"), for_training("binning")
+    random, covarying = estimators.get("binning"), estimators.get("binning").for_training()
     assert random(*one) > 10 * random(*many)
     assert covarying(*one) < 2 * covarying(*many)
 

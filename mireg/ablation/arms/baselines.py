@@ -172,11 +172,12 @@ class DeepSupervision(LossTerm):
         caught = self._watched.take()
         if target is None:
             return torch.zeros_like(task)
-        rows, code = choose_rows(list(caught.values()), target, self._samples, self._step)
-        assert code is not None
+        rows = choose_rows(list(caught.values()), target, self._samples, self._step)
+        assert rows.target is not None
+        code = rows.target
         losses = [
             mse_loss(head(row), code) if code.is_floating_point() else cross_entropy(head(row), code)
-            for head, row in zip(self._heads, rows, strict=True)
+            for head, row in zip(self._heads, rows.layers, strict=True)
         ]
         self._losses = {name: loss.detach() for name, loss in zip(caught, losses, strict=True)}
         return weight * torch.stack(losses).mean()

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mireg.ablation.errors import check
-from mireg.regularizer import FEWEST_ROWS
+from mireg.term import FEWEST_ROWS
 from mireg.wrapper import DEFAULT_WEIGHT
 
 

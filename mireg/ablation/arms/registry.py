@@ -15,7 +15,6 @@ from mireg.ablation.arms.loss_term import LossTerm, NoTerm, Term
 from mireg.ablation.arms.lsuv import lsuv
 from mireg.ablation.arms.reward import Reward
 from mireg.ablation.errors import UserError, nearest
-from mireg.regularizer import for_training
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,17 @@ def arm(name: str) -> Arm:
 
 
 def _rewards(name: str, about: str, **how: Any) -> Arm:
-    return Arm(about, partial(Reward, estimator=partial(for_training, name), **how), name)
+    return Arm(about, partial(Reward, estimator=partial(_estimator, name), **how), name)
+
+
+def _estimator(name: str) -> estimators.Estimator:
+    return estimators.get(name).for_training()
 
 
 def _of_estimators() -> dict[str, Arm]:
     arms = {}
     for name in estimators.names():
-        if estimators.REGISTRY[name].is_differentiable:
+        if estimators.REGISTRY[name].is_differentiable and not estimators.REGISTRY[name].is_learned:
             arms[f"mi-{name}"] = arms[name] = _rewards(name, f"the term with the {name} estimator")
     return arms
 

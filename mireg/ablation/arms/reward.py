@@ -1,9 +1,9 @@
-"""The term of `mireg.wrap` as an arm: on the true target or as a control, at all layers or only the last."""
+"""The term of `mireg.wrap` as an arm: with or without the target, as a control, or at the last layer alone."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mireg.ablation.arms.loss_term import LossTerm, Term
 from mireg.estimators import Estimator
-from mireg.layers import Layout, Taps
-from mireg.regularizer import MIRegularizer
+from mireg.layers import Taps
 from mireg.schedules import Linear
+from mireg.term import MIRegularizer
 from mireg.wrapper import MIRegularized
 
 
@@ -24,9 +24,9 @@ class Reward(LossTerm):
         network: the network to wrap.
         settings: settings of the term.
         example: not used.
-        estimator: creates the estimator, a new one for each run, so that no learned state carries over.
+        estimator: creates the estimator, a new one for each run.
         sees_target: whether the term receives the target.
-        shuffled: control: only for the term, shuffle the rows of the target (or, without a target, of each layer).
+        shuffled: control: shuffle the rows of what the layers are asked about, the target and the input, at each step.
             This keeps every marginal and leaves no dependence to reward.
         last: reward only the last hidden layer.
     """
@@ -44,19 +44,15 @@ class Reward(LossTerm):
         shuffled: bool = False,
         last: bool = False,
     ) -> None:
-        made = ShuffledPairs(estimator()) if shuffled and not sees_target else estimator()
-        weight = Linear(settings.weight, settings.decay_steps)
         kind = LastLayer if last else MIRegularizer
+        weight = Linear(settings.weight, settings.decay_steps)
+        made = Shuffled(estimator()) if shuffled else estimator()
         self._regularizer = kind(made, weight, samples=settings.samples, gather=True)
         self.network = network
         self.model = self._wrapped = MIRegularized(network, Taps(network, settings.layer_spec), self._regularizer)
         self._sees_target = sees_target
-        self._shuffled = shuffled and sees_target
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        if target is not None and self._shuffled:
-            flat = target.flatten() if not target.is_floating_point() else target
-            target = flat[torch.randperm(len(flat), device=flat.device)].view_as(target)
         return self._wrapped.mi_loss(target if self._sees_target else None)
 
     @property
@@ -76,8 +72,8 @@ class Reward(LossTerm):
         return copy.deepcopy(self._wrapped).unwrap()
 
 
-class ShuffledPairs(Estimator):
-    """Control: applies another estimator to independently shuffled rows of each layer."""
+class Shuffled(Estimator):
+    """Control: asks the layers of another estimator about rows that are not theirs."""
 
     def __init__(self, inner: Estimator) -> None:
         self.inner = inner
@@ -85,14 +81,16 @@ class ShuffledPairs(Estimator):
         self.measures = inner.measures  # type: ignore[misc]
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
-        return self.inner.estimate([layer[torch.randperm(len(layer), device=layer.device)] for layer in layers])
+        return self.inner.estimate(layers)
+
+    def estimate_parts(self, first: Tensor, layers: list[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        order = torch.randperm(len(first), device=first.device)
+        return self.inner.estimate_parts(first, layers, [target[order] for target in targets])
 
 
 class LastLayer(MIRegularizer):
-    """Rival: rewards only the last of the layers after the first."""
+    """Rewards only the last of the layers after the first."""
 
-    def step(
-        self, layers: Mapping[str, Tensor], target: Tensor | None = None, layouts: Mapping[str, Layout] | None = None
-    ) -> Tensor | None:
+    def step(self, layers: Mapping[str, Tensor], *args: Any, **kinds: Any) -> Tensor | None:
         names = list(layers)
-        return super().step({name: layers[name] for name in (names[0], names[-1])}, target, layouts)
+        return super().step({name: layers[name] for name in (names[0], names[-1])}, *args, **kinds)

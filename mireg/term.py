@@ -1,0 +1,234 @@
+"""The method: reward what successive layers keep, of the target and of the network's input."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mireg.balance import Balance
+from mireg.distributed import gather, gather_plain, world_size
+from mireg.estimators import Estimator
+from mireg.estimators.gram import TINY, random_directions
+from mireg.finite import FiniteWatch
+from mireg.layers import Layout
+from mireg.rows import Rows, choose_rows
+from mireg.schedules import Schedule
+
+TARGET = "target"
+"""Name of the target in the names of estimates, ``"layer→target"``."""
+
+INPUT_PART, LABEL_FREE = 0.25, 0.5
+"""Factors of the input's part, beside the target's and without a target."""
+
+PER_POSITION = 0.25
+"""Fraction of the weight with a class per position: a language model ends worse with more, since its first layers have
+more to do than to predict the next token (docs/notebook.md)."""
+
+FEWEST_ROWS = 8
+"""With fewer rows, an estimate is meaningless and is not rewarded."""
+
+PROJECTIONS, SEED = 16, 5
+"""Number of random projections that stand for the input, and the seed of their directions."""
+
+MEMORY = 0.9
+"""What the running mean of a layer's information about the input keeps when the layer is read again."""
+
+TURNS = 3
+"""All layers but the last take turns: each is rewarded at every third use, three times as much (docs/notebook.md)."""
+
+
+class MIRegularizer:
+    """Rewards the information that successive layers keep.
+
+    With Z, 16 random projections of the input, and a target Y, the term is ``-weight * m`` times the mean over layers
+    T_l of ``I(T_l; Y) + w_l I(T_l; Z) / 4``, and without a target of ``w_l I(T_l; Z) / 2``. w_l is the share of the
+    information about the input that was lost on the way: how much less T_l has of it than the layer before it that has
+    most. m makes the weight relative to the task's gradient (:class:`mireg.balance.Balance`).
+
+    Args:
+        estimator: a differentiable estimator that learns nothing.
+        weight: schedule over the steps that :meth:`step` counts.
+        samples: number of rows of the batch that the estimate uses (:func:`mireg.rows.choose_rows`).
+        gather: in data-parallel training, estimate on the rows of all ranks, ``samples`` in total, instead of
+            on each rank's own. Every rank must have the same number of rows.
+
+    Attributes:
+        terms: the last estimate of each layer by name, ``"layer→target"`` and ``"input→layer"``, in nats, detached.
+        counted: share of the target's rows that count, 0-dim, 0 if too few do; None without a target.
+        note: why the last use added no term; empty if it added one.
+
+    Raises:
+        ValueError: if the estimator has no gradient or learns, or ``samples`` is too small.
+    """
+
+    def __init__(self, estimator: Estimator, weight: Schedule, *, samples: int = 128, gather: bool = False) -> None:
+        if not estimator.is_differentiable or estimator.is_learned:
+            why = "learns a critic" if estimator.is_learned else "has no gradient"
+            raise ValueError(f"estimator {estimator.name!r} {why}: it can measure, not regularize")
+        if samples < FEWEST_ROWS:
+            raise ValueError(f"samples={samples}: an estimate needs at least {FEWEST_ROWS} samples")
+        self.estimator, self.weight, self.samples, self.gather = estimator, weight, samples, gather
+        self.balance = Balance()
+        self.terms: dict[str, Tensor] = {}
+        self.counted: Tensor | None = None
+        self.note = ""
+        self._kept: dict[str, Tensor] = {}  # running mean of each layer's information about the input
+        self._warnings: set[str] = set()
+        self._watch = FiniteWatch()
+        self.start_at(0)
+
+    def start_at(self, step: int) -> None:
+        """Move to a step of the schedule, for example to resume a run from its step count alone."""
+        weight = self.weight(step)
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"weight is {weight!r} at step {step}: a schedule must give finite values of at least 0")
+        self.steps, self.active = step, weight != 0
+
+    def step(
+        self,
+        layers: Mapping[str, Tensor],
+        target: Tensor | None = None,
+        layouts: Mapping[str, Layout] | None = None,
+        **kinds: Any,
+    ) -> Tensor | None:
+        """Compute the term for one training step: 0-dim, weighted and signed, to be added to the loss.
+
+        Args:
+            layers: outputs of successive layers in order, (n, channels, positions ...) each.
+            target: see :func:`mireg.rows.choose_rows`.
+            layouts: batch and channel dimensions in the network itself; by default the first and second.
+            kinds: ``outputs`` and ``ignore_index`` of :func:`mireg.rows.choose_rows`.
+
+        Returns:
+            The term, or None if there is nothing to reward; :attr:`note` then says why.
+
+        Raises:
+            ValueError, TypeError: if the target does not fit the layers.
+        """
+        names, outputs, step = list(layers), list(layers.values()), self.steps
+        strength = self.weight(step) * self.balance.update(outputs[0].device if outputs else torch.device("cpu"))
+        self.start_at(step + 1)
+        trained = [output.requires_grad for output in outputs]
+        if len(outputs) < 2:
+            return self._nothing("fewer than two layers ran in this pass")
+        if not any(trained):
+            return self._nothing("no layer that it sees depends on a trained parameter")
+        last = len(trained) - 1 - trained[::-1].index(True)
+        names, trained = names[: last + 1], trained[: last + 1]
+        source = outputs[last]
+        outputs[last] = source.view_as(source)  # a separate branch, to tell the term's gradient from the task's
+
+        used, often = self._turn(names, step)
+        rows = self._rows(outputs, target, step, sorted({0, *used}), kinds)
+        if len(rows.layers[0]) < FEWEST_ROWS:
+            return self._nothing(f"a batch of {len(source)} samples is too small to say anything of information")
+        first = rows.layers[0].nan_to_num(0.0, 0.0, 0.0)  # what the network fills in is not information
+        read = [first, *rows.layers[1:]] if used[0] == 0 else rows.layers[1:]
+        about = [projected(first.detach())] + ([] if rows.target is None else [rows.target])
+        nats = self.estimator.estimate_parts(first.detach(), read, about)  # (parts, used): of the input, of the target
+        factors = self._factors(names, used, nats.detach(), rows)
+        on = _constant(tuple(float(often * trained[i]) for i in used[:-1]) + (1.0,), nats.device)
+        reward = (factors * nats * on).sum() / sum(trained)
+
+        strength = strength * (PER_POSITION if rows.per_position else 1.0)
+        if reward.requires_grad:
+            layout = (layouts or {}).get(names[last], Layout())
+            self.balance.watch(source, outputs[last], layout, strength * factors[:, -1].sum() / sum(trained))
+        return -strength * reward
+
+    def _turn(self, names: Sequence[str], step: int) -> tuple[list[int], int]:
+        """Indices of the layers that are read at this step, the last one at its end, and how often the others count."""
+        last = len(names) - 1
+        turns = max(1, min(TURNS, last - 1))
+        if any(name not in self._kept for name in names):
+            turns = 1
+        return [*range(step % turns, last, turns), last], turns
+
+    def _rows(
+        self, outputs: Sequence[Tensor], target: Tensor | None, step: int, used: Sequence[int], kinds: Mapping[str, Any]
+    ) -> Rows:
+        """Rows of the used layers and of the target, gathered from all ranks if ``gather`` is set."""
+        ranks = world_size() if self.gather else 1
+        rows = choose_rows(outputs, target, max(1, self.samples // ranks), step, used=used, **kinds)
+        if ranks == 1:
+            return rows
+        return Rows(gather(rows.layers), None if rows.target is None else gather_plain(rows.target), rows.kind)
+
+    def _factors(self, names: Sequence[str], used: Sequence[int], nats: Tensor, rows: Rows) -> Tensor:
+        """The factor (parts, used) of each estimate in the reward."""
+        for index, value in zip(used, nats[0].float().unbind(), strict=True):
+            name = names[index]
+            self._kept[name] = value.lerp(self._kept[name], MEMORY) if name in self._kept else value
+        lost = share_lost(torch.stack([self._kept[name] for name in names]))[list(used)]
+        self.counted = rows.counted(FEWEST_ROWS)
+        parts = [LABEL_FREE * lost] if self.counted is None else [INPUT_PART * lost, self.counted.expand_as(lost)]
+        self._record([f"{names[0]}→{names[i]}" for i in used], nats[0])
+        self.terms.pop(f"{names[0]}→{names[0]}", None)  # the reference, and no layer's own
+        if self.counted is not None:
+            self._record([f"{names[i]}→{TARGET}" for i in used], nats[1])
+        return torch.stack(parts)
+
+    def _record(self, names: list[str], nats: Tensor) -> None:
+        self.terms |= dict(zip(names, nats.unbind(), strict=True))
+        if broken := self._watch(nats, names):
+            warnings.warn(
+                f"the MI term is not finite at step {self.steps - 1} or just before, in {', '.join(broken)}: a layer "
+                "there holds NaN or infinity, or the estimator broke",
+                RuntimeWarning,
+                stacklevel=6,
+            )
+
+    def _nothing(self, note: str) -> None:
+        self.note = note
+        if note not in self._warnings:
+            self._warnings.add(note)
+            warnings.warn(f"no term is added: {note}", stacklevel=5)
+
+    def restart(self) -> None:
+        """Forget all that was seen of a training, and go back to the first step."""
+        self.balance, self._kept = Balance(), {}
+        self.start_at(0)
+
+    def rewind(self) -> None:
+        """Go back to the start of the schedule, but to the next turn: for timing."""
+        self.start_at(self.steps % TURNS)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state that a resumed run needs. Changes nothing."""
+        return {"steps": self.steps, "kept": dict(self._kept), **self.balance.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state returned by :meth:`state_dict`."""
+        self._kept = dict(state["kept"])
+        self.balance.load_state_dict(state)
+        self.start_at(state["steps"])
+
+
+def projected(first: Tensor) -> Tensor:
+    """Random projections (n, 16) of the first layer's rows (n, d), with mean 0 and variance 1: what stands for it."""
+    z = first @ _directions(first.shape[1], first.dtype, first.device)
+    z = z - z.mean(0)
+    return z * (z.square().mean(0) + TINY).rsqrt()
+
+
+def share_lost(kept: Tensor) -> Tensor:
+    """How much less each layer has than the one before it that has most, as a share of that, (L,), from 0 to 1."""
+    best = torch.cat([kept[:1], kept[:-1].cummax(0).values])
+    return torch.where(best > 0, (best - kept) / best, 0.0).clamp(0.0, 1.0)
+
+
+@functools.lru_cache(maxsize=64)
+def _directions(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return random_directions(torch.empty(0, width, dtype=dtype, device=device), PROJECTIONS, SEED)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """The values on a device, copied there once."""
+    return torch.tensor(values, device=device)

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 import mireg
 import models
 from eval import inside as inside_study
-from mireg import diagnostics
+from mireg import diagnostics, estimators
 from mireg.ablation.data import Dataset, Split, load
 from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.storage.files import write_json

@@ -174,8 +174,8 @@ def _unfit(target: Tensor, layers: Sequence[Tensor]) -> str:
         return f"{text}its samples are in the second dimension: give target.transpose(0, 1)"
     if target.ndim == 1 and 1 < len(target) < n:
         return (
-            f"{text}a target for each of {len(target)}, and not for each of the {n} rows. Repeat it for the rows that it "
-            "belongs to, such as target[batch] for the nodes of graphs or target.repeat(2) for two views, or name "
+            f"{text}a target for each of {len(target)}, and not for each of the {n} rows. Repeat it for the rows that "
+            "it belongs to, such as target[batch] for the nodes of graphs or target.repeat(2) for two views, or name "
             "layers= after the pooling"
         )
     return (

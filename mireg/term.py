@@ -119,6 +119,7 @@ class MIRegularizer:
             return self._nothing("fewer than two layers ran in this pass")
         if not any(trained):
             return self._nothing("no layer that it sees depends on a trained parameter")
+        self.note = ""
         last = len(trained) - 1 - trained[::-1].index(True)
         names, trained = names[: last + 1], trained[: last + 1]
         source = outputs[last]
@@ -133,7 +134,7 @@ class MIRegularizer:
         about = [projected(first.detach())] + ([] if rows.target is None else [rows.target])
         nats = self.estimator.estimate_parts(first.detach(), read, about)  # (parts, used): of the input, of the target
         factors = self._factors(names, used, nats.detach(), rows)
-        on = _constant(tuple(float(often * trained[i]) for i in used[:-1]) + (1.0,), nats.device)
+        on = _constant((*(float(often * trained[i]) for i in used[:-1]), 1.0), nats.device)
         reward = (factors * nats * on).sum() / sum(trained)
 
         strength = strength * (PER_POSITION if rows.per_position else 1.0)
@@ -184,11 +185,12 @@ class MIRegularizer:
                 stacklevel=6,
             )
 
-    def _nothing(self, note: str) -> None:
+    def _nothing(self, note: str) -> Tensor | None:
         self.note = note
         if note not in self._warnings:
             self._warnings.add(note)
             warnings.warn(f"no term is added: {note}", stacklevel=5)
+        return None
 
     def restart(self) -> None:
         """Forget all that was seen of a training, and go back to the first step."""

@@ -56,9 +56,11 @@ class MIRegularized(nn.Module):
     type ``isinstance`` should ask for.
     """
 
+    module: nn.Module
+
     def __init__(self, module: nn.Module, taps: Taps, regularizer: MIRegularizer) -> None:
         super().__init__()
-        self.__dict__["module"] = module
+        self.__dict__["module"] = module  # not a submodule: it would prefix all names
         self._share()
         self.taps = taps
         self.regularizer = regularizer
@@ -216,7 +218,7 @@ class MIRegularized(nn.Module):
     # What acts on the network as a whole acts on the network itself, which may override it.
 
     @property
-    def training(self) -> bool:  # type: ignore[override]
+    def training(self) -> bool:
         return self.module.training
 
     @training.setter
@@ -234,7 +236,7 @@ class MIRegularized(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> MIRegularized:
-        self.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.module._apply(fn, recurse)
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eval.truth.tasks import LISTED, Grid, draw, tasks
 from mireg import estimators
-from mireg.estimators import Estimator
+from mireg.estimators import REGISTRY, Estimator
 from mireg.estimators.infonce import InfoNCE
 from mireg.measure import recommend
 
@@ -40,13 +40,11 @@ CONTENDERS = [
     Contender(
         "usable, as in training",
         "usable",
-        {**estimators.REGISTRY["usable"].reward_options, "per_dimension": False, "shared_noise": 0.0},
+        {**REGISTRY["usable"].reward_options, "per_dimension": False, "shared_noise": 0.0},
         (BATCH,),
     ),
     Contender("kde", "kde", {"bandwidth": "auto"}, (SAMPLES, BATCH)),
-    Contender(
-        "kde, as in training", "kde", {**estimators.REGISTRY["kde"].reward_options, "shared_noise": 0.0}, (BATCH,)
-    ),
+    Contender("kde, as in training", "kde", {**REGISTRY["kde"].reward_options, "shared_noise": 0.0}, (BATCH,)),
     Contender("renyi", "renyi", {}, (SAMPLES, BATCH)),
     Contender("renyi, α = 1.01", "renyi", {"alpha": 1.01}, (BATCH,)),
     Contender("hsic", "hsic", {}, (SAMPLES, BATCH)),
@@ -58,7 +56,7 @@ CONTENDERS = [
     Contender(
         "binning, as in training",
         "binning",
-        {**estimators.REGISTRY["binning"].reward_options, "shared_noise": 0.0},
+        {**REGISTRY["binning"].reward_options, "shared_noise": 0.0},
         (BATCH,),
     ),
     Contender("infonce", "infonce", {}, (SAMPLES,)),

@@ -208,10 +208,8 @@ class PairEstimator(Estimator):
 def _with_target(layers: list[Tensor], target: Tensor) -> tuple[list[Tensor], Tensor]:
     """Select the rows that count (:func:`mireg.estimators.target.countable`)."""
     target = target.to(layers[0].device)
-    rows = countable(
-        target.flatten(1) if target.ndim > 1 else target[:, None] if target.is_floating_point() else target
-    )
-    if target.is_floating_point() and target.device.type == "cpu" and rows.all():
+    rows = countable(target if not target.is_floating_point() else target.reshape(len(target), -1))
+    if target.device.type == "cpu" and rows.all():
         return layers, target
     return [layer[rows] for layer in layers], target[rows]
 

@@ -37,7 +37,8 @@ def countable(target: Tensor) -> Tensor:
         shared = counts[index] > 1
     else:  # without waiting for the device
         shared = (target[:, None] == target).sum(0) > 1
-    return shared & (target != IGNORED)
+    counted: Tensor = shared & (target != IGNORED)
+    return counted
 
 
 def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -154,7 +154,7 @@ class DeepSupervision(LossTerm):
         self.network = network
         self.model = self._watched = _Watched(network, Taps(network, settings.layer_spec))
         outputs, layers = self._watched.look(example)
-        widths = [layer.shape[1] if outputs.ndim > 2 else pool(layer, 1).numel() for layer in layers]
+        widths = [layer.shape[1] if outputs.ndim > 2 else pool(layer[:1]).numel() for layer in layers]
         with torch.random.fork_rng():  # so that every arm sees the same batches
             heads = (nn.Sequential(Standardise(), nn.Linear(width, outputs.shape[-1])) for width in widths)
             self._heads = nn.ModuleList(heads).to(example.device)

@@ -39,8 +39,9 @@ PROJECTIONS, SEED = 16, 5
 MEMORY = 0.9
 """What the running mean of a layer's information about the input keeps when the layer is read again."""
 
-TURNS = 3
-"""All layers but the last take turns: each is rewarded at every third use, three times as much (docs/notebook.md)."""
+TURN_GROWS = 25
+"""All layers but the last take turns: each is rewarded at every k-th step, k times as much. k is 1 for the first 25
+steps, where everything is decided, and grows by 1 every 25 steps, to save time (docs/notebook.md)."""
 
 
 class MIRegularizer:
@@ -146,7 +147,7 @@ class MIRegularizer:
     def _turn(self, names: Sequence[str], step: int) -> tuple[list[int], int]:
         """Indices of the layers that are read at this step, the last one at its end, and how often the others count."""
         last = len(names) - 1
-        turns = max(1, min(TURNS, last - 1))
+        turns = max(1, min(1 + step // TURN_GROWS, last))
         if any(name not in self._kept for name in names):
             turns = 1
         return [*range(step % turns, last, turns), last], turns
@@ -196,10 +197,6 @@ class MIRegularizer:
         """Forget all that was seen of a training, and go back to the first step."""
         self.balance, self._kept = Balance(), {}
         self.start_at(0)
-
-    def rewind(self) -> None:
-        """Go back to the start of the schedule, but to the next turn: for timing."""
-        self.start_at(self.steps % TURNS)
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs. Changes nothing."""

@@ -23,8 +23,8 @@ from mireg.schedules import Schedule
 TARGET = "target"
 """Name of the target in the names of estimates, ``"layer→target"``."""
 
-INPUT_PART, LABEL_FREE = 0.25, 0.5
-"""Factors of the input's part, beside the target's and without a target."""
+INPUT_PART = 0.5
+"""Factor of the input's part, beside the target's and without a target."""
 
 PER_POSITION = 0.25
 """Fraction of the weight with a class per position: a language model ends worse with more, since its first layers have
@@ -48,7 +48,7 @@ class MIRegularizer:
     """Rewards the information that successive layers keep.
 
     With Z, 16 random projections of the input, and a target Y, the term is ``-weight * m`` times the mean over layers
-    T_l of ``I(T_l; Y) + w_l I(T_l; Z) / 4``, and without a target of ``w_l I(T_l; Z) / 2``. w_l is the share of the
+    T_l of ``I(T_l; Y) + w_l^2 I(T_l; Z) / 2``, and without a target of the second part alone. w_l is the share of the
     information about the input that was lost on the way: how much less T_l has of it than the layer before it that has
     most. m makes the weight relative to the task's gradient (:class:`mireg.balance.Balance`).
 
@@ -169,7 +169,9 @@ class MIRegularizer:
             self._kept[name] = value.lerp(self._kept[name], MEMORY) if name in self._kept else value
         lost = share_lost(torch.stack([self._kept[name] for name in names]))[list(used)]
         self.counted = rows.counted(FEWEST_ROWS)
-        parts = [LABEL_FREE * lost] if self.counted is None else [INPUT_PART * lost, self.counted.expand_as(lost)]
+        parts = [INPUT_PART * lost.square()]
+        if self.counted is not None:
+            parts.append(self.counted.expand_as(lost))
         self._record([f"{names[0]}→{names[i]}" for i in used], nats[0])
         self.terms.pop(f"{names[0]}→{names[0]}", None)  # the reference, and no layer's own
         if self.counted is not None:

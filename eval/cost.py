@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import matplotlib
@@ -34,7 +34,7 @@ import models
 from mireg import estimators
 from mireg.ablation.storage.provenance import processor
 from mireg.schedules import Schedule
-from mireg.timing import ratio, step_times
+from mireg.timing import active_steps, ratio, step_times
 from mireg.wrapper import DEFAULT_WEIGHT
 
 TRAINING = 2000
@@ -44,6 +44,9 @@ ESTIMATORS = ("usable", "kde", "renyi", "cka", "binning")
 
 PHASES = ("none", "off", "used")
 """Without the wrapper; with the wrapper at weight 0; with the term."""
+
+MOMENTS = 8
+"""Moments of the schedule at which a step that uses the term is timed: at each, other numbers of layers are read."""
 
 ACTIVE = ("none", "used")
 """Phases needed for the cost of steps that use the term."""
@@ -104,10 +107,11 @@ class Training:
         loss.backward()
         self.optimizer.step()
 
-    def go_back(self) -> None:
-        """Stay at the beginning of the schedule, where the term is used, and let the layers take turns."""
+    def step_at(self, step: int) -> None:
+        """Do the training step that uses the term as it is at this step of its schedule."""
         assert isinstance(self.model, mireg.MIRegularized)
-        self.model.regularizer.rewind()
+        self.model.regularizer.start_at(step)
+        self.step()
 
 
 def phase_times(
@@ -126,16 +130,17 @@ def phase_times(
     """
     trainings = {"none": None, "off": 0.0, "used": DEFAULT_WEIGHT}
     made = {phase: Training(setting, device, trainings[phase]) for phase in phases}
-
-    def run(phase: str) -> None:
-        if phase == "used":
-            made[phase].go_back()
-        made[phase].step()
-
-    times = step_times({phase: partial(run, phase) for phase in phases}, device, rounds=2, seconds=seconds)
+    steps: dict[str, Callable[[], object]] = {phase: made[phase].step for phase in phases if phase != "used"}
+    moments = [f"used at {at}" for at in active_steps(DEFAULT_WEIGHT, MOMENTS)] if "used" in phases else []
+    steps |= {name: partial(made["used"].step_at, int(name.split()[-1])) for name in moments}
+    times = step_times(steps, device, rounds=2, seconds=seconds)
+    ms = {name: median(values) for name, values in times.items()}
+    ratios = {name: ratio(values, times["none"]) for name, values in times.items()}
+    if moments:  # the layers' turns change over the schedule
+        ms["used"], ratios["used"] = (mean(each[name] for name in moments) for each in (ms, ratios))
     return {
-        "ms": {phase: median(values) for phase, values in times.items()},
-        "ratio": {phase: ratio(values, times["none"]) for phase, values in times.items()},
+        "ms": {phase: ms[phase] for phase in phases},
+        "ratio": {phase: ratios[phase] for phase in phases},
         "rounds": len(times["none"]),
     }
 

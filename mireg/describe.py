@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
+from functools import partial
+from statistics import mean, median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mireg.layers import tensors_in
-from mireg.timing import ratio, step_times
+from mireg.timing import active_steps, step_times
 from mireg.wrapper import MIRegularized, wrap
 
 ROUNDS, SECONDS = 7, 1.0
 """Timed steps with and without the term, in turns: at least so many of each, and for at least this time. The medians
 are reported."""
+
+MOMENTS = 4
+"""Moments of the schedule at which the term is timed."""
 
 CLASSES = 10
 """Number of classes of the made-up target."""
@@ -33,7 +37,7 @@ class Description:
         estimator: the estimator's name.
         verdict: whether the term would be active, on which layers, and why (:attr:`mireg.MIRegularized.verdict`).
         step_ms: milliseconds for a training step on the example: forward, backward and an update by Adam.
-        term_ms: milliseconds that the term adds to a step that uses it, including its part of the backward pass.
+        term_ms: milliseconds that the term adds to a step that uses it, averaged over its schedule, including its part of the backward pass.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -102,9 +106,11 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
 
         trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
 
-        def step(used: bool) -> None:
+        def step(at: int | None) -> None:
+            used = at is not None
             twin.zero_grad()
-            twin.regularizer.rewind()
+            if at is not None:
+                twin.regularizer.start_at(at)
             outputs = (twin if used else twin.module)(*args, **kwargs)
             total = torch.stack([t.float().sum() for t in tensors_in(outputs) if t.requires_grad]).sum()
             (total + twin.mi_loss(target) if used else total).backward()
@@ -117,10 +123,11 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
         if layers and trained:
             optimizer = torch.optim.Adam(trained, lr=0.0)  # takes as long as any other rate, and changes nothing
             device = next(iter(layers.values())).device
-            steps = {"bare": lambda: step(False), "used": lambda: step(True)}
+            moments = active_steps(twin.regularizer.weight, MOMENTS)
+            steps = {"bare": partial(step, None), **{f"at {at}": partial(step, at) for at in moments}}
             times = step_times(steps, device, rounds=ROUNDS, seconds=SECONDS)
-            bare_ms = median(times["bare"])
-            added_ms = max(0.0, bare_ms * (ratio(times["used"], times["bare"]) - 1))
+            bare_ms = median(times.pop("bare"))
+            added_ms = max(0.0, mean(median(each) for each in times.values()) - bare_ms)
     description = Description(
         shapes={name: tuple(layer.shape) for name, layer in layers.items()},
         information={name: nats.item() for name, nats in twin.mi_terms().items()},

@@ -8,6 +8,8 @@ from statistics import median
 
 import torch
 
+from mireg.schedules import STEPS, Schedule
+
 
 def step_times(
     steps: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int, seconds: float = 0.0
@@ -49,6 +51,21 @@ def step_times(
             times[name].append(run(name))
         done += 1
     return times
+
+
+def active_steps(weight: Schedule, count: int) -> list[int]:
+    """Steps spread evenly over those that use the term: how many layers take their turn changes on the way.
+
+    >>> from mireg.schedules import Linear
+    >>> active_steps(Linear(4.0, 400), 4)
+    [50, 150, 250, 350]
+    """
+    end = next((step for step in range(LONGEST) if not weight(step)), STEPS)
+    return [(2 * i + 1) * end // (2 * count) for i in range(count)]
+
+
+LONGEST = 10_000
+"""Number of steps after which a schedule counts as one that never ends."""
 
 
 def ratio(times: list[float], baseline: list[float]) -> float:

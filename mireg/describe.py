@@ -24,7 +24,7 @@ MOMENTS = 4
 """Moments of the schedule at which the term is timed."""
 
 CLASSES = 10
-"""Number of classes of the made-up target."""
+"""Largest number of classes of the made-up target."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Description:
         estimator: the estimator's name.
         verdict: whether the term would be active, on which layers, and why (:attr:`mireg.MIRegularized.verdict`).
         step_ms: milliseconds for a training step on the example: forward, backward and an update by Adam.
-        term_ms: milliseconds that the term adds to a step that uses it, averaged over its schedule, including its part of the backward pass.
+        term_ms: milliseconds that the term adds to a step that uses it, its part of the backward pass included,
+            averaged over its schedule.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -99,10 +100,11 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
     twin = copied if isinstance(copied, MIRegularized) else wrap(copied)
     twin.train()
     with torch.random.fork_rng(), torch.enable_grad():
-        layers = twin.taps.run(*args, **kwargs)[1]
+        outputs, layers = twin.taps.run(*args, **kwargs)
         if target is None and layers:
             size = len(next(iter(layers.values())))
-            target = torch.arange(size, device=next(iter(layers.values())).device) % CLASSES
+            target = torch.arange(size, device=next(iter(layers.values())).device)
+            target = target % max(2, min(CLASSES, tensors_in(outputs)[0].shape[-1]))
 
         trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
 

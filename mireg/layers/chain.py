@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from mireg.layers.batch import Batch
 from mireg.layers.graph import between, cut_points, dominators, layers, weighted_steps
-from mireg.layers.layout import BatchPlace, Layout
-from mireg.layers.observe import Call, Observer, Point, Side, Sighting
+from mireg.layers.layout import Layout
+from mireg.layers.observe import Axis, Call, Observer, Point, Side, Sighting
 from mireg.layers.select import INPUT, has_forward
 from mireg.layers.values import floats_in
 
@@ -83,15 +84,16 @@ def chosen(observer: Observer, module: nn.Module, result: object) -> tuple[Chain
     if not found:
         return _chain(observer, module, {}, [], reason), {}
     captures = _Captures(observer, start, found)
-    sizes = [tensor for tensor in (*_ends(result), observer.starts[start]) if tensor.ndim > 0]
-    place = _place(observer, captures.tensors(), sizes)
+    ends = [tensor for tensor in _ends(result) if observer.node(tensor) == found[-1][-1]]
+    axis = observer.batch_axis(start, found[-1][-1])
+    samples = _Samples(observer, axis, captures.tensors(), ends)
     chain_layers: Found = {}
     taken = observer.taken_by_network(start)
     if taken is not None and observer.starts[start].is_floating_point():
-        chain_layers |= _with_layout(observer, place, INPUT, taken)
-    for key, sighting in captures.choose(place):
+        chain_layers |= _with_layout(samples, INPUT, taken)
+    for key, sighting in captures.choose(samples):
         unique = key if key not in chain_layers else f"{key} (module)"
-        chain_layers |= _with_layout(observer, place, unique, sighting)
+        chain_layers |= _with_layout(samples, unique, sighting)
     head = [sighting for node in found[-1] for sighting in observer.put_out.get(node, []) if sighting.module]
     if len(chain_layers) < 2:
         reason = _reason_for_none(observer, start, found, captures, chain_layers)
@@ -123,19 +125,18 @@ def named(
             "wrapped network instead of a part of it"
         )
     sightings = [sighting for sighting in observer.outputs if sighting.module in names]
-    sizes = [tensor for tensor in (*_ends(result), *observer.starts) if tensor.ndim > 0]
-    place = _place(observer, [[tensor] for sighting in sightings for tensor in sighting.tensors], sizes)
+    samples = _samples_of_any(observer, [tensor for sighting in sightings for tensor in sighting.tensors], result)
     chain_layers: Found = {}
     taken = observer.taken_by_network(0)
     if INPUT in names and taken is not None:
-        chain_layers |= _with_layout(observer, place, INPUT, taken)
+        chain_layers |= _with_layout(samples, INPUT, taken)
     for sighting in sightings:
         key = _key(sighting)
-        added = _with_layout(observer, place, key, sighting)
+        added = _with_layout(samples, key, sighting)
         if not added and sighting.tensors:
             raise ValueError(
-                f"layer {key!r} puts out {tuple(sighting.tensors[0].shape)}, where neither of the first two dimensions "
-                "is the batch: the rows of a layer must be samples; choose another layer"
+                f"layer {key!r} returns {tuple(sighting.tensors[0].shape)}, where no dimension is the batch: the rows "
+                "of a layer must be samples; choose another layer"
             )
         chain_layers |= added
     return _chain(observer, module, chain_layers, [], ""), {key: tensor for key, (_, tensor) in chain_layers.items()}
@@ -211,7 +212,7 @@ class _Captures:
             for points in self._by_layer
         ]
 
-    def choose(self, place: BatchPlace) -> list[tuple[str, Sighting]]:
+    def choose(self, samples: _Samples) -> list[tuple[str, Sighting]]:
         """Names of the layers that have a batch dimension, and where each is captured."""
         chosen = []
         for points in self._by_layer:
@@ -221,7 +222,7 @@ class _Captures:
             for taken, named in points:
                 name = self._name(named, others) if named else None
                 sighting = taken or name
-                if sighting is not None and all(t.ndim > 1 and place.of(t) is not None for t in sighting.tensors):
+                if sighting is not None and all(t.ndim > 1 and samples.layout(t) for t in sighting.tensors):
                     chosen.append((_key(name) if name else f"{sighting.module} (input)", sighting))
                     break
         return chosen
@@ -255,21 +256,67 @@ def _key(sighting: Sighting) -> str:
     return name if number == 1 else f"{name}#{number}"
 
 
-def _place(observer: Observer, tensors: list[list[Tensor]], sizes: list[Tensor]) -> BatchPlace:
-    """Find the batch dimension; the first dimension of each tensor in ``sizes`` may be the batch size."""
-    candidates = [*observer.batch_sizes, *(tensor.shape[0] for tensor in sizes)]
-    return BatchPlace.agreed([*tensors, sizes[-1:]], candidates, is_second=bool(observer.batch_sizes))
+class _Samples:
+    """What the samples of a chain are, and where each tensor has them.
+
+    They are the samples of the input. Where the network merges them with something else up to its result, such as two
+    views in one batch of twice the size, the rows of the result are the samples, if most layers have such rows.
+
+    Args:
+        observer: the observer of the pass.
+        axis: the dimension of the input that is the batch.
+        layers: for each layer, the tensors that may represent it.
+        ends: the results.
+    """
+
+    def __init__(self, observer: Observer, axis: Axis, layers: Sequence[Sequence[Tensor]], ends: list[Tensor]) -> None:
+        self._observer = observer
+        self._axis = axis
+        batches = [[observer.batch(tensor, axis) for tensor in tensors] for tensors in layers]
+        known = [batch for batch in (observer.batch(end, axis) for end in ends) if batch is not None]
+        sizes = [batch for tensors in (known, *batches) for batch in tensors if batch is not None]
+        units = [batch[1:] for batch in known] + [(batch.size, 1, 1) for batch in sizes]
+        self._unit = (0, 1, 1)  # number of samples, and what is merged with each
+        self.count = 0
+        for unit in dict.fromkeys(units):
+            count = sum(any(batch is not None and _is_of(batch, unit) for batch in tensors) for tensors in batches)
+            if count > self.count or not self._unit[0]:
+                self._unit, self.count = unit, count
+
+    def layout(self, tensor: Tensor) -> Layout | None:
+        """The layout of a tensor; None if its rows are not the samples."""
+        batch = self._observer.batch(tensor, self._axis)
+        if batch is None or not _is_of(batch, self._unit):
+            return None
+        _, outer, inner = self._unit
+        channels = _channels(self._observer, tensor, batch.dim)
+        return Layout(batch.dim, channels, batch.outer // outer, batch.inner // inner)
 
 
-def _with_layout(observer: Observer, place: BatchPlace, key: str, sighting: Sighting) -> Found:
+def _is_of(batch: Batch, unit: tuple[int, int, int]) -> bool:
+    """Whether the samples of a batch are those of a unit, or can be split into them."""
+    size, *merged = unit
+    return batch.size == size and merged in ([1, 1], [batch.outer, batch.inner])
+
+
+def _samples_of_any(observer: Observer, tensors: list[Tensor], result: object) -> _Samples:
+    """The samples of the input whose batch the most of these tensors have."""
+    ends = [tensor for tensor in _ends(result) if observer.node(tensor) is not None]
+    nodes = [node for end in ends if (node := observer.node(end)) is not None] or [0]
+    axes = [observer.batch_axis(start, node) for start in range(len(observer.starts)) for node in nodes]
+    layers = [[tensor] for tensor in tensors]
+    candidates = [_Samples(observer, axis, layers, ends) for axis in dict.fromkeys(axes)]
+    return max(candidates, key=lambda samples: samples.count)
+
+
+def _with_layout(samples: _Samples, key: str, sighting: Sighting) -> Found:
     """The layers of one sighting, by name; none if they have no batch dimension."""
     found: Found = {}
     for index, (point, tensor) in enumerate(zip(sighting.points, sighting.tensors, strict=True)):
-        batch = place.of(tensor)
-        if batch is None:
+        layout = samples.layout(tensor)
+        if layout is None:
             return {}
         name = f"{key}[{index}]" if sighting.is_stack else key
-        layout = Layout(batch, _channels(observer, tensor, batch))
         found[name] = Layer(point, layout, sighting.overwritten), tensor
     return found
 
@@ -279,7 +326,7 @@ def _channels(observer: Observer, tensor: Tensor, batch: int) -> int:
     default = 1 if tensor.ndim != 3 else 2
     node = observer.node(tensor)
     inferred = default if node is None else observer.channels.get(node, default) % max(tensor.ndim, 1)
-    return inferred if inferred != batch else default
+    return next(dim for dim in (inferred, default, 0, 1) if dim != batch)
 
 
 def _chain(observer: Observer, module: nn.Module, found: Found, head: list[Sighting], reason: str) -> Chain:

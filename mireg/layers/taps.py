@@ -10,7 +10,7 @@ from torch._compile import _disable_dynamo
 from torch.utils.hooks import RemovableHandle
 
 from mireg.layers.chain import Chain, chosen, named
-from mireg.layers.layout import Layout
+from mireg.layers.layout import Layout, arranged
 from mireg.layers.observe import Call, Observer, Point, Side
 from mireg.layers.select import LayerSpec, select
 from mireg.layers.values import floats_in, read
@@ -111,8 +111,7 @@ class Taps:
                 self.layouts = None
         if chain is None:
             chain = max(self._chains, key=lambda chain: sum(layer.point in caught for layer in chain.layers.values()))
-        found = {key: layer for key, layer in chain.layers.items() if layer.point in caught}
-        return {key: layer.layout.arrange(caught[layer.point]) for key, layer in found.items()}
+        return arranged({key: (l.layout, caught[l.point]) for key, l in chain.layers.items() if l.point in caught})
 
     def remove(self) -> None:
         """Remove the hooks from the network."""
@@ -141,7 +140,7 @@ class Taps:
         self.known_layouts |= self.layouts
         self._observed += 1
         self._install()
-        return result, {key: self.layouts[key].arrange(tensor) for key, tensor in tensors.items()}
+        return result, arranged({key: (self.layouts[key], tensor) for key, tensor in tensors.items()})
 
     def _install(self) -> None:
         """Install the hooks on all watched modules again: a module may have been replaced."""

@@ -8,7 +8,6 @@ the next: its activation, normalisation and pooling belong to it, whether they a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from mireg.layers.batch import Batch
 from mireg.layers.graph import between, cut_points, dominators, layers, weighted_steps
 from mireg.layers.layout import Layout
-from mireg.layers.observe import Axis, Call, Observer, Point, Side, Sighting
+from mireg.layers.observe import LAST, Axis, Call, Observer, Point, Side, Sighting
 from mireg.layers.select import INPUT, has_forward
 from mireg.layers.values import floats_in
 
@@ -49,17 +48,28 @@ class Chain:
         reason: why there is no chain, else empty.
         watched: the modules whose calls show whether a later pass runs the same layers: those where layers are
             captured, the output head, and those that did not run.
-        calls: the calls of the watched modules, in order.
+        loops: those of them that run in a loop over time, where the layer is what the last call returns.
+        calls: the calls of the watched modules, in order; in a loop, only the last.
     """
 
     layers: dict[str, Layer]
     reason: str
     watched: frozenset[tuple[str, Side]]
+    loops: frozenset[tuple[str, Side]]
     calls: tuple[Call, ...]
 
     def fits(self, calls: Iterable[Call]) -> bool:
         """Whether a pass with these calls ran the same layers."""
-        return tuple(call for call in calls if (call.module, call.side) in self.watched) == self.calls
+        return _seen(calls, self.watched, self.loops) == self.calls
+
+
+def _seen(
+    calls: Iterable[Call], watched: frozenset[tuple[str, Side]], loops: frozenset[tuple[str, Side]]
+) -> tuple[Call, ...]:
+    """The calls of the watched modules, in order; for those in loops, only the last one."""
+    kept = [call for call in calls if (call.module, call.side) in watched]
+    kept = [call._replace(number=LAST) if (call.module, call.side) in loops else call for call in kept]
+    return tuple(reversed(dict.fromkeys(reversed(kept))))
 
 
 Found = dict[str, tuple[Layer, Tensor]]
@@ -70,7 +80,8 @@ def chosen(observer: Observer, module: nn.Module, result: object) -> tuple[Chain
     """Find the chain for ``layers="auto"``: at least two layers, or none.
 
     It extends from the main input to the result with the most layers before it. Other inputs, such as an embedded
-    time step, may join on the way. The output head is left out.
+    time step, may join on the way. The output head is left out. In a loop over time, where the state of the steps
+    before would run round every layer, the layers are those of the last step.
 
     Args:
         observer: the observer of the pass.
@@ -81,9 +92,17 @@ def chosen(observer: Observer, module: nn.Module, result: object) -> tuple[Chain
         The chain, and the values of its layers in the pass.
     """
     start, found, reason = _longest(observer, result)
+    is_loop = False
+    for count in sorted({observer.times(name) for name in observer.weighted} - {0, 1}):
+        reads, observer.reads = observer.reads, observer.without_earlier_calls(count)
+        step = _longest(observer, result)
+        if len(step[1]) > len(found):
+            (start, found, reason), is_loop = step, True
+        else:
+            observer.reads = reads
     if not found:
         return _chain(observer, module, {}, [], reason), {}
-    captures = _Captures(observer, start, found)
+    captures = _Captures(observer, start, found, is_loop=is_loop)
     ends = [tensor for tensor in _ends(result) if observer.node(tensor) == found[-1][-1]]
     axis = observer.batch_axis(start, found[-1][-1])
     samples = _Samples(observer, axis, captures.tensors(), ends)
@@ -94,7 +113,8 @@ def chosen(observer: Observer, module: nn.Module, result: object) -> tuple[Chain
     for key, sighting in captures.choose(samples):
         unique = key if key not in chain_layers else f"{key} (module)"
         chain_layers |= _with_layout(samples, unique, sighting)
-    head = [sighting for node in found[-1] for sighting in observer.put_out.get(node, []) if sighting.module]
+    heads = [sighting for node in found[-1] for sighting in observer.put_out.get(node, []) if sighting.module]
+    head = [captures.of_any_length(sighting) for sighting in heads]
     if len(chain_layers) < 2:
         reason = _reason_for_none(observer, start, found, captures, chain_layers)
         chain_layers = {}
@@ -189,8 +209,9 @@ class _Captures:
     after the last module in it that returns something.
     """
 
-    def __init__(self, observer: Observer, start: int, found: list[list[int]]) -> None:
-        self._times = Counter(call.module for call in observer.calls if call.side == "output")
+    def __init__(self, observer: Observer, start: int, found: list[list[int]], *, is_loop: bool) -> None:
+        self._observer = observer
+        self._is_loop = is_loop
         before = start
         # By layer: the input to capture, if any, and the outputs that may name it.
         self._by_layer: list[list[tuple[Sighting | None, list[Sighting]]]] = []
@@ -223,13 +244,21 @@ class _Captures:
                 name = self._name(named, others) if named else None
                 sighting = taken or name
                 if sighting is not None and all(t.ndim > 1 and samples.layout(t) for t in sighting.tensors):
-                    chosen.append((_key(name) if name else f"{sighting.module} (input)", sighting))
+                    name = self.of_any_length(name) if name else None
+                    key = _key(name) if name else f"{sighting.module} (input)"
+                    chosen.append((key, self.of_any_length(sighting)))
                     break
         return chosen
 
+    def of_any_length(self, sighting: Sighting) -> Sighting:
+        """The last of several calls in a loop stands for the last one of a loop of any length."""
+        times = self._observer.times(sighting.module)
+        is_last = self._is_loop and 1 < times == sighting.points[0].call.number
+        return sighting.at_last_call() if is_last else sighting
+
     def _name(self, runs: list[Sighting], others: set[str]) -> Sighting:
         """The outermost of the modules that return a node and contain no other layer."""
-        once = [run for run in runs if self._times[run.module] == 1] or runs
+        once = [run for run in runs if self._observer.times(run.module) == 1] or runs
         # A module that merely passes a tensor on later, such as an identity, does not name it.
         holders = [run for run in once if run is once[0] or once[0].module.startswith(f"{run.module}.")]
         alone = [run for run in holders if not any(other.startswith(f"{run.module}.") for other in others)]
@@ -253,7 +282,7 @@ def _captures(observer: Observer, before: int, node: int) -> list[tuple[Sighting
 def _key(sighting: Sighting) -> str:
     """The name of a module's call: ``name``, then ``name#2``, ..."""
     name, number = sighting.module or OUTPUT, sighting.points[0].call.number
-    return name if number == 1 else f"{name}#{number}"
+    return name if number in (1, LAST) else f"{name}#{number}"
 
 
 class _Samples:
@@ -338,8 +367,9 @@ def _chain(observer: Observer, module: nn.Module, found: Found, head: list[Sight
     calls = [layer.point.call for layer in layers.values()] + [sighting.points[0].call for sighting in head]
     put_out: list[tuple[str, Side]] = [(name, "output") for name in idle]
     watched = frozenset([(call.module, call.side) for call in calls] + put_out)
-    seen = tuple(call for call in observer.calls if (call.module, call.side) in watched)
-    return Chain(layers, reason, watched, seen)
+    one_call = {(call.module, call.side) for call in calls if call.number != LAST}
+    loops = frozenset((call.module, call.side) for call in calls if call.number == LAST) - one_call
+    return Chain(layers, reason, watched, loops, _seen(observer.calls, watched, loops))
 
 
 def _reason_for_none(

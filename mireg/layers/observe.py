@@ -22,12 +22,17 @@ Axis = tuple[int, int]
 """One of the first two dimensions of an input: the input's node, and the dimension."""
 
 
+LAST = 0
+"""Number of the last call of a module in a pass."""
+
+
 class Call(NamedTuple):
     """The beginning or the end of one call of a module in a pass.
 
     Attributes:
         module: the module's name; ``""`` is the network itself.
-        number: the number of the call among the module's calls in the pass, from 1.
+        number: the number of the call among the module's calls in the pass, from 1; :data:`LAST` for the last one,
+            however many there are.
         side: ``"input"`` where the call begins, ``"output"`` where it ends.
     """
 
@@ -80,6 +85,10 @@ class Sighting:
         """Whether the network has since modified them in place."""
         return self._versions != _versions(self.tensors)
 
+    def at_last_call(self) -> Sighting:
+        """A copy that stands for the last call of its module in any pass."""
+        return replace(self, points=[point._replace(call=point.call._replace(number=LAST)) for point in self.points])
+
     def without_last(self) -> Sighting:
         """A copy without the last tensor."""
         return replace(self, points=self.points[:-1], tensors=self.tensors[:-1], _versions=self._versions[:-1])
@@ -110,6 +119,8 @@ class Observer(TorchDispatchMode):
         put_out: for a node, where modules return it, inner modules first.
         outputs: the outputs of all modules, in order.
         calls: the calls of all modules, in order.
+        nodes_before: for each of the calls, the number of nodes before it.
+        weighted: the modules with a weight of their own.
         batches: for each node, where the first two dimensions of the inputs are in it: either may be the batch.
         batch_second: the inputs of modules that have the batch second.
     """
@@ -128,6 +139,8 @@ class Observer(TorchDispatchMode):
         self.put_out: dict[int, list[Sighting]] = {}
         self.outputs: list[Sighting] = []
         self.calls: list[Call] = []
+        self.nodes_before: list[int] = []
+        self.weighted: set[str] = set()
         self.batches: list[dict[Axis, Batch]] = []
         self.batch_second: list[int] = []
         # tensor -> its node; -1 for a parameter and for what is computed from parameters alone
@@ -183,6 +196,26 @@ class Observer(TorchDispatchMode):
         """Where a dimension of an input is in a tensor; None if an operation removed it, or if that is unknown."""
         batch = self._batches(tensor).get(axis)
         return batch if batch is not None and batch.dim != UNKNOWN else None
+
+    def without_earlier_calls(self, count: int) -> list[tuple[int, ...]]:
+        """``reads`` without what modules with a weight compute before the last of their ``count`` calls.
+
+        In a loop over time this leaves the last step, which its state then enters from nowhere.
+        """
+        reads = list(self.reads)
+        begun: dict[tuple[str, int], int] = {}
+        for call, node in zip(self.calls, self.nodes_before, strict=True):
+            if call.module in self.weighted and self._counts[call.module, "output"] == count and call.number < count:
+                if call.side == "input":
+                    begun[call.module, call.number] = node
+                else:
+                    for earlier in range(begun[call.module, call.number], node):
+                        reads[earlier] = ()
+        return reads
+
+    def times(self, module: str) -> int:
+        """How often a module has run."""
+        return self._counts[module, "output"]
 
     def _dim(self, node: int, axis: Axis) -> int | None:
         batch = self.batches[node].get(axis)
@@ -277,6 +310,8 @@ class Observer(TorchDispatchMode):
     def _take(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         for parameter in module.parameters(recurse=False):
             self._node[parameter] = -1  # a sharded module has different parameters while it runs
+            if parameter.ndim >= 2:
+                self.weighted.add(name)
         call = self._call(name, "input")
         floats = floats_in((args, kwargs))
         if floats and floats[0].ndim == 3 and getattr(module, "batch_first", True) is False:
@@ -299,6 +334,7 @@ class Observer(TorchDispatchMode):
         self._counts[name, side] += 1
         call = Call(name, self._counts[name, side], side)
         self.calls.append(call)
+        self.nodes_before.append(len(self.reads))
         return call
 
     def _sighting(self, points: list[Point], tensors: list[Tensor]) -> Sighting:

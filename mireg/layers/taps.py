@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mireg.layers.chain import Chain, chosen, named
 from mireg.layers.layout import Layout, arranged
-from mireg.layers.observe import Call, Observer, Point, Side
+from mireg.layers.observe import LAST, Call, Observer, Point, Side
 from mireg.layers.select import LayerSpec, select
 from mireg.layers.values import floats_in, read
 
@@ -96,9 +96,9 @@ class Taps:
         call = Call(name, self._numbers[name, side], side)
         self._calls.append(call)
         for place, tensor in enumerate(tensors):
-            point = Point(call, place)
-            if point in self._points:
-                self._caught[point] = tensor.clone() if self._points[point] else tensor
+            for point in (Point(call, place), Point(call._replace(number=LAST), place)):
+                if point in self._points:
+                    self._caught[point] = tensor.clone() if self._points[point] else tensor
 
     def _arranged(self, caught: dict[Point, Tensor]) -> dict[str, Tensor]:
         """The layers that ran, from the chain that fits, else from the chain of which the most layers ran."""

@@ -8,13 +8,13 @@ the next: its activation, normalisation and pooling belong to it, whether they a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from mireg.layers.batch import Batch
-from mireg.layers.graph import between, cut_points, dominators, layers, weighted_steps
+from mireg.layers.graph import between, cut_points, dominators, layers, meet, weighted_steps
 from mireg.layers.layout import Layout
 from mireg.layers.observe import LAST, Axis, Call, Observer, Point, Side, Sighting
 from mireg.layers.select import INPUT, has_forward
@@ -22,6 +22,9 @@ from mireg.layers.values import floats_in
 
 OUTPUT = "output"
 """Name of the network's own output, if no module inside it returns that tensor."""
+
+DEEPEST_HEAD = 3
+"""Maximum number of layers of what is taken for one of several heads, however short the others are."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +174,9 @@ def _ends(result: object) -> list[Tensor]:
 def _longest(observer: Observer, result: object) -> tuple[int, list[list[int]], str]:
     """Find where the chain starts and its cut points by layer, the output head last, or why there are none.
 
-    The chain ends at the result with the most layers before it; the last one wins ties. It starts at the input
-    whose layers have the most elements: an image, not the time step that conditions it.
+    The chain ends at the result with the most layers before it; the last one wins ties. Where heads part, it ends
+    before them. It starts at the input whose layers have the most elements: an image, not the time step that
+    conditions it.
     """
     ends = [node for tensor in _ends(result) if (node := observer.node(tensor)) is not None]
     starts = range(len(observer.starts))
@@ -191,8 +195,9 @@ def _longest(observer: Observer, result: object) -> tuple[int, list[list[int]], 
 
     def towards(start: int) -> list[list[int]]:
         weighted = weighted_steps(observer.reads, observer.weights, above[start])
-        candidates = [(layers(cut_points(above[start], end), weighted), end) for end in ends]
-        return max(candidates, key=lambda candidate: (len(candidate[0]), candidate[1]))[0]
+        found = {end: layers(cut_points(above[start], end), weighted) for end in ends}
+        main = max(ends, key=lambda end: (len(found[end]), end))
+        return _up_to_heads(observer, above[start], found, main)
 
     def elements(found: list[list[int]]) -> tuple[int, int]:
         return sum(observer.sizes[layer[-1]] for layer in found[:-1]), len(found)
@@ -200,6 +205,35 @@ def _longest(observer: Observer, result: object) -> tuple[int, list[list[int]], 
     chains = [towards(start) for start in starts]
     start = max(starts, key=lambda start: elements(chains[start]))
     return start, chains[start], "" if chains[start] else "no weight matrix stands between the input and the result"
+
+
+def _up_to_heads(
+    observer: Observer, above: Mapping[int, int], found: Mapping[int, list[list[int]]], main: int
+) -> list[list[int]]:
+    """The layers towards the main result, those after the point where heads part as one: they are the output head.
+
+    A head is a branch with a weight of its own to a result that no other reads. A short branch to an auxiliary
+    result, from inside the network, does not end it: the other branch is twice as long, and longer than a head.
+
+    Args:
+        observer: the observer of the pass.
+        above: the dominators of the nodes.
+        found: for each result, the layers before it.
+        main: the result with the most layers.
+    """
+    parted = main
+    for end in found.keys() & above.keys():
+        parting = meet(above, main, end)
+        towards_main, branch = (set(between(observer.reads, parting, node)) for node in (main, end))
+        if end in towards_main or not any(observer.weights[node] for node in branch - towards_main):
+            continue
+        depth, other = (sum(layer[0] > parting for layer in found[node]) for node in (main, end))
+        if depth < 2 * other or depth <= DEEPEST_HEAD:
+            parted = min(parted, parting)
+    trunk = [[node for node in layer if node <= parted] for layer in found[main] if layer[0] <= parted]
+    if parted == main or not trunk:
+        return found[main]
+    return [*trunk, [node for layer in found[main] for node in layer if node > parted]]
 
 
 class _Captures:

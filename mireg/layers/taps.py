@@ -35,7 +35,8 @@ class Taps:
     Attributes:
         layouts: layouts of the layers, by name; None if the next pass will be observed, as the first one is.
         known_layouts: layouts of all layers found in the observed passes, by name.
-        reason: why the last observed pass found no chain of layers; empty if it found one.
+        reason: why the last pass captured no layers: the network has no chain of them, or a transform hides them;
+            else empty.
 
     Raises:
         ValueError: if a pattern matches nothing, or fewer than 2 layers are selected.
@@ -75,6 +76,11 @@ class Taps:
         if self.layouts is None:
             observed: tuple[Any, dict[str, Tensor]] = self.observe(*args, **kwargs)
             return observed
+        if not torch.compiler.is_compiling():
+            hidden = _hidden_by()
+            self.reason = hidden or self._chains[0].reason
+            if hidden:
+                return self.module(*args, **kwargs), {}
         self._caught, self._calls, self._numbers = {}, [], {}
         try:
             result = self.module(*args, **kwargs)

@@ -129,8 +129,8 @@ class Operation:
                 return None if batch.dim == len(before) - 1 else batch
             case "convolution":
                 return self._convolved(argument, batch, after)
-            case "_pad_packed_sequence":
-                return batch.at(0 if self.arguments["batch_first"] else 1)
+            case "_pack_padded_sequence":
+                return Batch(UNKNOWN, batch.size)
         if "keepdim" in self.arguments:
             gone = self._dims("dim", ndim=len(before)) or range(len(before))
             return None if batch.dim in gone else batch if self.arguments["keepdim"] else _without(batch, gone)
@@ -181,7 +181,9 @@ class Operation:
         summed = len(before) - 1 if is_left or len(before) == 1 else len(before) - 2
         if batch.dim != summed:
             return batch.at(batch.dim + len(after) - len(before) + (is_left and len(after) < len(before)))
-        left = next(self.shape(tensor) for name, tensor in self.operands if name in ("self", "sparse", "mat1", "batch1", "mat"))
+        left = next(
+            self.shape(tensor) for name, tensor in self.operands if name in ("self", "sparse", "mat1", "batch1", "mat")
+        )
         # A square matrix from the left, such as the edges of a graph, mixes the rows and keeps them.
         return batch if not is_left and len(left) > 1 and left[-2] == left[-1] else None
 
@@ -235,8 +237,8 @@ def _without(batch: Batch, gone: list[int] | range) -> Batch | None:
 
 
 def _guess(batch: Batch, shape: Shape) -> Batch:
-    """The batch by its size alone, among the same dimension and the first two."""
-    for dim in (batch.dim, 0, 1):
+    """The batch by its size alone: in the same dimension, or in one of the first two; columns are never samples."""
+    for dim in (batch.dim, 0, 1 if len(shape) > 2 else 0):
         if 0 <= dim < len(shape) and shape[dim] == batch.size:
             return Batch(dim, batch.size)
     return Batch(UNKNOWN, batch.size)

@@ -233,14 +233,13 @@ class Observer(TorchDispatchMode):
 
     def _follow(self, operation: Operation, result: Tensor) -> dict[Axis, Batch]:
         """Where the axes are in a result, each according to the first operand that has it."""
-        found: dict[Axis, Batch] = {}
+        found: dict[Axis, Batch | None] = {}
         for argument, tensor in operation.operands:
             for axis, batch in self._batches(tensor).items():
-                if axis not in found or found[axis].dim == UNKNOWN:
-                    after = operation.follow(argument, tensor, batch, result)
-                    if after is not None:
-                        found[axis] = after
-        return found
+                known = found.get(axis)
+                if axis not in found or (known is not None and known.dim == UNKNOWN):
+                    found[axis] = operation.follow(argument, tensor, batch, result)
+        return {axis: batch for axis, batch in found.items() if batch is not None}
 
     def _add(self, reads: tuple[int, ...], tensor: Tensor, batches: dict[Axis, Batch], *, has_weight: bool) -> int:
         self.reads.append(reads)

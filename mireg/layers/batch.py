@@ -191,9 +191,9 @@ class Operation:
         """Samples may be groups of channels, each convolved with weights of its own."""
         if argument == "input" and batch.dim == 0:
             return batch
-        if argument in ("input", "weight") and batch.dim == int(argument == "input") and batch.outer == 1:
-            if self.arguments["groups"] % batch.size == 0 and after[1] % batch.size == 0:
-                return Batch(1, batch.size, inner=after[1] // batch.size)
+        in_groups = argument in ("input", "weight") and batch.dim == int(argument == "input") and batch.outer == 1
+        if in_groups and self.arguments["groups"] % batch.size == 0:
+            return Batch(1, batch.size, inner=after[1] // batch.size)
         return None
 
 

@@ -358,8 +358,8 @@ class _Samples:
 
 def _is_of(batch: Batch, unit: tuple[int, int, int]) -> bool:
     """Whether the samples of a batch are those of a unit, or can be split into them."""
-    size, *merged = unit
-    return batch.size == size and merged in ([1, 1], [batch.outer, batch.inner])
+    size, outer, inner = unit
+    return batch.size == size and (outer, inner) in ((1, 1), (batch.outer, batch.inner))
 
 
 def _samples_of_any(observer: Observer, tensors: list[Tensor], result: object) -> _Samples:

@@ -37,12 +37,10 @@ class Layout:
         rows = tensor.shape[self.batch]
         if samples is None:
             samples = rows // (self.outer * self.inner)
-        if self.inner > 1:  # its size may vary, as the length of a sequence does
-            sizes = (self.outer, samples, -1) if self.outer > 1 else (samples, -1)
-        else:
-            sizes = (-1, samples)
-        if self.is_split:
-            tensor = tensor.unflatten(self.batch, sizes)
+        if self.is_split:  # what is merged as the fastest index may vary in size, as the length of a sequence does
+            fastest = [-1] if self.inner > 1 else []
+            slowest = [self.outer if fastest else -1] if self.outer > 1 else []
+            tensor = tensor.unflatten(self.batch, (*slowest, samples, *fastest))
         return tensor.movedim(self._dims, (0, 1)) if self._permutes(tensor) else tensor
 
     def restore(self, tensor: Tensor) -> Tensor:

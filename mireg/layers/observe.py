@@ -223,7 +223,7 @@ class Observer(TorchDispatchMode):
 
     def _batches(self, tensor: Tensor) -> dict[Axis, Batch]:
         """Where the axes are in a tensor, or in the memory that it is a view of."""
-        own = self._node.get(tensor, -1)
+        own: int = self._node.get(tensor, -1)
         if own >= 0:
             return self.batches[own]
         base = tensor._base

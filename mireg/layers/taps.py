@@ -117,7 +117,8 @@ class Taps:
                 self.layouts = None
         if chain is None:
             chain = max(self._chains, key=lambda chain: sum(layer.point in caught for layer in chain.layers.values()))
-        return arranged({key: (l.layout, caught[l.point]) for key, l in chain.layers.items() if l.point in caught})
+        ran = {key: layer for key, layer in chain.layers.items() if layer.point in caught}
+        return arranged({key: (layer.layout, caught[layer.point]) for key, layer in ran.items()})
 
     def remove(self) -> None:
         """Remove the hooks from the network."""

@@ -337,7 +337,7 @@ class _Samples:
         self._axis = axis
         batches = [[observer.batch(tensor, axis) for tensor in tensors] for tensors in layers]
         known = [batch for batch in (observer.batch(end, axis) for end in ends) if batch is not None]
-        sizes = [batch for tensors in (known, *batches) for batch in tensors if batch is not None]
+        sizes = known + [batch for tensors in batches for batch in tensors if batch is not None]
         units = [batch[1:] for batch in known] + [(batch.size, 1, 1) for batch in sizes]
         self._unit = (0, 1, 1)  # number of samples, and what is merged with each
         self.count = 0

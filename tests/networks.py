@@ -243,6 +243,69 @@ class Overwriting(nn.Module):
         return self.head(self.merge(x).relu())
 
 
+class VariablesInTheBatch(nn.Module):
+    """A transformer for time series that treats every variable on its own, with as many channels as samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, ROWS)
+        layers = (nn.TransformerEncoderLayer(ROWS, 2, 16, dropout=0.0, batch_first=True) for _ in range(2))
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(3 * ROWS, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.embed(x.transpose(1, 2).unfold(-1, 4, 4))
+        hidden = self.layers(patches.flatten(0, 1))
+        return self.head(hidden.flatten(1)).view(*patches.shape[:2], -1).transpose(1, 2)
+
+
+class TwoViews(nn.Module):
+    """Two views in one batch, with as many channels as samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3 if k == 0 else ROWS, ROWS, 3, padding=1) for k in range(2))
+        self.head = nn.Linear(ROWS, 4)
+
+    def forward(self, one: Tensor, two: Tensor) -> tuple[Tensor, ...]:
+        x = torch.cat([one, two])
+        for conv in self.convs:
+            x = conv(x).tanh()
+        return self.head(x.mean((2, 3))).chunk(2)
+
+
+class CellsOverTime(nn.Module):
+    """Layers whose state goes from step to step, and an output at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList(nn.GRUCell(5 if k == 0 else ROWS, ROWS) for k in range(3))
+        self.head = nn.Linear(ROWS, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = [torch.zeros(len(x), ROWS) for _ in self.cells]
+        outputs = []
+        for step in x.unbind(1):
+            for index, cell in enumerate(self.cells):
+                states[index] = step = cell(step, states[index])
+            outputs.append(self.head(step))
+        return torch.stack(outputs, 1)
+
+
+class ActorCritic(nn.Module):
+    """Two heads on a common trunk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh())
+        self.actor = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+        self.critic = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.trunk(x)
+        return self.actor(x), self.critic(x)
+
+
 NETWORKS: dict[str, Case] = {
     "resnet18": Case(
         torchvision.models.resnet18, images(32), layers=("input", "layer1.0", "layer1.1", "layer2.0", "layer4.0")
@@ -309,4 +372,14 @@ NETWORKS: dict[str, Case] = {
         rows(ROWS, 2, 7),
         layers=("input", "1", "4"),
     ),
+    "variables-in-the-batch": Case(
+        VariablesInTheBatch, rows(ROWS, 12, 3), layers=("input", "embed", "layers.0.norm1", "layers.0")
+    ),
+    "two-views": Case(
+        TwoViews,
+        lambda: (torch.randn(ROWS, 3, 6, 6), torch.randn(ROWS, 3, 6, 6)),
+        layers=("input", "convs.0", "convs.1"),
+    ),
+    "cells-over-time": Case(CellsOverTime, rows(ROWS, 7, 5), layers=("input", "cells.0", "cells.1", "cells.2")),
+    "two-heads": Case(ActorCritic, rows(ROWS, 5), layers=("input", "trunk.1", "trunk.3")),
 }

@@ -8,20 +8,23 @@ the next: its activation, normalisation and pooling belong to it, whether they a
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mireg.layers.graph import between, cut_points, dominators, layers, weighted_steps
-from mireg.layers.layout import BatchPlace, Layout
-from mireg.layers.observe import Call, Observer, Point, Side, Sighting
+from mireg.layers.batch import Batch
+from mireg.layers.graph import between, cut_points, dominators, layers, meet, weighted_steps
+from mireg.layers.layout import Layout
+from mireg.layers.observe import LAST, Axis, Call, Observer, Point, Side, Sighting
 from mireg.layers.select import INPUT, has_forward
 from mireg.layers.values import floats_in
 
 OUTPUT = "output"
 """Name of the network's own output, if no module inside it returns that tensor."""
+
+DEEPEST_HEAD = 3
+"""Maximum number of layers of what is taken for one of several heads, however short the others are."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,28 @@ class Chain:
         reason: why there is no chain, else empty.
         watched: the modules whose calls show whether a later pass runs the same layers: those where layers are
             captured, the output head, and those that did not run.
-        calls: the calls of the watched modules, in order.
+        loops: those of them that run in a loop over time, where the layer is what the last call returns.
+        calls: the calls of the watched modules, in order; in a loop, only the last.
     """
 
     layers: dict[str, Layer]
     reason: str
     watched: frozenset[tuple[str, Side]]
+    loops: frozenset[tuple[str, Side]]
     calls: tuple[Call, ...]
 
     def fits(self, calls: Iterable[Call]) -> bool:
         """Whether a pass with these calls ran the same layers."""
-        return tuple(call for call in calls if (call.module, call.side) in self.watched) == self.calls
+        return _seen(calls, self.watched, self.loops) == self.calls
+
+
+def _seen(
+    calls: Iterable[Call], watched: frozenset[tuple[str, Side]], loops: frozenset[tuple[str, Side]]
+) -> tuple[Call, ...]:
+    """The calls of the watched modules, in order; for those in loops, only the last one."""
+    kept = [call for call in calls if (call.module, call.side) in watched]
+    kept = [call._replace(number=LAST) if (call.module, call.side) in loops else call for call in kept]
+    return tuple(reversed(dict.fromkeys(reversed(kept))))
 
 
 Found = dict[str, tuple[Layer, Tensor]]
@@ -69,7 +83,8 @@ def chosen(observer: Observer, module: nn.Module, result: object) -> tuple[Chain
     """Find the chain for ``layers="auto"``: at least two layers, or none.
 
     It extends from the main input to the result with the most layers before it. Other inputs, such as an embedded
-    time step, may join on the way. The output head is left out.
+    time step, may join on the way. The output head is left out. In a loop over time, where the state of the steps
+    before would run round every layer, the layers are those of the last step.
 
     Args:
         observer: the observer of the pass.
@@ -80,19 +95,29 @@ def chosen(observer: Observer, module: nn.Module, result: object) -> tuple[Chain
         The chain, and the values of its layers in the pass.
     """
     start, found, reason = _longest(observer, result)
+    is_loop = False
+    for count in sorted({observer.times(name) for name in observer.weighted} - {0, 1}):
+        reads, observer.reads = observer.reads, observer.without_earlier_calls(count)
+        step = _longest(observer, result)
+        if len(step[1]) > len(found):
+            (start, found, reason), is_loop = step, True
+        else:
+            observer.reads = reads
     if not found:
         return _chain(observer, module, {}, [], reason), {}
-    captures = _Captures(observer, start, found)
-    sizes = [tensor for tensor in (*_ends(result), observer.starts[start]) if tensor.ndim > 0]
-    place = _place(observer, captures.tensors(), sizes)
+    captures = _Captures(observer, start, found, is_loop=is_loop)
+    ends = [tensor for tensor in _ends(result) if observer.node(tensor) == found[-1][-1]]
+    axis = observer.batch_axis(start, found[-1][-1])
+    samples = _Samples(observer, axis, captures.tensors(), ends)
     chain_layers: Found = {}
     taken = observer.taken_by_network(start)
     if taken is not None and observer.starts[start].is_floating_point():
-        chain_layers |= _with_layout(observer, place, INPUT, taken)
-    for key, sighting in captures.choose(place):
+        chain_layers |= _with_layout(samples, INPUT, taken)
+    for key, sighting in captures.choose(samples):
         unique = key if key not in chain_layers else f"{key} (module)"
-        chain_layers |= _with_layout(observer, place, unique, sighting)
-    head = [sighting for node in found[-1] for sighting in observer.put_out.get(node, []) if sighting.module]
+        chain_layers |= _with_layout(samples, unique, sighting)
+    heads = [sighting for node in found[-1] for sighting in observer.put_out.get(node, []) if sighting.module]
+    head = [captures.of_any_length(sighting) for sighting in heads]
     if len(chain_layers) < 2:
         reason = _reason_for_none(observer, start, found, captures, chain_layers)
         chain_layers = {}
@@ -123,19 +148,18 @@ def named(
             "wrapped network instead of a part of it"
         )
     sightings = [sighting for sighting in observer.outputs if sighting.module in names]
-    sizes = [tensor for tensor in (*_ends(result), *observer.starts) if tensor.ndim > 0]
-    place = _place(observer, [[tensor] for sighting in sightings for tensor in sighting.tensors], sizes)
+    samples = _samples_of_any(observer, [tensor for sighting in sightings for tensor in sighting.tensors], result)
     chain_layers: Found = {}
     taken = observer.taken_by_network(0)
     if INPUT in names and taken is not None:
-        chain_layers |= _with_layout(observer, place, INPUT, taken)
+        chain_layers |= _with_layout(samples, INPUT, taken)
     for sighting in sightings:
         key = _key(sighting)
-        added = _with_layout(observer, place, key, sighting)
+        added = _with_layout(samples, key, sighting)
         if not added and sighting.tensors:
             raise ValueError(
-                f"layer {key!r} puts out {tuple(sighting.tensors[0].shape)}, where neither of the first two dimensions "
-                "is the batch: the rows of a layer must be samples; choose another layer"
+                f"layer {key!r} returns {tuple(sighting.tensors[0].shape)}, where no dimension is the batch: the rows "
+                "of a layer must be samples; choose another layer"
             )
         chain_layers |= added
     return _chain(observer, module, chain_layers, [], ""), {key: tensor for key, (_, tensor) in chain_layers.items()}
@@ -150,8 +174,9 @@ def _ends(result: object) -> list[Tensor]:
 def _longest(observer: Observer, result: object) -> tuple[int, list[list[int]], str]:
     """Find where the chain starts and its cut points by layer, the output head last, or why there are none.
 
-    The chain ends at the result with the most layers before it; the last one wins ties. It starts at the input
-    whose layers have the most elements: an image, not the time step that conditions it.
+    The chain ends at the result with the most layers before it; the last one wins ties. Where heads part, it ends
+    before them. It starts at the input whose layers have the most elements: an image, not the time step that
+    conditions it.
     """
     ends = [node for tensor in _ends(result) if (node := observer.node(tensor)) is not None]
     starts = range(len(observer.starts))
@@ -170,8 +195,9 @@ def _longest(observer: Observer, result: object) -> tuple[int, list[list[int]], 
 
     def towards(start: int) -> list[list[int]]:
         weighted = weighted_steps(observer.reads, observer.weights, above[start])
-        candidates = [(layers(cut_points(above[start], end), weighted), end) for end in ends]
-        return max(candidates, key=lambda candidate: (len(candidate[0]), candidate[1]))[0]
+        found = {end: layers(cut_points(above[start], end), weighted) for end in ends}
+        main = max(ends, key=lambda end: (len(found[end]), end))
+        return _up_to_heads(observer, above[start], found, main)
 
     def elements(found: list[list[int]]) -> tuple[int, int]:
         return sum(observer.sizes[layer[-1]] for layer in found[:-1]), len(found)
@@ -181,6 +207,35 @@ def _longest(observer: Observer, result: object) -> tuple[int, list[list[int]], 
     return start, chains[start], "" if chains[start] else "no weight matrix stands between the input and the result"
 
 
+def _up_to_heads(
+    observer: Observer, above: Mapping[int, int], found: Mapping[int, list[list[int]]], main: int
+) -> list[list[int]]:
+    """The layers towards the main result, those after the point where heads part as one: they are the output head.
+
+    A head is a branch with a weight of its own to a result that no other reads. A short branch to an auxiliary
+    result, from inside the network, does not end it: the other branch is twice as long, and longer than a head.
+
+    Args:
+        observer: the observer of the pass.
+        above: the dominators of the nodes.
+        found: for each result, the layers before it.
+        main: the result with the most layers.
+    """
+    parted = main
+    for end in found.keys() & above.keys():
+        parting = meet(above, main, end)
+        towards_main, branch = (set(between(observer.reads, parting, node)) for node in (main, end))
+        if end in towards_main or not any(observer.weights[node] for node in branch - towards_main):
+            continue
+        depth, other = (sum(layer[0] > parting for layer in found[node]) for node in (main, end))
+        if depth < 2 * other or depth <= DEEPEST_HEAD:
+            parted = min(parted, parting)
+    trunk = [[node for node in layer if node <= parted] for layer in found[main] if layer[0] <= parted]
+    if parted == main or not trunk:
+        return found[main]
+    return [*trunk, [node for layer in found[main] for node in layer if node > parted]]
+
+
 class _Captures:
     """The points where each layer of a chain except the output head can be captured, later values first.
 
@@ -188,8 +243,9 @@ class _Captures:
     after the last module in it that returns something.
     """
 
-    def __init__(self, observer: Observer, start: int, found: list[list[int]]) -> None:
-        self._times = Counter(call.module for call in observer.calls if call.side == "output")
+    def __init__(self, observer: Observer, start: int, found: list[list[int]], *, is_loop: bool) -> None:
+        self._observer = observer
+        self._is_loop = is_loop
         before = start
         # By layer: the input to capture, if any, and the outputs that may name it.
         self._by_layer: list[list[tuple[Sighting | None, list[Sighting]]]] = []
@@ -211,7 +267,7 @@ class _Captures:
             for points in self._by_layer
         ]
 
-    def choose(self, place: BatchPlace) -> list[tuple[str, Sighting]]:
+    def choose(self, samples: _Samples) -> list[tuple[str, Sighting]]:
         """Names of the layers that have a batch dimension, and where each is captured."""
         chosen = []
         for points in self._by_layer:
@@ -221,14 +277,22 @@ class _Captures:
             for taken, named in points:
                 name = self._name(named, others) if named else None
                 sighting = taken or name
-                if sighting is not None and all(t.ndim > 1 and place.of(t) is not None for t in sighting.tensors):
-                    chosen.append((_key(name) if name else f"{sighting.module} (input)", sighting))
+                if sighting is not None and all(t.ndim > 1 and samples.layout(t) for t in sighting.tensors):
+                    name = self.of_any_length(name) if name else None
+                    key = _key(name) if name else f"{sighting.module} (input)"
+                    chosen.append((key, self.of_any_length(sighting)))
                     break
         return chosen
 
+    def of_any_length(self, sighting: Sighting) -> Sighting:
+        """The last of several calls in a loop stands for the last one of a loop of any length."""
+        times = self._observer.times(sighting.module)
+        is_last = self._is_loop and 1 < times == sighting.points[0].call.number
+        return sighting.at_last_call() if is_last else sighting
+
     def _name(self, runs: list[Sighting], others: set[str]) -> Sighting:
         """The outermost of the modules that return a node and contain no other layer."""
-        once = [run for run in runs if self._times[run.module] == 1] or runs
+        once = [run for run in runs if self._observer.times(run.module) == 1] or runs
         # A module that merely passes a tensor on later, such as an identity, does not name it.
         holders = [run for run in once if run is once[0] or once[0].module.startswith(f"{run.module}.")]
         alone = [run for run in holders if not any(other.startswith(f"{run.module}.") for other in others)]
@@ -252,24 +316,70 @@ def _captures(observer: Observer, before: int, node: int) -> list[tuple[Sighting
 def _key(sighting: Sighting) -> str:
     """The name of a module's call: ``name``, then ``name#2``, ..."""
     name, number = sighting.module or OUTPUT, sighting.points[0].call.number
-    return name if number == 1 else f"{name}#{number}"
+    return name if number in (1, LAST) else f"{name}#{number}"
 
 
-def _place(observer: Observer, tensors: list[list[Tensor]], sizes: list[Tensor]) -> BatchPlace:
-    """Find the batch dimension; the first dimension of each tensor in ``sizes`` may be the batch size."""
-    candidates = [*observer.batch_sizes, *(tensor.shape[0] for tensor in sizes)]
-    return BatchPlace.agreed([*tensors, sizes[-1:]], candidates, is_second=bool(observer.batch_sizes))
+class _Samples:
+    """What the samples of a chain are, and where each tensor has them.
+
+    They are the samples of the input. Where the network merges them with something else up to its result, such as two
+    views in one batch of twice the size, the rows of the result are the samples, if most layers have such rows.
+
+    Args:
+        observer: the observer of the pass.
+        axis: the dimension of the input that is the batch.
+        layers: for each layer, the tensors that may represent it.
+        ends: the results.
+    """
+
+    def __init__(self, observer: Observer, axis: Axis, layers: Sequence[Sequence[Tensor]], ends: list[Tensor]) -> None:
+        self._observer = observer
+        self._axis = axis
+        batches = [[observer.batch(tensor, axis) for tensor in tensors] for tensors in layers]
+        known = [batch for batch in (observer.batch(end, axis) for end in ends) if batch is not None]
+        sizes = known + [batch for tensors in batches for batch in tensors if batch is not None]
+        units = [batch[1:] for batch in known] + [(batch.size, 1, 1) for batch in sizes]
+        self._unit = (0, 1, 1)  # number of samples, and what is merged with each
+        self.count = 0
+        for unit in dict.fromkeys(units):
+            count = sum(any(batch is not None and _is_of(batch, unit) for batch in tensors) for tensors in batches)
+            if count > self.count or not self._unit[0]:
+                self._unit, self.count = unit, count
+
+    def layout(self, tensor: Tensor) -> Layout | None:
+        """The layout of a tensor; None if its rows are not the samples."""
+        batch = self._observer.batch(tensor, self._axis)
+        if batch is None or not _is_of(batch, self._unit):
+            return None
+        _, outer, inner = self._unit
+        channels = _channels(self._observer, tensor, batch.dim)
+        return Layout(batch.dim, channels, batch.outer // outer, batch.inner // inner)
 
 
-def _with_layout(observer: Observer, place: BatchPlace, key: str, sighting: Sighting) -> Found:
+def _is_of(batch: Batch, unit: tuple[int, int, int]) -> bool:
+    """Whether the samples of a batch are those of a unit, or can be split into them."""
+    size, outer, inner = unit
+    return batch.size == size and (outer, inner) in ((1, 1), (batch.outer, batch.inner))
+
+
+def _samples_of_any(observer: Observer, tensors: list[Tensor], result: object) -> _Samples:
+    """The samples of the input whose batch the most of these tensors have."""
+    ends = [tensor for tensor in _ends(result) if observer.node(tensor) is not None]
+    nodes = [node for end in ends if (node := observer.node(end)) is not None] or [0]
+    axes = [observer.batch_axis(start, node) for start in range(len(observer.starts)) for node in nodes]
+    layers = [[tensor] for tensor in tensors]
+    candidates = [_Samples(observer, axis, layers, ends) for axis in dict.fromkeys(axes)]
+    return max(candidates, key=lambda samples: samples.count)
+
+
+def _with_layout(samples: _Samples, key: str, sighting: Sighting) -> Found:
     """The layers of one sighting, by name; none if they have no batch dimension."""
     found: Found = {}
     for index, (point, tensor) in enumerate(zip(sighting.points, sighting.tensors, strict=True)):
-        batch = place.of(tensor)
-        if batch is None:
+        layout = samples.layout(tensor)
+        if layout is None:
             return {}
         name = f"{key}[{index}]" if sighting.is_stack else key
-        layout = Layout(batch, _channels(observer, tensor, batch))
         found[name] = Layer(point, layout, sighting.overwritten), tensor
     return found
 
@@ -279,7 +389,7 @@ def _channels(observer: Observer, tensor: Tensor, batch: int) -> int:
     default = 1 if tensor.ndim != 3 else 2
     node = observer.node(tensor)
     inferred = default if node is None else observer.channels.get(node, default) % max(tensor.ndim, 1)
-    return inferred if inferred != batch else default
+    return next(dim for dim in (inferred, default, 0, 1) if dim != batch)
 
 
 def _chain(observer: Observer, module: nn.Module, found: Found, head: list[Sighting], reason: str) -> Chain:
@@ -291,8 +401,9 @@ def _chain(observer: Observer, module: nn.Module, found: Found, head: list[Sight
     calls = [layer.point.call for layer in layers.values()] + [sighting.points[0].call for sighting in head]
     put_out: list[tuple[str, Side]] = [(name, "output") for name in idle]
     watched = frozenset([(call.module, call.side) for call in calls] + put_out)
-    seen = tuple(call for call in observer.calls if (call.module, call.side) in watched)
-    return Chain(layers, reason, watched, seen)
+    one_call = {(call.module, call.side) for call in calls if call.number != LAST}
+    loops = frozenset((call.module, call.side) for call in calls if call.number == LAST) - one_call
+    return Chain(layers, reason, watched, loops, _seen(observer.calls, watched, loops))
 
 
 def _reason_for_none(

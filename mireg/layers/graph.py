@@ -27,11 +27,18 @@ def dominators(reads: Sequence[Sequence[int]], start: int) -> dict[int, int]:
     for node in range(start + 1, len(reads)):
         for source in reads[node]:
             if source == start or source in above:
-                above[node] = _meet(above, above[node], source) if node in above else source
+                above[node] = meet(above, above[node], source) if node in above else source
     return above
 
 
-def _meet(above: Mapping[int, int], a: int, b: int) -> int:
+def meet(above: Mapping[int, int], a: int, b: int) -> int:
+    """The last node on every path to either of two nodes; their start, if there is none.
+
+    Args:
+        above: the result of :func:`dominators`.
+        a: a node that the start reaches.
+        b: another.
+    """
     while a != b:
         if a > b:
             a = above[a]

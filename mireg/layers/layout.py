@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -15,54 +15,77 @@ class Layout:
     Attributes:
         batch: dimension of the samples.
         channels: dimension of the channels; the others are positions in a map or a sequence.
+        outer: size of what is merged with the samples in their dimension as a slower index, such as several views.
+        inner: size of what is merged with them as a faster index, such as the variables of a time series.
     """
 
     batch: int = 0
     channels: int = 1
+    outer: int = 1
+    inner: int = 1
 
-    def arrange(self, tensor: Tensor) -> Tensor:
-        """View the tensor as (samples, channels, positions ...)."""
-        return tensor.movedim((self.batch, self.channels), (0, 1)) if self.moves(tensor) else tensor
+    def arrange(self, tensor: Tensor, samples: int | None = None) -> Tensor:
+        """View the tensor as (samples, channels, positions ...); what is merged with the samples is positions.
+
+        Args:
+            tensor: the network's tensor.
+            samples: number of samples, by default as many as ``outer`` and ``inner`` leave.
+
+        Raises:
+            RuntimeError: if the rows are not a multiple of the samples.
+        """
+        rows = tensor.shape[self.batch]
+        if samples is None:
+            samples = rows // (self.outer * self.inner)
+        if self.is_split:  # what is merged as the fastest index may vary in size, as the length of a sequence does
+            fastest = [-1] if self.inner > 1 else []
+            slowest = [self.outer if fastest else -1] if self.outer > 1 else []
+            tensor = tensor.unflatten(self.batch, (*slowest, samples, *fastest))
+        return tensor.movedim(self._dims, (0, 1)) if self._permutes(tensor) else tensor
 
     def restore(self, tensor: Tensor) -> Tensor:
         """Undo :meth:`arrange`."""
-        return tensor.movedim((0, 1), (self.batch, self.channels)) if self.moves(tensor) else tensor
+        if self._permutes(tensor):
+            tensor = tensor.movedim((0, 1), self._dims)
+        return tensor.flatten(self.batch, self.batch + self._merged) if self.is_split else tensor
 
-    def moves(self, tensor: Tensor) -> bool:
-        """Whether :meth:`arrange` and :meth:`restore` move any dimension of the tensor."""
-        return tensor.ndim >= 3 and (self.batch, self.channels) != (0, 1)
+    def views(self, tensor: Tensor) -> int:
+        """How many views :meth:`arrange` takes one after the other to make such a tensor; 0 if it is the network's."""
+        return self.is_split + self._permutes(tensor)
+
+    @property
+    def _merged(self) -> int:
+        """Number of dimensions that merging the samples with others saved."""
+        return (self.outer > 1) + (self.inner > 1)
+
+    @property
+    def _dims(self) -> tuple[int, int]:
+        """The batch and channel dimensions after what was merged has been split."""
+        return self.batch + (self.outer > 1), self.channels + self._merged * (self.channels > self.batch)
+
+    def _permutes(self, tensor: Tensor) -> bool:
+        return tensor.ndim >= 2 and self._dims != (0, 1)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether what is merged with the samples has to be split off."""
+        return self._merged > 0
 
 
-@dataclass(frozen=True)
-class BatchPlace:
-    """Finds the batch dimension of a tensor.
+def arranged(layers: Mapping[str, tuple[Layout, Tensor]]) -> dict[str, Tensor]:
+    """View the layers of one pass as (samples, channels, positions ...); a layer with other samples is left out.
 
-    Attributes:
-        size: the batch size; None if unknown.
-        is_second: whether some module has the batch second, after the positions of a sequence.
+    The number of samples is that of the first layer whose rows are samples.
+
+    >>> import torch
+    >>> pass_of_6 = {"image": (Layout(), torch.zeros(6, 3)), "views": (Layout(inner=2), torch.zeros(18, 5))}
+    >>> {name: tuple(layer.shape) for name, layer in arranged(pass_of_6).items()}  # here with 3 views
+    {'image': (6, 3), 'views': (6, 5, 3)}
     """
-
-    size: int | None
-    is_second: bool
-
-    @classmethod
-    def agreed(cls, layers: Iterable[Sequence[Tensor]], sizes: Sequence[int], *, is_second: bool) -> BatchPlace:
-        """Choose the batch size that fits the most layers.
-
-        Args:
-            layers: the tensors of each layer; one tensor with this batch size is enough.
-            sizes: candidate batch sizes, the likeliest first.
-            is_second: see the attribute.
-        """
-        layers = list(layers)
-        places = [cls(size, is_second) for size in sizes]
-        return max(
-            places,
-            key=lambda place: sum(any(place.of(tensor) is not None for tensor in layer) for layer in layers),
-            default=cls(None, is_second),
-        )
-
-    def of(self, tensor: Tensor) -> int | None:
-        """The batch dimension, one of the first two; None if neither fits."""
-        order = (1, 0) if self.is_second and tensor.ndim == 3 else (0, 1) if tensor.ndim >= 3 else (0,)
-        return next((dim for dim in order if dim < tensor.ndim and tensor.shape[dim] == self.size), None)
+    plain = [tensor.shape[layout.batch] for layout, tensor in layers.values() if not layout.is_split]
+    samples = plain[0] if plain else None
+    return {
+        name: layout.arrange(tensor, samples)
+        for name, (layout, tensor) in layers.items()
+        if tensor.shape[layout.batch] % ((samples or 1) * layout.outer) == 0
+    }

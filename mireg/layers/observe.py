@@ -13,9 +13,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from mireg.layers.batch import UNKNOWN, Batch, Operation, through_memory
 from mireg.layers.values import floats_in, read, tensors_in
 
 Side = Literal["input", "output"]
+
+Axis = tuple[int, int]
+"""One of the first two dimensions of an input: the input's node, and the dimension."""
+
+
+LAST = 0
+"""Number of the last call of a module in a pass."""
 
 
 class Call(NamedTuple):
@@ -23,7 +31,8 @@ class Call(NamedTuple):
 
     Attributes:
         module: the module's name; ``""`` is the network itself.
-        number: the number of the call among the module's calls in the pass, from 1.
+        number: the number of the call among the module's calls in the pass, from 1; :data:`LAST` for the last one,
+            however many there are.
         side: ``"input"`` where the call begins, ``"output"`` where it ends.
     """
 
@@ -76,9 +85,18 @@ class Sighting:
         """Whether the network has since modified them in place."""
         return self._versions != _versions(self.tensors)
 
+    def at_last_call(self) -> Sighting:
+        """A copy that stands for the last call of its module in any pass."""
+        return replace(self, points=[point._replace(call=point.call._replace(number=LAST)) for point in self.points])
+
     def without_last(self) -> Sighting:
         """A copy without the last tensor."""
         return replace(self, points=self.points[:-1], tensors=self.tensors[:-1], _versions=self._versions[:-1])
+
+
+def _moved(batches: dict[Axis, Batch], source: Tensor, result: Tensor) -> dict[Axis, Batch]:
+    """Where the axes are in another view of the same memory."""
+    return {axis: through_memory(batch, source, result) for axis, batch in batches.items()}
 
 
 def _versions(tensors: Iterable[Tensor]) -> list[int]:
@@ -101,7 +119,10 @@ class Observer(TorchDispatchMode):
         put_out: for a node, where modules return it, inner modules first.
         outputs: the outputs of all modules, in order.
         calls: the calls of all modules, in order.
-        batch_sizes: batch sizes seen by the modules that have the batch second.
+        nodes_before: for each of the calls, the number of nodes before it.
+        weighted: the modules with a weight of their own.
+        batches: for each node, where the first two dimensions of the inputs are in it: either may be the batch.
+        batch_second: the inputs of modules that have the batch second.
     """
 
     supports_higher_order_operators = True
@@ -118,15 +139,20 @@ class Observer(TorchDispatchMode):
         self.put_out: dict[int, list[Sighting]] = {}
         self.outputs: list[Sighting] = []
         self.calls: list[Call] = []
-        self.batch_sizes: list[int] = []
+        self.nodes_before: list[int] = []
+        self.weighted: set[str] = set()
+        self.batches: list[dict[Axis, Batch]] = []
+        self.batch_second: list[int] = []
         # tensor -> its node; -1 for a parameter and for what is computed from parameters alone
         self._node: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._written: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> the last node written into its memory
         self._masks: set[int] = set()  # booleans computed from integers
         self._counts: Counter[tuple[str, Side]] = Counter()
         self._gradient = torch.is_grad_enabled()
-        for tensor in self.starts:
-            self._node[tensor] = self._add((), tensor, has_weight=False)
+        for start, tensor in enumerate(self.starts):
+            shape = () if tensor.is_nested else tensor.shape[:2]
+            axes = {(start, dim): Batch(dim, size) for dim, size in enumerate(shape) if size}
+            self._node[tensor] = self._add((), tensor, axes, has_weight=False)
         for parameter in module.parameters():
             self._node[parameter] = -1
         self._handles = []
@@ -154,14 +180,77 @@ class Observer(TorchDispatchMode):
             nodes.append(self._node[base])
         return nodes
 
-    def _add(self, reads: tuple[int, ...], tensor: Tensor, *, has_weight: bool) -> int:
+    def batch_axis(self, start: int, end: int) -> Axis:
+        """The dimension of an input that is the batch: the first, or the second, which sequences may come before.
+
+        It is the one that reaches the result, or else the one where a module that has the batch second takes it.
+        """
+        first, second = (start, 0), (start, 1)
+        reached = [axis for axis in (first, second) if self._dim(end, axis) is not None]
+        if len(reached) == 1:
+            return reached[0]
+        dims = [(self._dim(node, first), self._dim(node, second)) for node in self.batch_second]
+        return second if any(b == 1 and a != 1 for a, b in dims) else first
+
+    def batch(self, tensor: Tensor, axis: Axis) -> Batch | None:
+        """Where a dimension of an input is in a tensor; None if an operation removed it, or if that is unknown."""
+        batch = self._batches(tensor).get(axis)
+        return batch if batch is not None and batch.dim != UNKNOWN else None
+
+    def without_earlier_calls(self, count: int) -> list[tuple[int, ...]]:
+        """``reads`` without what modules with a weight compute before the last of their ``count`` calls.
+
+        In a loop over time this leaves the last step, which its state then enters from nowhere.
+        """
+        reads = list(self.reads)
+        begun: dict[tuple[str, int], int] = {}
+        for call, node in zip(self.calls, self.nodes_before, strict=True):
+            if call.module in self.weighted and self._counts[call.module, "output"] == count and call.number < count:
+                if call.side == "input":
+                    begun[call.module, call.number] = node
+                else:
+                    for earlier in range(begun[call.module, call.number], node):
+                        reads[earlier] = ()
+        return reads
+
+    def times(self, module: str) -> int:
+        """How often a module has run."""
+        return self._counts[module, "output"]
+
+    def _dim(self, node: int, axis: Axis) -> int | None:
+        batch = self.batches[node].get(axis)
+        return batch.dim if batch is not None and batch.dim != UNKNOWN else None
+
+    def _batches(self, tensor: Tensor) -> dict[Axis, Batch]:
+        """Where the axes are in a tensor, or in the memory that it is a view of."""
+        own: int = self._node.get(tensor, -1)
+        if own >= 0:
+            return self.batches[own]
+        base = tensor._base
+        if base is None or base not in self._written or self._node[base] < 0:
+            return {}
+        return _moved(self.batches[self._node[base]], base, tensor)
+
+    def _follow(self, operation: Operation, result: Tensor) -> dict[Axis, Batch]:
+        """Where the axes are in a result, each according to the first operand that has it."""
+        found: dict[Axis, Batch | None] = {}
+        for argument, tensor in operation.operands:
+            for axis, batch in self._batches(tensor).items():
+                known = found.get(axis)
+                if axis not in found or (known is not None and known.dim == UNKNOWN):
+                    found[axis] = operation.follow(argument, tensor, batch, result)
+        return {axis: batch for axis, batch in found.items() if batch is not None}
+
+    def _add(self, reads: tuple[int, ...], tensor: Tensor, batches: dict[Axis, Batch], *, has_weight: bool) -> int:
         self.reads.append(reads)
         self.weights.append(has_weight)
         self.sizes.append(tensor.numel())
+        self.batches.append(batches)
         return len(self.reads) - 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        taken = list(tensors_in((args, kwargs or {})))
+        operation = Operation(func, args, kwargs or {})
+        taken = [tensor for _, tensor in operation.operands]
         read = [(tensor, node) for tensor in taken for node in self._nodes(tensor)]
         result = func(*args, **(kwargs or {}))
         if not read:
@@ -170,7 +259,10 @@ class Observer(TorchDispatchMode):
         has_weight = any(node < 0 and tensor.ndim >= 2 for tensor, node in read)
         integers = not any(tensor.is_floating_point() or tensor.dtype == torch.bool for tensor in data.values())
         for place, tensor in enumerate(tensors_in(result)):
-            node = self._add(tuple(sorted(data)), tensor, has_weight=has_weight) if data else -1
+            node = -1
+            if data:
+                batches = self._follow(operation, tensor)
+                node = self._add(tuple(sorted(data)), tensor, batches, has_weight=has_weight)
             if data and integers and tensor.dtype == torch.bool:
                 self._masks.add(node)
             if place == 0 and data:
@@ -188,8 +280,10 @@ class Observer(TorchDispatchMode):
             self._written[tensor] = node
         else:
             rest = [self._node[base]] if self._node.get(base, -1) >= 0 else []
+            before = self.batches[self._node[base]] if rest else {}
+            batches = {**_moved(self.batches[node], tensor, base), **before}
             self._written[base] = node
-            self._node[base] = self._add((*rest, node), base, has_weight=False)
+            self._node[base] = self._add((*rest, node), base, batches, has_weight=False)
 
     def _note_channels(self, func: Any, source: int, before: Tensor, node: int, after: Tensor) -> None:
         """Infer the channel dimension: second at a convolution, last at a layer norm, then kept while its size is."""
@@ -215,10 +309,12 @@ class Observer(TorchDispatchMode):
     def _take(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         for parameter in module.parameters(recurse=False):
             self._node[parameter] = -1  # a sharded module has different parameters while it runs
+            if parameter.ndim >= 2:
+                self.weighted.add(name)
         call = self._call(name, "input")
         floats = floats_in((args, kwargs))
         if floats and floats[0].ndim == 3 and getattr(module, "batch_first", True) is False:
-            self.batch_sizes.append(floats[0].shape[1])
+            self.batch_second += [node for node in [self.node(floats[0])] if node is not None]
         for index, tensor in enumerate(floats):
             self._note_sighting(self.taken, [tensor], self._sighting([Point(call, index)], [tensor]))
 
@@ -237,6 +333,7 @@ class Observer(TorchDispatchMode):
         self._counts[name, side] += 1
         call = Call(name, self._counts[name, side], side)
         self.calls.append(call)
+        self.nodes_before.append(len(self.reads))
         return call
 
     def _sighting(self, points: list[Point], tensors: list[Tensor]) -> Sighting:

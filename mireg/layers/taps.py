@@ -10,8 +10,8 @@ from torch._compile import _disable_dynamo
 from torch.utils.hooks import RemovableHandle
 
 from mireg.layers.chain import Chain, chosen, named
-from mireg.layers.layout import Layout
-from mireg.layers.observe import Call, Observer, Point, Side
+from mireg.layers.layout import Layout, arranged
+from mireg.layers.observe import LAST, Call, Observer, Point, Side
 from mireg.layers.select import LayerSpec, select
 from mireg.layers.values import floats_in, read
 
@@ -35,7 +35,8 @@ class Taps:
     Attributes:
         layouts: layouts of the layers, by name; None if the next pass will be observed, as the first one is.
         known_layouts: layouts of all layers found in the observed passes, by name.
-        reason: why the last observed pass found no chain of layers; empty if it found one.
+        reason: why the last pass captured no layers: the network has no chain of them, or a transform hides them;
+            else empty.
 
     Raises:
         ValueError: if a pattern matches nothing, or fewer than 2 layers are selected.
@@ -75,6 +76,11 @@ class Taps:
         if self.layouts is None:
             observed: tuple[Any, dict[str, Tensor]] = self.observe(*args, **kwargs)
             return observed
+        if not torch.compiler.is_compiling():
+            hidden = _hidden_by()
+            self.reason = hidden or self._chains[0].reason
+            if hidden:
+                return self.module(*args, **kwargs), {}
         self._caught, self._calls, self._numbers = {}, [], {}
         try:
             result = self.module(*args, **kwargs)
@@ -96,9 +102,9 @@ class Taps:
         call = Call(name, self._numbers[name, side], side)
         self._calls.append(call)
         for place, tensor in enumerate(tensors):
-            point = Point(call, place)
-            if point in self._points:
-                self._caught[point] = tensor.clone() if self._points[point] else tensor
+            for point in (Point(call, place), Point(call._replace(number=LAST), place)):
+                if point in self._points:
+                    self._caught[point] = tensor.clone() if self._points[point] else tensor
 
     def _arranged(self, caught: dict[Point, Tensor]) -> dict[str, Tensor]:
         """The layers that ran, from the chain that fits, else from the chain of which the most layers ran."""
@@ -111,8 +117,8 @@ class Taps:
                 self.layouts = None
         if chain is None:
             chain = max(self._chains, key=lambda chain: sum(layer.point in caught for layer in chain.layers.values()))
-        found = {key: layer for key, layer in chain.layers.items() if layer.point in caught}
-        return {key: layer.layout.arrange(caught[layer.point]) for key, layer in found.items()}
+        ran = {key: layer for key, layer in chain.layers.items() if layer.point in caught}
+        return arranged({key: (layer.layout, caught[layer.point]) for key, layer in ran.items()})
 
     def remove(self) -> None:
         """Remove the hooks from the network."""
@@ -141,7 +147,7 @@ class Taps:
         self.known_layouts |= self.layouts
         self._observed += 1
         self._install()
-        return result, {key: self.layouts[key].arrange(tensor) for key, tensor in tensors.items()}
+        return result, arranged({key: (self.layouts[key], tensor) for key, tensor in tensors.items()})
 
     def _install(self) -> None:
         """Install the hooks on all watched modules again: a module may have been replaced."""

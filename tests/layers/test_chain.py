@@ -79,8 +79,21 @@ class TestEnd:
 
     def test_a_head_early_on(self) -> None:
         def forward(net: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+            first = net.b(net.a(x).tanh()).tanh()
+            return net.head(net.hidden(first)[-1]), net.c(first)
+
+        assert list(found(forward, X)) == ["input", "a", "b", "a#2", "b#2", "c"]
+
+    def test_where_heads_part(self) -> None:
+        def forward(net: Net, x: Tensor) -> tuple[Tensor, Tensor]:
             a = net.a(x).tanh()
             return net.head(net.b(a).tanh()), net.c(a)
+
+        assert list(found(forward, X)) == ["input", "a"]
+
+    def test_networks_that_share_only_the_input(self) -> None:
+        def forward(net: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+            return net.head(net.b(net.a(x).tanh()).tanh()), net.c(x)
 
         assert list(found(forward, X)) == ["input", "a", "b"]
 
@@ -192,11 +205,7 @@ class TestNoChain:
             (lambda net, x: linear(linear(x, net.a.weight), net.b.weight), (X,), "no module takes or puts out"),
             (lambda net, x: (net.head(net.hidden(x)[-1]), net.head(x)), (X[0],), "a single sample and no batch"),
             (lambda net, xs: net.head(net.a(torch.stack(xs)).tanh()).mean(), (list(X[:3]),), "a single sample"),
-            (
-                lambda net, x: net.head(net.a(x.flatten(0, 1))).view(6, 2, 4),
-                (X.view(6, 2, 2).repeat(1, 1, 2),),
-                "no hidden layer has the samples",
-            ),
+            (lambda net, x: net.head(net.a(x.mean(0, keepdim=True)).tanh()), (X,), "no hidden layer has the samples"),
         ],
     )
     def test_reason(self, forward: Callable[..., Any], args: tuple[Any, ...], reason: str) -> None:
@@ -204,10 +213,79 @@ class TestNoChain:
         assert taps.run(*args)[1] == {}
         assert reason in taps.reason
 
+
+class Leaky(nn.Module):
+    """A spiking neuron that keeps its membrane potential, or gets and returns it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.potential: Tensor | float = 0.0
+
+    def forward(self, current: Tensor, potential: Tensor | float | None = None) -> Any:
+        before = self.potential if potential is None else potential
+        self.potential = 0.9 * before + current
+        spikes = (4 * (self.potential - 1)).sigmoid()
+        return spikes if potential is None else (spikes, self.potential)
+
+
+class Spiking(nn.Module):
+    def __init__(self, *, keeps: bool, layer_by_layer: bool = False) -> None:
+        super().__init__()
+        self.weights = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.neurons = nn.ModuleList(Leaky() for _ in range(3))
+        self.head = nn.Linear(4, 2)
+        self.keeps, self.layer_by_layer = keeps, layer_by_layer
+        self.last: list[Tensor] = []
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """For steps (steps, samples, features)."""
+        state: list[Any] = [0.0] * 3
+        for neuron in self.neurons:
+            neuron.potential = 0.0
+        if self.layer_by_layer:
+            sequence = list(steps)
+            for weight, neuron in zip(self.weights, self.neurons, strict=True):
+                sequence = [neuron(weight(x)) for x in sequence]
+            return torch.stack([self.head(x) for x in sequence]).mean(0)
+        total = torch.zeros(steps.shape[1], 2)
+        for x in steps:
+            self.last = []
+            for index, (weight, neuron) in enumerate(zip(self.weights, self.neurons, strict=True)):
+                if self.keeps:
+                    x = neuron(weight(x))
+                else:
+                    x, state[index] = neuron(weight(x), state[index])
+                self.last.append(x)
+            total = total + self.head(x)
+        return total / len(steps)
+
+
+class TestLoops:
+    """Of a loop over time, the last step is the chain."""
+
+    @pytest.mark.parametrize("keeps", [False, True])
+    def test_spiking_neurons(self, keeps: bool) -> None:
+        net = Spiking(keeps=keeps)
+        taps = Taps(net)
+        for steps in (6, 6, 4, 9):  # as many steps as samples, and others
+            x = torch.rand(steps, 6, 4)
+            layers = taps.run(x)[1]
+            assert list(layers) == ["input", "neurons.0", "neurons.1", "neurons.2"]
+            assert torch.equal(layers["input"], x.permute(1, 2, 0))
+            assert all(torch.equal(layers[f"neurons.{k}"], net.last[k]) for k in range(3))
+        assert taps._observed == 1
+
+    def test_layer_by_layer(self) -> None:
+        layers = Taps(Spiking(keeps=True, layer_by_layer=True)).run(torch.rand(5, 6, 4))[1]
+        assert list(layers) == ["input", "neurons.0", "neurons.1", "neurons.2"]
+
+    def test_named_layers_are_those_of_every_step(self) -> None:
+        layers = Taps(Spiking(keeps=True), ["neurons.*"]).run(torch.rand(2, 6, 4))[1]
+        assert list(layers) == ["neurons.0", "neurons.1", "neurons.2", "neurons.0#2", "neurons.1#2", "neurons.2#2"]
+        assert all(layer.shape == (6, 4) for layer in layers.values())
+
     @pytest.mark.parametrize("every_step", [False, True])
     def test_recurrent_cells(self, every_step: bool) -> None:
-        """Of the states over time, only the last one is passed by nothing, and only where nothing else is read."""
-
         class Cells(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -222,6 +300,12 @@ class TestNoChain:
                     outputs.append(self.head(two[0]))
                 return torch.cat(outputs, 1) if every_step else outputs[-1]
 
-        taps = Taps(Cells())
-        assert list(taps.run(X)[1]) == ([] if every_step else ["input", "two#4"])
-        assert taps.reason == ("a path runs round every inner module" if every_step else "")
+        assert list(Taps(Cells()).run(X)[1]) == ["input", "one", "two"]
+
+    def test_a_block_repeated_in_depth_is_a_layer_each_time(self) -> None:
+        def forward(net: Net, x: Tensor) -> Tensor:
+            for _ in range(3):
+                x = net.b(net.a(x).tanh()).tanh()
+            return net.head(x)
+
+        assert list(found(forward, X)) == ["input", "a", "b", "a#2", "b#2", "a#3", "b#3"]

@@ -289,6 +289,24 @@ class TestNoChain:
         assert layers(taps) == ["input", "a", "b", "b#2"]  # the next pass is observed
         assert taps.reason == ""
 
+    def test_a_later_pass_inside_a_transform(self) -> None:
+        net = Net()
+        taps, x = Taps(net), torch.randn(6, 4)
+        taps.run(x)
+        caught: dict[str, Tensor] = {"none": x}
+
+        def loss(x: Tensor) -> Tensor:
+            nonlocal caught
+            result, caught = taps.run(x)
+            return result.sum()
+
+        torch.func.grad(loss)(x)
+        assert caught == {}
+        assert "torch.func" in taps.reason
+        assert layers(taps) == ["input", "a", "b", "b#2"]
+        assert taps.reason == ""
+        assert taps._observed == 1
+
     @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:FutureWarning")
     def test_a_first_pass_that_is_traced(self) -> None:
         class Tapped(nn.Module):
@@ -315,11 +333,44 @@ class TestErrors:
             Taps(Net(), ["a", "unused"]).run(torch.randn(6, 4))
 
     def test_rows_that_are_no_samples(self) -> None:
+        class Mixed(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                return self.head(self.a(x)) + self.b(x.mean(0))[:2]
+
+        with pytest.raises(ValueError, match=r"layer 'b' returns \(4,\).*rows of a layer must be samples"):
+            Taps(Mixed(), ["a", "b"]).run(torch.randn(6, 4))
+
+    @pytest.mark.parametrize("layers", ["auto", ["a", "b"]])
+    def test_rows_that_are_samples_and_positions(self, layers: Any) -> None:
         class Flat(Net):
             def forward(self, x: Tensor) -> Tensor:
                 return self.head(self.b(self.a(x).flatten(0, 1)).view(*x.shape)).mean(1)
 
-        with pytest.raises(ValueError, match=r"layer 'b' puts out \(18, 4\).*rows of a layer must be samples"):
-            Taps(Flat(), ["a", "b"]).run(torch.randn(6, 3, 4))
-        caught = Taps(Flat()).run(torch.randn(6, 3, 4))[1]
-        assert {key: tuple(layer.shape) for key, layer in caught.items()}["b"] == (6, 4, 3)  # where head takes it
+        taps, x = Taps(Flat(), layers), torch.randn(4, 4, 4)
+        for _ in range(2):
+            caught = taps.run(x)[1]
+            assert caught["b"].shape == (4, 4, 4)
+            assert torch.equal(caught["b"], taps.module.b(taps.module.a(x)).movedim(2, 1))
+        assert taps.run(torch.randn(3, 6, 4))[1]["b"].shape == (3, 4, 6)  # other sizes
+
+    def test_rows_of_the_result(self) -> None:
+        class Joined(Net):
+            def forward(self, one: Tensor, two: Tensor) -> Tensor:
+                return super().forward(torch.cat([one, two]))
+
+        shapes = {key: tuple(t.shape) for key, t in Taps(Joined()).run(*torch.randn(2, 4, 4))[1].items()}
+        assert shapes == {"a": (8, 4), "b": (8, 4), "b#2": (8, 4)}
+
+    @pytest.mark.parametrize("together", [False, True])
+    def test_inputs_of_different_batch_sizes(self, together: bool) -> None:
+        class Both(Net):
+            def forward(self, one: Tensor, two: Tensor) -> tuple[Tensor, ...]:
+                if together:
+                    return super().forward(torch.cat([one, two])).split([len(one), len(two)])
+                return super().forward(one), super().forward(two)
+
+        taps = Taps(Both())
+        for _ in range(2):
+            caught = taps.run(torch.randn(3, 4), torch.randn(6, 4))[1]
+            assert len(caught) >= 3
+            assert {len(layer) for layer in caught.values()} == ({9} if together else {6})

@@ -89,7 +89,7 @@ class ShuffledPairs(Estimator):
 
 
 class LastLayer(MIRegularizer):
-    """Rival: rewards only the last of the layers after the first."""
+    """Baseline: rewards only the last of the layers after the first."""
 
     def step(
         self, layers: Mapping[str, Tensor], target: Tensor | None = None, layouts: Mapping[str, Layout] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 
 import mireg
 import models
+from mireg import estimators
 from mireg.ablation.arms import ARMS, Term
 from mireg.ablation.arms.loss_term import NoTerm
 from mireg.ablation.arms.lsuv import lsuv
@@ -45,6 +47,14 @@ def test_mi_is_what_wrapping_does() -> None:
         assert getattr(ours, key) == getattr(theirs, key)
     assert repr(ours.estimator) == repr(theirs.estimator)
     assert [ours.weight(step) for step in range(0, 500, 7)] == [theirs.weight(step) for step in range(0, 500, 7)]
+
+
+def test_the_page_on_arms_has_each_of_them() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "arms.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    of_estimators = {name for name in ARMS if name.removeprefix("mi-") in estimators.REGISTRY}
+    assert named - of_estimators == set(ARMS) - of_estimators
 
 
 class TestControls:

@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """The arrays of the file, as int64."""
     names = ("feature_row", "feature_column", "label", "edges", *MASKS)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in names if name not in archive]
             if missing:
                 raise UserError(f"{path} has no array {missing[0]!r}: it must have {', '.join(names)}")
@@ -123,7 +123,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:  # not an archive, or one of objects
         raise UserError(f"cannot read {path}: give a NumPy archive, as numpy.savez writes it") from error
     for name, array in found.items():
-        shape = "(edges, 2)" if name == "edges" else "one dimension"
+        shape = "shape (edges, 2)" if name == "edges" else "one dimension"
         good = array.ndim == 2 and array.shape[1] == 2 if name == "edges" else array.ndim == 1
         if not good or array.dtype.kind not in "iu":
             raise UserError(f"{path}: {name} is {array.dtype} {array.shape}: give integers of {shape}")

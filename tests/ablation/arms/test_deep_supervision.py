@@ -84,13 +84,13 @@ def test_making_it_draws_no_random_numbers() -> None:
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_a_reconstruction_is_asked_of_every_layer(flat: bool) -> None:
-    module = models.build("autoencoder", {"widths": "9-4"}, (1, 8, 8), 0)
+    module: Any = models.build("autoencoder", {"widths": "9-4"}, (1, 8, 8), 0)
     term = DeepSupervision(module, Term(), X[:2])
     task = mse_loss(term.model(X), X)
     assert [w.shape[0] for w in term.parameters()] == [64] * 6
     added = term(task, X.flatten(1) if flat else X)
     w, b = term.parameters()[:2]
-    first = module.layers[0](X.flatten(1))  # type: ignore[index]
+    first = module.layers[0](X.flatten(1))
     assert term.values()["layers.0"].item() == pytest.approx(
         mse_loss(Standardise()(first) @ w.T + b, X.flatten(1)).item(), rel=1e-5
     )
@@ -100,7 +100,7 @@ def test_a_reconstruction_is_asked_of_every_layer(flat: bool) -> None:
 
 def test_tokens_have_a_head_per_position() -> None:
     tokens = torch.randint(11, (16, 9))
-    module = models.build("gpt", {"depth": 2, "width": 8, "heads": 2, "context": 8}, (8,), 11)
+    module: Any = models.build("gpt", {"depth": 2, "width": 8, "heads": 2, "context": 8}, (8,), 11)
     term = DeepSupervision(module, Term(), tokens[:2, :-1])
     outputs = term.model(tokens[:, :-1])
     term(cross_entropy(outputs.flatten(0, 1), tokens[:, 1:].flatten()), tokens[:, 1:]).backward()
@@ -110,7 +110,7 @@ def test_tokens_have_a_head_per_position() -> None:
 
 def test_a_network_of_several_inputs() -> None:
     nodes, adjacency, y = torch.randn(30, 5), torch.eye(30).to_sparse_coo(), torch.arange(30) % 3
-    module = models.build("gcn", {"depth": 4, "width": 6}, (5,), 3)
+    module: Any = models.build("gcn", {"depth": 4, "width": 6}, (5,), 3)
     term = DeepSupervision(module, Term(), (nodes, adjacency))
     term(cross_entropy(term.model(nodes, adjacency), y), y.masked_fill(y == 2, -100)).backward()
     assert all(layer.convolution.linear.weight.grad.any() for layer in module.layers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -36,7 +38,7 @@ def test_only_the_early_layer_learns() -> None:
 
 
 def test_positions_of_maps_are_compared_one_by_one() -> None:
-    module = models.build("cnn", {"depth": 4, "width": 5}, (1, 8, 8), 3)
+    module: Any = models.build("cnn", {"depth": 4, "width": 5}, (1, 8, 8), 3)
     term = LayerSync(module, Term(), X[:2])
     term.model(X)
     layers = {}
@@ -50,7 +52,7 @@ def test_positions_of_maps_are_compared_one_by_one() -> None:
 
 def test_layers_of_other_shapes_meet_through_a_linear_map() -> None:
     state = torch.get_rng_state()
-    module = models.build("lenet", {}, (1, 8, 8), 3)
+    module: Any = models.build("lenet", {}, (1, 8, 8), 3)
     built = torch.get_rng_state()
     term = LayerSync(module, Term(), X[:2])
     assert torch.equal(torch.get_rng_state(), built)
@@ -58,14 +60,14 @@ def test_layers_of_other_shapes_meet_through_a_linear_map() -> None:
     assert term.verdict == "aligns layers.1 with layers.4, through a learned linear map"
     weight, bias = term.parameters()
     assert not any(weight is p for p in module.parameters())
-    early = module.layers[:2](X)  # type: ignore[index]
-    late = module.layers[:5](X)  # type: ignore[index]
+    early = module.layers[:2](X)
+    late = module.layers[:5](X)
     mapped = pool(early, len(X)).flatten(1) @ weight.T + bias
     wanted = -0.2 * (normalize(mapped) * normalize(late)).sum(1).mean()
     assert added_by(term).item() == pytest.approx(wanted.item(), rel=1e-5)
     added_by(term).backward()
     assert weight.grad is not None
-    assert module.layers[0][0].weight.grad.any()  # type: ignore[index]
+    assert module.layers[0][0].weight.grad.any()
     resumed = LayerSync(models.build("lenet", {}, (1, 8, 8), 3), Term(), X[:2])
     resumed.network.load_state_dict(module.state_dict())
     resumed.load_state_dict(term.state_dict())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import math
 
 import pytest
@@ -74,7 +76,7 @@ def test_directions_are_the_step_s_alone_and_resume() -> None:
 
 
 def test_maps_are_averaged_over_positions() -> None:
-    module = models.build("cnn", {"depth": 2, "width": 4}, (1, 8, 8), 3)
+    module: Any = models.build("cnn", {"depth": 2, "width": 4}, (1, 8, 8), 3)
     term = SIGReg(module, Term(), X[:2])
     added_by(term).backward()
-    assert module.layers[0][0].weight.grad.any()  # type: ignore[index]
+    assert module.layers[0][0].weight.grad.any()

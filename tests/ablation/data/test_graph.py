@@ -24,7 +24,7 @@ ARRAYS: dict[str, Any] = {
 
 
 def write(path: Path, **changes: Any) -> Path:
-    arrays = {name: np.array(value, np.int16) for name, value in ARRAYS.items()}
+    arrays: dict[str, Any] = {name: np.array(value, np.int16) for name, value in ARRAYS.items()}
     arrays |= {name: np.asarray(value) for name, value in changes.items()}
     np.savez(path / "graph.npz", **arrays)
     return path / "graph.npz"

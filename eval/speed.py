@@ -94,7 +94,7 @@ PEERS: dict[str, tuple[str, Callable[[], Term]]] = {
 NEAREST = {"kornia": "binning", "torch-mist": "infonce"}
 """The estimator most similar to each peer: a histogram of kernels, a critic."""
 
-RIVALS = ("kde", "binning", "infonce")
+BASELINES = ("kde", "binning", "infonce")
 """Estimators with which peers are compared."""
 
 
@@ -144,7 +144,7 @@ def compare(n: int, layers: int, width: int, repeats: int) -> list[dict[str, Any
         row = {"n": n, "what": f"{distribution} {nearest}", "seconds": None}
         try:
             row["version"] = metadata.version(distribution)
-            ours = {name: estimators.get(name).successive for name in RIVALS}
+            ours = {name: estimators.get(name).successive for name in BASELINES}
             taken = side_by_side({**ours, distribution: make()}, activations, repeats)
             row["seconds"] = median(taken[distribution])
             row["times_slower_than"] = {name: times(taken[distribution], taken[name]) for name in ours}
@@ -170,7 +170,7 @@ def bars(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    table = Table("n", "what", "ms", "pair by pair, ms", "speedup", f"times slower than {', '.join(RIVALS)}")
+    table = Table("n", "what", "ms", "pair by pair, ms", "speedup", f"times slower than {', '.join(BASELINES)}")
     for row in rows:
         if row["seconds"] is None:
             table.add_row(str(row["n"]), row["what"], "missing", "", "", row["missing"])
@@ -183,7 +183,7 @@ def print_table(rows: Sequence[dict[str, Any]], console: Console) -> None:
             f"{1e3 * row['seconds']:.1f}",
             f"{1e3 * apart:.1f}" if apart else "",
             f"{row['speedup']:.1f}" if apart else "",
-            ", ".join(f"{slower[name]:.1f}" for name in RIVALS if name in slower),
+            ", ".join(f"{slower[name]:.1f}" for name in BASELINES if name in slower),
         )
     console.print(table)
     for bar in bars(rows):

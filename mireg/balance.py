@@ -88,7 +88,7 @@ class _Gradients:
         branch.register_hook(self.on_own_gradient)
         edge = get_gradient_edge(source)
         node, self.output = edge.node, edge.output_nr
-        if layout.moves(source):  # then source is a view of the network's own tensor
+        for _ in range(layout.views(source)):  # from the view to the network's own tensor
             (viewed, self.output), *_ = node.next_functions
             assert viewed is not None
             node = viewed

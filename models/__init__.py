@@ -8,11 +8,16 @@ from typing import Any
 
 from torch import nn
 
+from models.autoencoder import autoencoder
 from models.cnn import cnn
+from models.gcn import gcn
 from models.gpt import gpt
+from models.lenet import lenet
 from models.mlp import mlp
 from models.resnet import resnet, resnet18
 from models.rnn import rnn
+from models.snn import snn
+from models.transformer import transformer
 from models.vgg import vgg
 from models.vit import vit
 
@@ -25,6 +30,11 @@ REGISTRY: dict[str, Callable[..., nn.Module]] = {
     "vit": vit,
     "rnn": rnn,
     "gpt": gpt,
+    "lenet": lenet,
+    "transformer": transformer,
+    "snn": snn,
+    "autoencoder": autoencoder,
+    "gcn": gcn,
 }
 
 

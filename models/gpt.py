@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.parts import check_size
+from models.parts import check_heads, check_size
 
 
 def gpt(
@@ -38,8 +38,7 @@ def gpt(
         raise ValueError(f"a gpt needs samples of shape (tokens,), not {input_shape}")
     if input_shape[0] > context:
         raise ValueError(f"context={context}: must be at least the {input_shape[0]} tokens of a sample")
-    if width % heads:
-        raise ValueError(f"heads={heads}: must divide width={width}")
+    check_heads(heads, width)
     return GPT(classes, depth, width, heads, context)
 
 

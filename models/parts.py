@@ -82,6 +82,18 @@ def check_size(**sizes: int) -> None:
             raise ValueError(f"{name}={size}: must be at most {LARGEST}")
 
 
+def check_dropout(dropout: float) -> None:
+    """Raise unless a dropout rate is one."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout}: must be at least 0 and less than 1")
+
+
+def check_heads(heads: int, width: int) -> None:
+    """Raise unless the attention heads split the width evenly."""
+    if width % heads:
+        raise ValueError(f"heads={heads}: must divide width={width}")
+
+
 def check_images(name: str, input_shape: tuple[int, ...]) -> None:
     """Raise unless the samples of the named network are images."""
     if len(input_shape) != 3:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from models.parts import check_images, check_size
+from models.parts import check_heads, check_images, check_size
 
 
 def vit(
@@ -29,8 +29,7 @@ def vit(
     check_images("vit", input_shape)
     channels, height, columns = input_shape
     check_size(**{"height // patch": height // patch, "width // patch": columns // patch})
-    if width % heads:
-        raise ValueError(f"heads={heads}: must divide width={width}")
+    check_heads(heads, width)
     blocks = [
         nn.TransformerEncoderLayer(
             width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True

@@ -55,6 +55,7 @@ def test_orthogonal_init() -> None:
         ("vit", {"heads": 5}, "heads=5: must divide width=64"),
         ("vit", {"patch": 9}, r"height // patch=0: must be at least 1"),
         ("resnet", {"depth": 9}, "depth=9: a resnet has 8, 14, 20"),
+        ("vgg", {"depth": 16}, "depth=16: a vgg has 10 or 13 layers"),
         ("rnn", {"cell": "mgu"}, "unknown cell 'mgu': choose from lstm, gru, rnn"),
         ("cnn", {"init": "zero"}, "unknown init 'zero': choose from default"),
     ],
@@ -78,6 +79,17 @@ def test_a_vgg_has_nine_convolutions_in_stages_of_growing_width() -> None:
     assert [m.out_channels for m in convolutions] == [4, 4, 8, 8, 16, 16, 16, 16, 16]
     with pytest.raises(ValueError, match=r"height // 8=0: must be at least 1"):
         models.build("vgg", {}, (3, 7, 32), 10)
+
+
+@pytest.mark.parametrize("batchnorm", [False, True])
+def test_the_vgg_of_13_layers_has_two_dense_layers_with_dropout(batchnorm: bool) -> None:
+    network = models.build("vgg", {"depth": 13, "width": 4, "batchnorm": batchnorm, "init": "he"}, (1, 28, 28), 10)
+    weighted = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert [len(m.weight) for m in weighted] == [4, 4, 8, 8, *[16] * 6, 32, 32, 10]
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
+    assert sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()) == 12 * batchnorm
+    assert all(not m.bias.any() for m in weighted[:-1] if m.bias is not None)
+    assert network(torch.randn(4, 1, 28, 28)).shape == (4, 10)
 
 
 def test_an_rnn_reads_an_image_row_by_row() -> None:

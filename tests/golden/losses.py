@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import mireg
+import models
 from mireg import estimators
 from mireg.ablation import ARMS, Cell, Term
 from mireg.ablation.data import load
@@ -52,8 +53,9 @@ def rewarded() -> list[str]:
 
 
 def arms() -> list[str]:
-    """Names of the arms; an estimator's own name is short for the arm ``mi-NAME``, and is left out."""
-    return [name for name in ARMS if name not in estimators.REGISTRY]
+    """Names of the arms that apply; an estimator's own name is short for the arm ``mi-NAME``, and is left out."""
+    known = models.options(CELL.model)
+    return [name for name in ARMS if name not in estimators.REGISTRY and set(ARMS[name].model_options) <= set(known)]
 
 
 def losses_of_estimator(name: str) -> list[float]:

@@ -10,10 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from mireg import estimators
-from mireg.ablation.arms.baselines import DeepSupervision, LayerwiseBatchEntropy
+from mireg.ablation.arms.deep_supervision import DeepSupervision, IntermediateLoss
+from mireg.ablation.arms.dispersive import DispersiveLoss
+from mireg.ablation.arms.layersync import LayerSync
+from mireg.ablation.arms.lbe import LayerwiseBatchEntropy
 from mireg.ablation.arms.loss_term import LossTerm, NoTerm, Term
 from mireg.ablation.arms.lsuv import lsuv
 from mireg.ablation.arms.reward import Reward
+from mireg.ablation.arms.sigreg import SIGReg
 from mireg.ablation.errors import UserError, nearest
 
 
@@ -28,6 +32,7 @@ class Arm:
         model_options: options of the network; they override the cell's.
         lr_divisor: overrides the cell's.
         optimizer: overrides the cell's.
+        warmup_steps: overrides the cell's, at most the whole budget.
         initialise: changes the network before training, given the first training samples.
     """
 
@@ -37,6 +42,7 @@ class Arm:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     lr_divisor: float | None = None
     optimizer: str | None = None
+    warmup_steps: int | None = None
     initialise: Callable[[nn.Module, Tensor], None] | None = None
 
 
@@ -66,10 +72,17 @@ def _estimator(name: str) -> estimators.Estimator:
 
 
 def _of_estimators() -> dict[str, Arm]:
+    """For each estimator that can be rewarded but the default: without and with the target, and the control."""
     arms = {}
-    for name in estimators.names():
-        if estimators.REGISTRY[name].is_differentiable and not estimators.REGISTRY[name].is_learned:
-            arms[f"mi-{name}"] = arms[name] = _rewards(name, f"the term with the {name} estimator")
+    for name, kind in estimators.REGISTRY.items():
+        if name != DEFAULT and kind.is_differentiable and not kind.is_learned:
+            arms[f"mi-{name}"] = _rewards(
+                name, f"the {name} estimate of what layers keep of the input", sees_target=False
+            )
+            arms[f"mi-{name}-target"] = _rewards(name, f"the term with the {name} estimator, and the target")
+            arms[f"{name}-shuffled"] = _rewards(
+                name, f"control: mi-{name} with the input's rows shuffled", sees_target=False, shuffled=True
+            )
     return arms
 
 
@@ -80,20 +93,28 @@ ARMS: dict[str, Arm] = {
     BASELINE: Arm("the network as it is"),
     TERM: _rewards(DEFAULT, "what mireg.wrap(model) and mi_loss(y) do"),
     "mi-label-free": _rewards(DEFAULT, "the term without a target, mi_loss()", sees_target=False),
-    "target-shuffled": _rewards(DEFAULT, "control: the term sees the target's rows shuffled", shuffled=True),
+    "target-shuffled": _rewards(DEFAULT, "control: mi with the target's and the input's rows shuffled", shuffled=True),
     "pairs-shuffled": _rewards(
-        DEFAULT, "control: mi_loss() on rows that do not belong together", sees_target=False, shuffled=True
+        DEFAULT, "control: mi-label-free with the input's rows shuffled", sees_target=False, shuffled=True
     ),
     "last-layer": _rewards(DEFAULT, "the term at the last hidden layer alone", last=True),
-    "deep-supervision": Arm("no term: a linear head with the task's loss at every layer", DeepSupervision),
-    "lbe": Arm("layerwise batch entropy (Peer et al., 2022), another term for deep networks", LayerwiseBatchEntropy),
+    "deep-supervision": Arm("baseline: a linear head with the task's loss at every layer", DeepSupervision),
+    "intermediate-loss": Arm("baseline: such a head at the middle layer (Lee & Watanabe, 2021)", IntermediateLoss),
+    "lbe": Arm("baseline: layerwise batch entropy (Peer et al., 2022)", LayerwiseBatchEntropy),
+    "layersync": Arm("baseline: an early layer aligned with a later one (Haghighi et al., 2026)", LayerSync),
+    "dispersive": Arm("baseline: the samples of an early layer pushed apart (Wang & He, 2025)", DispersiveLoss),
+    "sigreg": Arm("baseline: layers made isotropic and normal (Balestriero & LeCun, 2025)", SIGReg),
     "batchnorm": Arm("no term: BatchNorm in every layer", model_options={"batchnorm": True}),
     "residual": Arm("no term: residual connections", model_options={"residual": True}),
+    "pairnorm": Arm("no term: PairNorm in every layer of a graph network", model_options={"pairnorm": True}),
+    "pre-norm": Arm("no term: normalisation before attention and MLP", model_options={"norm_first": True}),
+    "warm-up": Arm("no term: the learning rate rises over the first 100 steps", warmup_steps=100),
     "he": Arm("no term: He initialisation", model_options={"init": "he"}),
+    "xavier": Arm("no term: Xavier initialisation", model_options={"init": "xavier"}),
     "orthogonal": Arm("no term: orthogonal initialisation", model_options={"init": "orthogonal"}),
     "lsuv": Arm("no term: layer-sequential unit-variance initialisation (Mishkin & Matas, 2016)", initialise=lsuv),
     "muon": Arm("no term: Muon for the matrices of hidden layers, AdamW for the rest", optimizer="muon"),
     "layerwise-lr": Arm("no term: the learning rate divided by 2.6 per layer towards the input", lr_divisor=2.6),
     **_of_estimators(),
 }
-"""Arms by name; an estimator's name is short for the arm that rewards with it."""
+"""Arms by name."""

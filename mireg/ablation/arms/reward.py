@@ -89,7 +89,7 @@ class Shuffled(Estimator):
 
 
 class LastLayer(MIRegularizer):
-    """Rewards only the last of the layers after the first."""
+    """Baseline: rewards only the last of the layers after the first."""
 
     def step(self, layers: Mapping[str, Tensor], *args: Any, **kinds: Any) -> Tensor | None:
         names = list(layers)

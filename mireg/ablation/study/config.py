@@ -153,6 +153,7 @@ class Cell:
             model_options={**self.model_options, **arm.model_options},
             lr_divisor=divisor,
             optimizer=arm.optimizer or self.optimizer,
+            warmup_steps=self.warmup_steps if arm.warmup_steps is None else min(arm.warmup_steps, self.steps),
         )
 
 

@@ -14,14 +14,14 @@ TERM = ("none", "mi")
 CONTROLS = ("target-shuffled", "mi-label-free", "pairs-shuffled")
 """The term without the target, or without anything to reward."""
 
-RIVALS = ("deep-supervision", "last-layer", "lbe")
+BASELINES = ("deep-supervision", "last-layer", "lbe")
 """Other loss terms."""
 
 REMEDIES = ("batchnorm", "residual", "he", "orthogonal", "lsuv", "layerwise-lr")
 """Standard alternatives to the term."""
 
-ESTIMATORS = ("kde", "binning")
-"""The term with other estimators, also with a target."""
+ESTIMATORS = ("mi-kde", "mi-binning", "kde-shuffled", "binning-shuffled")
+"""The term with other estimators, without a target, and their controls."""
 
 HEALTHY = (*TERM, "target-shuffled", "deep-supervision", "last-layer")
 """Arms of the cells that train well without help."""
@@ -53,7 +53,7 @@ def _heavy(name: str, model: str, target: float, steps: int, arms: tuple[str, ..
 
 def _arms_except(*same: str) -> tuple[str, ...]:
     """All arms except the remedies that the cell already uses."""
-    return (*TERM, *CONTROLS, *RIVALS, *(arm for arm in REMEDIES if arm not in same))
+    return (*TERM, *CONTROLS, *BASELINES, *(arm for arm in REMEDIES if arm not in same))
 
 
 def _recipe(name: str, dataset: str, model: str, steps: int, arms: tuple[str, ...], **recipe: Any) -> tuple[Cell, ...]:
@@ -206,7 +206,7 @@ CONVERGENCE = Study(
             tuning_lrs=ADAMW_LRS,
         ),
     ),
-    arms=(*TERM, *CONTROLS, *RIVALS, *REMEDIES, "muon", *ESTIMATORS),
+    arms=(*TERM, *CONTROLS, *BASELINES, *REMEDIES, "muon", *ESTIMATORS),
     first_seed=100,
     tuning=Tuning(lrs=(3e-4, 1e-3, 3e-3)),
 )

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import copy
-import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 import mireg
 import models
-from mireg.ablation.arms import ARMS, LossTerm, Term
-from mireg.ablation.arms.baselines import DeepSupervision, LayerwiseBatchEntropy, batch_entropy
+from mireg import estimators
+from mireg.ablation.arms import ARMS, Term
 from mireg.ablation.arms.loss_term import NoTerm
 from mireg.ablation.arms.lsuv import lsuv
 from mireg.ablation.errors import UserError
 from mireg.ablation.study.config import Cell
+from tests.ablation.arms.small import X, Y, network
 from tests.ablation.running import run
 
-X, Y = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
+OTHER_MODELS = {
+    "pre-norm": ("transformer", {"depth": 2, "width": 16, "patch": 4}),
+}
+"""Where an arm changes an option that an MLP does not have."""
+
+NOT_ON_IMAGES = ("pairnorm",)
 
 
-def network(depth: int = 3) -> Any:
-    torch.manual_seed(0)
-    return models.build("mlp", {"depth": depth, "width": 6}, (1, 8, 8), 3)
-
-
-def loss_of(term: LossTerm) -> torch.Tensor:
-    task = cross_entropy(term.model(X), Y)
-    added = term(task, Y)
-    return task if added is None else task + added
-
-
-@pytest.mark.parametrize("name", [name for name in ARMS if name == "mi" or "mi-" + name not in ARMS])
+@pytest.mark.parametrize("name", [name for name in ARMS if "mi-" + name not in ARMS and name not in NOT_ON_IMAGES])
 def test_trains_a_step(tmp_path: Path, name: str) -> None:
-    cell = Cell("cell", "digits", "mlp", 0.8, 2, {"depth": 4, "width": 16}, eval_every=2).as_trained(name)
+    model, options = OTHER_MODELS.get(name, ("mlp", {"depth": 4, "width": 16}))
+    cell = Cell("cell", "digits", model, 0.8, 2, options, eval_every=2).as_trained(name)
     result = run(tmp_path, cell, name)
     assert result["failure"] is None
     assert [point["step"] for point in result["curve"]] == [0, 2]
@@ -52,6 +47,14 @@ def test_mi_is_what_wrapping_does() -> None:
         assert getattr(ours, key) == getattr(theirs, key)
     assert repr(ours.estimator) == repr(theirs.estimator)
     assert [ours.weight(step) for step in range(0, 500, 7)] == [theirs.weight(step) for step in range(0, 500, 7)]
+
+
+def test_the_page_on_arms_has_each_of_them() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "arms.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    of_estimators = {name for name in ARMS if name.removeprefix("mi-") in estimators.REGISTRY}
+    assert named - of_estimators == set(ARMS) - of_estimators
 
 
 class TestControls:
@@ -84,77 +87,15 @@ def test_a_change_of_the_network_is_part_of_the_cell() -> None:
     assert cell.as_trained("none") == cell
     assert cell.as_trained("batchnorm").model_options == {"depth": 4, "batchnorm": True}
     assert cell.as_trained("layerwise-lr").lr_divisor == 2.6
+    assert cell.as_trained("pairnorm").model_options == {"depth": 4, "pairnorm": True}
+    assert cell.as_trained("warm-up").warmup_steps == 2
+    assert replace(cell, steps=300).as_trained("warm-up").warmup_steps == 100
+    assert replace(cell, warmup_steps=1).as_trained("he").warmup_steps == 1
 
 
 def test_an_unknown_arm_has_a_hint() -> None:
     with pytest.raises(UserError, match=r"unknown arm 'lbee' \(did you mean lbe\?\)"):
         Cell("cell", "digits", "mlp", 0.8, 2, arms=("lbee",))
-
-
-class TestLayerwiseBatchEntropy:
-    def test_entropy_by_hand(self) -> None:
-        layer = torch.tensor([[1.0, 0.0], [3.0, 0.0]])  # variances 2 and 0
-        assert batch_entropy(layer).item() == pytest.approx(math.log(2 * math.pi * math.e + 1) / 4)
-
-    def test_every_place_of_a_map_is_a_unit(self) -> None:
-        maps = torch.randn(5, 2, 3, 3)
-        assert torch.equal(batch_entropy(maps), batch_entropy(maps.flatten(1)))
-
-    @pytest.mark.parametrize(("alpha", "wanted"), [(0.5, 0.5), (-0.5, 0.5), (0.1, 0.2)])
-    def test_loss_by_hand(self, alpha: float, wanted: float) -> None:
-        module = network(2)
-        term = LayerwiseBatchEntropy(module, Term(), X[:2], beta=0.1, alpha=alpha)
-        first = module.layers[0](X.flatten(1))
-        second = module.layers[1](first)
-        task = cross_entropy(module.head(second), Y)
-        penalty = sum(0.1 * (batch_entropy(layer) - wanted) ** 2 for layer in (first, second)) / 2
-        assert loss_of(term).item() == pytest.approx((task * (1 + penalty)).item(), rel=1e-6)
-
-    def test_collapsed_layers_have_a_finite_gradient(self) -> None:
-        term = LayerwiseBatchEntropy(module := network(), Term(), X[:2])
-        nn.init.zeros_(module.layers[1][0].weight)
-        loss_of(term).backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in (*module.parameters(), *term.parameters()))
-
-    def test_alphas_are_trained_beside_the_weights(self) -> None:
-        term = LayerwiseBatchEntropy(module := network(), Term(), X[:2])
-        (alphas,) = term.parameters()
-        assert alphas.tolist() == [0.5] * 3
-        assert not any("alpha" in key for key in module.state_dict())
-        loss_of(term).backward()
-        assert (alphas.grad != 0).all()
-
-    def test_making_it_changes_nothing(self) -> None:
-        module = models.build("mlp", {"depth": 3, "width": 6, "batchnorm": True}, (1, 8, 8), 3)
-        before, state = copy.deepcopy(module.state_dict()), torch.get_rng_state()
-        LayerwiseBatchEntropy(module, Term(), X[:2])
-        assert module.training
-        assert torch.equal(torch.get_rng_state(), state)
-        assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
-
-    def test_a_copy_of_the_network_is_bare(self) -> None:
-        bare = LayerwiseBatchEntropy(module := network(), Term(), X[:2]).bare_copy()
-        assert torch.equal(bare(X), module(X))
-        assert not any(m._forward_hooks for m in bare.modules())
-
-
-def test_deep_supervision_catches_nothing_once_its_weight_is_0() -> None:
-    term = DeepSupervision(network(), Term(decay_steps=2), X[:2])
-    model: Any = term.model
-    caught = []
-
-    def step() -> torch.Tensor:
-        task = term.model(X).sum()
-        caught.append(len(model._caught))
-        return term(task, torch.arange(len(X)) % 2)
-
-    added = [step().item() for _ in range(4)]
-    assert [bool(each) for each in added] == [True, True, False, False]
-    assert [bool(count) for count in caught] == [True, True, False, False]
-    resumed = DeepSupervision(network(), Term(decay_steps=2), X[:2])
-    resumed.load_state_dict(term.state_dict())
-    resumed.model(X)
-    assert not resumed.model._caught
 
 
 class TestLSUV:

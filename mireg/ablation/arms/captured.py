@@ -1,0 +1,113 @@
+"""A network whose hidden layers are captured, and the terms that are computed from them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mireg.ablation.arms.loss_term import LossTerm, Term
+from mireg.ablation.errors import UserError
+from mireg.layers import INPUT, Taps
+
+T = TypeVar("T")
+
+
+class Captured(nn.Module):
+    """A network that stores the outputs of its hidden layers in training.
+
+    Attributes:
+        network: the bare network.
+        active: whether outputs are captured.
+        added: modules and parameters of the term, part of the trained module so that processes that share a batch keep
+            them in sync.
+    """
+
+    def __init__(self, network: nn.Module, taps: Taps) -> None:
+        super().__init__()
+        self.network = network
+        self.taps = taps
+        self.active = True
+        self.added: nn.Module | None = None
+        self._hidden: list[str] = []
+        self._caught: dict[str, Tensor] = {}
+
+    def look(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The outputs of the network, and those of each hidden layer in order, for a few inputs.
+
+        Args:
+            example: a batch of inputs; a tuple for a network of several.
+
+        Raises:
+            UserError: if the network offers no layers.
+        """
+        training = self.network.training
+        self.network.eval()  # so that this pass changes no statistics and draws no random numbers
+        with torch.no_grad():
+            outputs, caught = self.taps.run(*(example if isinstance(example, tuple) else (example,)))
+        self.network.train(training)
+        self._hidden = [name for name in caught if name != INPUT]
+        if not self._hidden:
+            raise UserError(
+                f"the arm does not apply, no hidden layers were found: {self.taps.reason}; name them, or leave it out"
+            )
+        return outputs, {name: caught[name] for name in self._hidden}
+
+    def forward(self, *inputs: Any) -> Any:
+        if not (self.active and self.training and torch.is_grad_enabled()):
+            return self.network(*inputs)
+        result, self._caught = self.taps.run(*inputs)
+        return result
+
+    def take(self) -> dict[str, Tensor]:
+        """Return and clear the hidden layers' outputs in the last training forward."""
+        caught, self._caught = self._caught, {}
+        return {name: caught[name] for name in self._hidden}
+
+    def bare_copy(self) -> nn.Module:
+        """A copy of the bare network, without hooks."""
+        copied = copy.deepcopy(self)
+        copied.taps.remove()
+        return copied.network
+
+
+class LayerTerm(LossTerm):
+    """A term computed from the outputs of hidden layers.
+
+    Args:
+        network: the network to train.
+        settings: settings of the MI term, whose layers are used.
+    """
+
+    def __init__(self, network: nn.Module, settings: Term) -> None:
+        self.network = network
+        self.model = self._captured = Captured(network, Taps(network, settings.layer_spec))
+        self._values: dict[str, Tensor] = {}
+
+    def parameters(self) -> Sequence[nn.Parameter]:
+        return [] if self._captured.added is None else list(self._captured.added.parameters())
+
+    def values(self) -> Mapping[str, Tensor]:
+        return self._values
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._captured.added is None else {"added": self._captured.added.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._captured.added is not None:
+            self._captured.added.load_state_dict(state["added"])
+
+    def bare_copy(self) -> nn.Module:
+        return self._captured.bare_copy()
+
+
+def at_depth(layers: Sequence[T], fraction: float) -> T:
+    """The layer at a fraction of the depth, where layers are counted from 1.
+
+    >>> at_depth("abcdefghijkl", 0.25)
+    'c'
+    """
+    return layers[max(1, round(fraction * len(layers))) - 1]

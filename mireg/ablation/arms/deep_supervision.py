@@ -1,0 +1,139 @@
+"""Auxiliary heads with the task's loss: at every layer, or at the one in the middle."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from mireg.ablation.arms.captured import LayerTerm, at_depth
+from mireg.ablation.arms.loss_term import Term
+from mireg.estimators.gram import standardise
+from mireg.rows import choose_rows, pool
+from mireg.schedules import Linear
+
+
+class AuxiliaryHeads(LayerTerm):
+    """Linear heads with the task's loss at hidden layers, on standardised features; they train with the network.
+
+    Where every hidden layer has positions like the output, as in a language model, a head sees one position at a time;
+    else it sees a layer pooled to a few positions, and gives the whole output.
+
+    Args:
+        network: the network to train.
+        settings: settings of the MI term; its layers, without the input, and ``samples`` are used.
+        example: a few inputs, to find the widths of the layers and of the output.
+    """
+
+    def __init__(self, network: nn.Module, settings: Term, example: Any) -> None:
+        super().__init__(network, settings)
+        outputs, layers = self._captured.look(example)
+        self._names = self.chosen(list(layers))
+        self._per_position = outputs.ndim > 2 and all(layer.ndim > 2 for layer in layers.values())
+        widths = [
+            layers[name].shape[1] if self._per_position else pool(layers[name][:1]).numel() for name in self._names
+        ]
+        size = outputs.shape[1 if outputs.ndim > 3 else -1] if self._per_position else outputs[0].numel()
+        with torch.random.fork_rng():  # so that every arm sees the same batches
+            heads = (nn.Sequential(Standardise(), nn.Linear(width, size)) for width in widths)
+            self._captured.added = self._heads = nn.ModuleList(heads).to(outputs.device)
+        self._samples = settings.samples
+        self._step = 0
+
+    @abstractmethod
+    def chosen(self, names: Sequence[str]) -> Sequence[str]:
+        """Which of the hidden layers have a head."""
+
+    def loss(self, target: Tensor) -> Tensor:
+        """Mean of the heads' losses in the last training forward."""
+        caught = self._captured.take()
+        if target.is_floating_point() and not self._per_position:
+            target = target.flatten(1) if target.ndim > 1 else target[:, None]
+        rows = choose_rows([caught[name] for name in self._names], target, self._samples, self._step)
+        code = rows.target
+        assert code is not None
+        losses = [
+            mse_loss(head(row), code) if code.is_floating_point() else cross_entropy(head(row), code)
+            for head, row in zip(self._heads, rows.layers, strict=True)
+        ]
+        self._values = {name: loss.detach() for name, loss in zip(self._names, losses, strict=True)}
+        return torch.stack(losses).mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._step = state["step"]
+
+
+class DeepSupervision(AuxiliaryHeads):
+    """Deep supervision: heads at every hidden layer, with a weight that falls from 1 to 0 over the MI term's steps.
+
+    Source: Lee et al., Deeply-supervised nets, AISTATS 2015.
+    """
+
+    name = "deep supervision"
+
+    def __init__(self, network: nn.Module, settings: Term, example: Any) -> None:
+        super().__init__(network, settings, example)
+        self._weight = Linear(1.0, settings.decay_steps)
+        self._start_at(0)
+
+    def chosen(self, names: Sequence[str]) -> Sequence[str]:
+        return names
+
+    def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
+        weight = self._weight(self._step)
+        added = torch.zeros_like(task) if not weight or target is None else weight * self.loss(target)
+        self._start_at(self._step + 1)
+        return added
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._start_at(self._step)
+
+    def _start_at(self, step: int) -> None:
+        """Set the step; once the weight is 0, the layers are no longer captured."""
+        self._step = step
+        self._captured.active = self._weight(step) != 0
+
+
+class IntermediateLoss(AuxiliaryHeads):
+    """Intermediate loss: a head at the middle layer, ``(1 - w) task + w intermediate`` all through training.
+
+    The paper uses the network's own output layer and CTC; this head is one of its own, since widths may differ.
+
+    Args:
+        weight: w.
+
+    Source: Lee & Watanabe, Intermediate loss regularization for CTC-based speech recognition (InterCTC), ICASSP 2021.
+    """
+
+    name = "the intermediate loss"
+
+    def __init__(self, network: nn.Module, settings: Term, example: Any, *, weight: float = 0.3) -> None:
+        super().__init__(network, settings, example)
+        self._weight = weight
+
+    def chosen(self, names: Sequence[str]) -> Sequence[str]:
+        return [at_depth(names, 0.5)]
+
+    def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
+        if target is None:
+            return torch.zeros_like(task)
+        added = self._weight * (self.loss(target) - task)
+        self._step += 1
+        return added
+
+
+class Standardise(nn.Module):
+    """Scales rows (n, d) to mean 0 and mean variance 1 over the batch."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        scaled: Tensor = standardise(rows, 1e-5) * rows.shape[-1] ** 0.5
+        return scaled

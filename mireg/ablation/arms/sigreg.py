@@ -1,0 +1,92 @@
+"""SIGReg: make the samples of every layer an isotropic normal distribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mireg.ablation.arms.captured import LayerTerm
+from mireg.ablation.arms.loss_term import Term
+
+LARGEST = 5.0
+"""The largest argument of the characteristic function."""
+
+
+def epps_pulley(samples: Tensor, points: int) -> Tensor:
+    """``integral |phi(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt`` from -5 to 5, with phi the samples' characteristic function.
+
+    Trapezoidal rule at ``points`` positive arguments: the integrand is even, and 0 at 0.
+
+    Args:
+        samples: (n, k), k samples of size n.
+        points: arguments from ``5 / points`` to 5.
+
+    Returns:
+        (k,) tensor, at least 0; near 0 if the samples are standard normal.
+
+    Source: Epps & Pulley, A test for normality based on the empirical characteristic function, Biometrika 70, 1983.
+    """
+    step = LARGEST / points
+    t = step * torch.arange(1, points + 1, device=samples.device, dtype=samples.dtype)
+    angles = samples[..., None] * t
+    normal = (-t.square() / 2).exp()
+    distance = (angles.cos().mean(0) - normal).square() + angles.sin().mean(0).square()
+    weights = 2 * step * normal
+    weights[-1] /= 2
+    return distance @ weights
+
+
+class SIGReg(LayerTerm):
+    """``weight`` times the mean over hidden layers and random directions of :func:`epps_pulley` of the projected rows.
+
+    Maps and sequences are averaged over positions. The directions, of length 1, are new at each step and depend on the
+    step alone. The paper regularises the output of an encoder, with the statistic times n, at least 256 directions, and
+    17 points from -5 to 5, to which 8 positive ones amount.
+
+    Args:
+        network: the network to train.
+        settings: settings of the MI term, whose layers are used.
+        example: a few inputs, to find the layers.
+        weight: weight of the term.
+        directions: random directions.
+        points: positive arguments of the characteristic function.
+
+    Source: Balestriero & LeCun, LeJEPA: provable and scalable self-supervised learning without the heuristics, 2025
+    (arXiv:2511.08544).
+    """
+
+    name = "SIGReg"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: Term,
+        example: Any,
+        *,
+        weight: float = 0.2,
+        directions: int = 16,
+        points: int = 8,
+    ) -> None:
+        super().__init__(network, settings)
+        self._captured.look(example)
+        self._weight, self._directions, self._points = weight, directions, points
+        self._step = 0
+
+    def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
+        generator = torch.Generator().manual_seed(self._step)
+        self._step += 1
+        statistics = {}
+        for name, layer in self._captured.take().items():
+            rows = layer.flatten(2).mean(2).float() if layer.ndim > 2 else layer.float()
+            directions = torch.randn(rows.shape[1], self._directions, generator=generator).to(rows.device)
+            statistics[name] = epps_pulley(rows @ (directions / directions.norm(dim=0)), self._points).mean()
+        self._values = {name: statistic.detach() for name, statistic in statistics.items()}
+        return self._weight * torch.stack(list(statistics.values())).mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._step = state["step"]

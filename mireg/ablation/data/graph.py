@@ -1,0 +1,134 @@
+"""A graph whose nodes are to be classified, such as a citation network."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mireg.ablation.errors import UserError
+
+MASKS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes with features and classes, of which few are labelled for training.
+
+    Attributes:
+        features: (nodes, features) float32; each row sums to 1, or is 0.
+        adjacency: (nodes, nodes) sparse float32, ``D^-1/2 (A + I) D^-1/2`` with D the degrees of A + I.
+        labels: (nodes,) int64 classes.
+        train: (nodes,) bool, whether a node is used for training.
+        validation: the same for validation.
+        test: the same for testing.
+    """
+
+    features: Tensor
+    adjacency: Tensor
+    labels: Tensor
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.labels.max()) + 1
+
+
+def load_graph(path: Path) -> Graph:
+    """Load a graph from a NumPy archive (.npz) of integer arrays.
+
+    ========================== =================================================================================
+    ``feature_row``            the node of each nonzero feature
+    ``feature_column``         its feature, of the same length: the bag of words in coordinates, every value 1
+    ``label``                  the class of each node, from 0, which also says how many nodes there are
+    ``edges``                  (edges, 2) pairs of connected nodes; each pair once, in any direction
+    ``train``                  the nodes of the training set
+    ``validation``             the nodes of the validation set
+    ``test``                   the nodes of the test set; those in none are used without their class
+    ========================== =================================================================================
+
+    Source of the features' and the adjacency's normalisation: Kipf & Welling, Semi-supervised classification with graph
+    convolutional networks, ICLR 2017.
+
+    Raises:
+        UserError: if the file cannot be read, an array is missing or has another shape or type, a number is out of
+            range, or a node is in two of the sets.
+    """
+    arrays = _read(path)
+    nodes = len(arrays["label"])
+    rows, columns = arrays["feature_row"], arrays["feature_column"]
+    if len(rows) != len(columns):
+        raise UserError(f"{path}: feature_row has {len(rows)} entries and feature_column {len(columns)}: give pairs")
+    for name in ("feature_row", "edges", *MASKS):
+        if len(arrays[name]) and int(arrays[name].max()) >= nodes:
+            raise UserError(f"{path}: {name} names node {int(arrays[name].max())}, but label has {nodes} nodes, from 0")
+    features = torch.zeros(nodes, int(columns.max()) + 1)
+    features[rows, columns] = 1
+    masks = []
+    for name in MASKS:
+        mask = torch.zeros(nodes, dtype=torch.bool)
+        mask[arrays[name]] = True
+        masks.append(mask)
+    both = int((torch.stack(masks).sum(0) > 1).sum())
+    if both:
+        raise UserError(f"{path}: {both} nodes are in two of {', '.join(MASKS)}: keep the sets apart")
+    return Graph(
+        features / features.sum(1, keepdim=True).clamp_min(1),
+        normalised_adjacency(arrays["edges"], nodes),
+        arrays["label"],
+        *masks,
+    )
+
+
+def normalised_adjacency(edges: Tensor, nodes: int) -> Tensor:
+    """``D^-1/2 (A + I) D^-1/2`` of an undirected graph, with D the degrees of A + I.
+
+    Args:
+        edges: (edges, 2) int64 pairs of connected nodes; a pair that comes twice counts once.
+        nodes: number of nodes.
+
+    Returns:
+        (nodes, nodes) sparse float32, coalesced.
+
+    >>> normalised_adjacency(torch.tensor([[0, 1]]), 3).to_dense()
+    tensor([[0.5000, 0.5000, 0.0000],
+            [0.5000, 0.5000, 0.0000],
+            [0.0000, 0.0000, 1.0000]])
+    """
+    loops = torch.arange(nodes)[:, None].expand(nodes, 2)
+    pairs = torch.cat([edges, edges.flip(1), loops]).unique(dim=0)
+    scale = pairs[:, 0].bincount(minlength=nodes).float().rsqrt()
+    values = scale[pairs[:, 0]] * scale[pairs[:, 1]]
+    return torch.sparse_coo_tensor(pairs.T, values, (nodes, nodes), check_invariants=True).coalesce()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The arrays of the file, as int64."""
+    names = ("feature_row", "feature_column", "label", "edges", *MASKS)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            missing = [name for name in names if name not in archive]
+            if missing:
+                raise UserError(f"{path} has no array {missing[0]!r}: it must have {', '.join(names)}")
+            found = {name: archive[name] for name in names}
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error})") from error
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:  # not an archive, or one of objects
+        raise UserError(f"cannot read {path}: give a NumPy archive, as numpy.savez writes it") from error
+    for name, array in found.items():
+        shape = "shape (edges, 2)" if name == "edges" else "one dimension"
+        good = array.ndim == 2 and array.shape[1] == 2 if name == "edges" else array.ndim == 1
+        if not good or array.dtype.kind not in "iu":
+            raise UserError(f"{path}: {name} is {array.dtype} {array.shape}: give integers of {shape}")
+        if array.size == 0 and name != "test":
+            raise UserError(f"{path}: {name} is empty")
+        if array.size and int(array.min()) < 0:
+            raise UserError(f"{path}: {name} has {int(array.min())}: count from 0")
+    return {name: torch.from_numpy(array.astype(np.int64)) for name, array in found.items()}

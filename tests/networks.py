@@ -373,7 +373,7 @@ NETWORKS: dict[str, Case] = {
         layers=("input", "1", "4"),
     ),
     "variables-in-the-batch": Case(
-        VariablesInTheBatch, rows(ROWS, 12, 3), layers=("input", "embed", "layers.0.norm1", "layers.0")
+        VariablesInTheBatch, rows(ROWS, 12, 3), layers=("input", "embed", "layers.0.norm1", "layers.0.norm2")
     ),
     "two-views": Case(
         TwoViews,

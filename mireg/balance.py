@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,8 @@ class Balance:
         seen = torch.full((2,), torch.nan, device=device) if self.seen is None else self.seen
         # Overflow under a loss scale is ignored. If the task has no gradient here, as when it reads a recurrent
         # layer's outputs over time and the term its last state, the term is close to zero.
-        known = seen.isfinite().all() & (seen[1] > 0)
+        # A silent last layer, whose estimate has no gradient, gives the largest ratio.
+        known = seen.isfinite().all() & (seen > 0).any()
         task, own, ranks = sum_over_ranks(torch.cat([seen.where(known, 0.0), known[None].to(seen.dtype)]))
         self.seen = None
         ratio = (task / own).sqrt().clamp(SMALLEST_RATIO, LARGEST_RATIO)
@@ -82,27 +84,36 @@ class _Gradients:
         self.layout = layout
         self.factor = factor
         self.own: Tensor | None = None
+        self.whole: Tensor | None = None  # sum over the calls so far
         # Squared norms: of the task's gradient in a backward pass with and without the term, and of the estimate's.
         self.beside = self.alone = torch.zeros_like(factor)
         self.estimate: Tensor | None = None
         branch.register_hook(self.on_own_gradient)
         edge = get_gradient_edge(source)
-        node, self.output = edge.node, edge.output_nr
+        node: Any = edge.node
+        output = edge.output_nr
         for _ in range(layout.views(source)):  # from the view to the network's own tensor
-            (viewed, self.output), *_ = node.next_functions
-            assert viewed is not None
-            node = viewed
-        node.register_prehook(self.on_whole_gradient)
+            node, output = node.next_functions[0]
+        edges = [(node, output)]
+        if layout.averaged and "Mean" in node.name():  # over a stack of calls, which the network goes on with
+            edges = list(node.next_functions[0][0].next_functions)
+        self.several = len(edges) > 1
+        for node, output in edges:
+            node.register_prehook(functools.partial(self.on_whole_gradient, output))
 
     def on_own_gradient(self, gradient: Tensor) -> None:
         self.own = self.layout.restore(gradient.detach()).float()
+        self.whole = None
 
-    def on_whole_gradient(self, gradients: Sequence[Tensor | None]) -> None:
-        gradient, own = gradients[self.output], self.own
-        self.own = None
+    def on_whole_gradient(self, output: int, gradients: Sequence[Tensor | None]) -> None:
+        gradient, own = gradients[output], self.own
         if gradient is None:
             return
         gradient = gradient.detach().float()
+        if self.several:  # the gradient of a shift of all calls is the sum of theirs
+            self.whole = gradient = gradient if self.whole is None else self.whole + gradient
+        else:
+            self.own = None
         if own is None:  # the task alone; a pass with neither, as in a gradient penalty, is not used
             self.alone = gradient.square().sum()
         else:

@@ -9,7 +9,7 @@ the next: its activation, normalisation and pooling belong to it, whether they a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -51,7 +51,7 @@ class Chain:
         reason: why there is no chain, else empty.
         watched: the modules whose calls show whether a later pass runs the same layers: those where layers are
             captured, the output head, and those that did not run.
-        loops: those of them that run in a loop over time, where the layer is what the last call returns.
+        loops: those of them that run in a loop over time, where the layer is the mean of what their calls return.
         calls: the calls of the watched modules, in order; in a loop, only the last.
     """
 
@@ -380,6 +380,7 @@ def _with_layout(samples: _Samples, key: str, sighting: Sighting) -> Found:
         if layout is None:
             return {}
         name = f"{key}[{index}]" if sighting.is_stack else key
+        layout = replace(layout, averaged=point.call.number == LAST)
         found[name] = Layer(point, layout, sighting.overwritten), tensor
     return found
 

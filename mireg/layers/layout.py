@@ -17,12 +17,14 @@ class Layout:
         channels: dimension of the channels; the others are positions in a map or a sequence.
         outer: size of what is merged with the samples in their dimension as a slower index, such as several views.
         inner: size of what is merged with them as a faster index, such as the variables of a time series.
+        averaged: whether the tensor is a mean over the calls of a module in a loop over time.
     """
 
     batch: int = 0
     channels: int = 1
     outer: int = 1
     inner: int = 1
+    averaged: bool = False
 
     def arrange(self, tensor: Tensor, samples: int | None = None) -> Tensor:
         """View the tensor as (samples, channels, positions ...); what is merged with the samples is positions.

@@ -50,7 +50,7 @@ class Taps:
         self._wanted = None if layers == "auto" else select(module, layers)
         self._chains: list[Chain] = []  # chains of the observed passes, the latest first
         self._hooks: list[RemovableHandle] = []
-        self._caught: dict[Point, Tensor] | None = None  # a dict during a pass, None outside
+        self._caught: dict[Point, list[Tensor]] | None = None  # a dict during a pass, None outside
         self._calls: list[Call] = []  # calls of the watched modules in the current pass
         self._numbers: dict[tuple[str, Side], int] = {}  # number of these calls so far, by module and side
         self._points: dict[Point, bool] = {}  # where layers are captured -> whether the network overwrites them
@@ -104,9 +104,9 @@ class Taps:
         for place, tensor in enumerate(tensors):
             for point in (Point(call, place), Point(call._replace(number=LAST), place)):
                 if point in self._points:
-                    self._caught[point] = tensor.clone() if self._points[point] else tensor
+                    self._caught.setdefault(point, []).append(tensor.clone() if self._points[point] else tensor)
 
-    def _arranged(self, caught: dict[Point, Tensor]) -> dict[str, Tensor]:
+    def _arranged(self, caught: dict[Point, list[Tensor]]) -> dict[str, Tensor]:
         """The layers that ran, from the chain that fits, else from the chain of which the most layers ran."""
         chain = next((chain for chain in self._chains if chain.fits(self._calls)), None)
         if chain is None and not self._wait and self._observed < MOST_OBSERVED:
@@ -118,7 +118,7 @@ class Taps:
         if chain is None:
             chain = max(self._chains, key=lambda chain: sum(layer.point in caught for layer in chain.layers.values()))
         ran = {key: layer for key, layer in chain.layers.items() if layer.point in caught}
-        return arranged({key: (layer.layout, caught[layer.point]) for key, layer in ran.items()})
+        return arranged({key: (layer.layout, _mean(caught[layer.point])) for key, layer in ran.items()})
 
     def remove(self) -> None:
         """Remove the hooks from the network."""
@@ -147,6 +147,10 @@ class Taps:
         self.known_layouts |= self.layouts
         self._observed += 1
         self._install()
+        for key, (name, _, side), place in [(key, *layer.point) for key, layer in chain.layers.items()]:
+            if chain.layers[key].layout.averaged and side == "output":
+                calls = [sighting.tensors[place] for sighting in observer.outputs if sighting.module == name]
+                tensors[key] = _mean(calls)
         return result, arranged({key: (self.layouts[key], tensor) for key, tensor in tensors.items()})
 
     def _install(self) -> None:
@@ -189,6 +193,12 @@ class _OutputTap:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         self.taps.catch(self.name, "output", read(module, output))
+
+
+def _mean(calls: list[Tensor]) -> Tensor:
+    """The mean over the calls of a loop over time: the rates of spiking neurons say more than their last spikes."""
+    alike = len(calls) > 1 and all(call.shape == calls[0].shape for call in calls)
+    return torch.stack(calls).mean(0) if alike else calls[-1]
 
 
 def _hidden_by() -> str:

@@ -79,7 +79,6 @@ class MIRegularizer:
         self.counted: Tensor | None = None
         self.note = ""
         self._kept: dict[str, Tensor] = {}  # running mean of each layer's information about the input
-        self._warnings: set[str] = set()
         self._watch = FiniteWatch()
         self.start_at(0)
 
@@ -163,10 +162,12 @@ class MIRegularizer:
 
     def _factors(self, names: Sequence[str], used: Sequence[int], nats: Tensor, rows: Rows) -> Tensor:
         """The factor (parts, used) of each estimate in the reward."""
-        for index, value in zip(used, nats[0].float().unbind(), strict=True):
-            name = names[index]
-            self._kept[name] = value.lerp(self._kept[name], MEMORY) if name in self._kept else value
-        lost = share_lost(torch.stack([self._kept[name] for name in names]))[list(used)]
+        now = nats[0].float()
+        before = torch.stack([self._kept.get(names[i], now[at]).to(now) for at, i in enumerate(used)])
+        mean = now.lerp(before, MEMORY)
+        mean = mean.where(mean.isfinite(), before.where(before.isfinite(), now))  # a batch that overflows is forgotten
+        self._kept |= {names[i]: value for i, value in zip(used, mean.unbind(), strict=True)}
+        lost = share_lost(torch.stack([self._kept[name].to(now) for name in names]))[list(used)]
         self.counted = rows.counted(FEWEST_ROWS)
         parts = [LABEL_FREE * lost] if self.counted is None else [INPUT_PART * lost, self.counted.expand_as(lost)]
         self._record([f"{names[0]}→{names[i]}" for i in used], nats[0])
@@ -187,9 +188,6 @@ class MIRegularizer:
 
     def _nothing(self, note: str) -> Tensor | None:
         self.note = note
-        if note not in self._warnings:
-            self._warnings.add(note)
-            warnings.warn(f"no term is added: {note}", stacklevel=5)
         return None
 
     def restart(self) -> None:

@@ -200,10 +200,10 @@ class MIRegularized(nn.Module):
 
     def _announce(self) -> None:
         """Log the verdict when it changes; also warn if the term cannot act."""
-        regularizer, reason = self.regularizer, self.taps.reason
-        if regularizer.active and self._unused >= UNUSED:
-            reason = reason or NOT_ADDED
-        kind = reason or regularizer.note or f"{regularizer.active} {regularizer.counted is None}"
+        regularizer, reason = self.regularizer, ""
+        if regularizer.active:
+            reason = self.taps.reason or regularizer.note or (NOT_ADDED if self._unused >= UNUSED else "")
+        kind = reason or f"{regularizer.active} {regularizer.counted is None}"
         if kind in self._announced:
             return
         self._announced.add(kind)

@@ -32,7 +32,8 @@ def usable_information(layer: Tensor, about: Tensor, noise: float) -> Tensor:
 
 def projections(x: Tensor) -> Tensor:
     """Random projections of the input that stand for it, with mean 0 and variance 1."""
-    directions = torch.randn(x.shape[1], PROJECTIONS, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(SEED)
+    directions = torch.randn(x.shape[1], PROJECTIONS, generator=generator, dtype=torch.float64)
     z = x @ (directions / directions.norm(dim=0)).to(x)
     return (z - z.mean(0)) / z.std(0, correction=0)
 

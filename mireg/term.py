@@ -61,6 +61,7 @@ class MIRegularizer:
     Attributes:
         terms: the last estimate of each layer by name, ``"layer→target"`` and ``"input→layer"``, in nats, detached.
         counted: share of the target's rows that count, 0-dim, 0 if too few do; None without a target.
+        acts: whether the last use rewarded anything, 0-dim: without a target, layers may have lost nothing.
         note: why the last use added no term; empty if it added one.
 
     Raises:
@@ -77,6 +78,7 @@ class MIRegularizer:
         self.balance = Balance()
         self.terms: dict[str, Tensor] = {}
         self.counted: Tensor | None = None
+        self.acts: Tensor | None = None
         self.note = ""
         self._kept: dict[str, Tensor] = {}  # running mean of each layer's information about the input
         self._watch = FiniteWatch()
@@ -134,7 +136,9 @@ class MIRegularizer:
         nats = self.estimator.estimate_parts(first.detach(), read, about)  # (parts, used): of the input, of the target
         factors = self._factors(names, used, nats.detach(), rows)
         on = _constant((*(float(often * trained[i]) for i in used[:-1]), 1.0), nats.device)
-        reward = (factors * nats * on).sum() / sum(trained)
+        factors = factors * on
+        self.acts = factors.any()
+        reward = (factors * nats).sum() / sum(trained)
 
         strength = strength * (PER_POSITION if rows.per_position else 1.0)
         if reward.requires_grad:
@@ -183,7 +187,7 @@ class MIRegularizer:
                 f"the MI term is not finite at step {self.steps - 1} or just before, in {', '.join(broken)}: a layer "
                 "there holds NaN or infinity, or the estimator broke",
                 RuntimeWarning,
-                stacklevel=6,
+                stacklevel=7,  # the line that called mi_loss()
             )
 
     def _nothing(self, note: str) -> Tensor | None:

@@ -19,7 +19,7 @@ from mireg.ablation.arms.reward import Shuffled
 from mireg.balance import LARGEST_RATIO, SMALLEST_RATIO
 from mireg.layers import Taps
 from mireg.schedules import Constant
-from mireg.term import INPUT_PART, TURNS, projected, share_lost
+from mireg.term import INPUT_PART, projected, share_lost
 from mireg.wrapper import DEFAULT_WEIGHT
 from tests.networks import Recurrent, UNet, gpt2
 
@@ -87,6 +87,39 @@ class TestTargets:
         (expected,) = model.regularizer.estimator.about([x], y)
         torch.testing.assert_close(model.mi_terms()["input→target"], expected)
 
+    @pytest.mark.parametrize("missing", [torch.nan, torch.inf])
+    @pytest.mark.parametrize("columns", [(), (3,)])
+    def test_missing_values(self, columns: tuple[int, ...], missing: float) -> None:
+        x, _ = batch()
+        y = x[:, : len(columns) + 2].mean(1).reshape(N, *[1] * len(columns)).expand(N, *columns).clone()
+        y[::3] = missing
+        model = mireg.wrap(network(), weight=1.0)
+        model(x)
+        model.mi_loss(y).backward()
+        assert "rewards information about the target and the input" in model.verdict
+        known = y.isfinite().view(N, -1).all(1)
+        (expected,) = model.regularizer.estimator.about([x[known]], y[known])
+        torch.testing.assert_close(model.mi_terms()["input→target"], expected)
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+    def test_missing_inputs_that_the_network_fills_in(self) -> None:
+        class Filling(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.rest = network()
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.rest(x.nan_to_num(0.0))
+
+        x, y = batch()
+        x[::3, 1] = torch.nan
+        model = mireg.wrap(Filling(), weight=1.0)
+        for _ in range(2):
+            (cross_entropy(model(x), y) + model.mi_loss(y)).backward()
+        assert torch.isfinite(values(model)).all()
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+        assert model.taps.chain[0] == "input"
+
     def test_tokens(self) -> None:
         model = mireg.wrap(gpt2(), weight=1.0)
         tokens = torch.randint(1, 50, (N, 7))
@@ -103,7 +136,7 @@ class TestTargets:
         model.mi_loss(torch.full_like(tokens, -100)).backward()
         about_target = [nats.item() for name, nats in model.mi_terms().items() if name.endswith("→target")]
         assert about_target == pytest.approx([0] * len(about_target), abs=1e-6)
-        assert "rewards information about the input alone (too few rows of the target count)" in model.verdict
+        assert "rewards information about the input alone (the target tells too few rows apart)" in model.verdict
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
     def test_pixels_on_layers_of_other_resolutions(self) -> None:

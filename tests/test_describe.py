@@ -17,7 +17,9 @@ def test_prints_layers_verdict_and_cost(capsys: pytest.CaptureFixture[str]) -> N
     )
     assert found.shapes == {"input": (40, 3, 8, 8), "1": (40, 8, 6, 6), "4": (40, 256)}
     assert list(found.information) == ["input→1", "input→4", "input→target", "1→target", "4→target"]
-    assert found.verdict.startswith("active: rewards information about the target and the input in 3 layers from 'input' to '4'")
+    assert found.verdict == (
+        "active: rewards information about the target and the input in 3 layers from 'input' to '4' (usable)"
+    )
     assert found.step_ms > 0
     printed = capsys.readouterr().out
     assert "1      8×6×6" in printed

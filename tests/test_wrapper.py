@@ -186,7 +186,7 @@ def test_frozen_layers_warn_once() -> None:
         parameter.requires_grad_(False)
     model = mireg.wrap(net, weight=0.5)
     model(X)
-    with pytest.warns(UserWarning, match="the MI term adds nothing: no layer that it sees depends on a trained parameter"):
+    with pytest.warns(UserWarning, match="adds nothing: no layer that it sees depends on a trained parameter"):
         assert model.mi_loss(Y).item() == 0
     model(X)
     model.mi_loss(Y)
@@ -236,7 +236,9 @@ class Renaming(nn.Module):
         self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.BatchNorm1d(8)), nn.Linear(8, 2)
         self.register_buffer("passing", torch.zeros(3), persistent=False)
         self.register_parameter("scale", nn.Parameter(torch.ones(8)))
-        self._register_state_dict_hook(lambda module, state, prefix, _: state.update({f"{prefix}hooked": torch.ones(1)}))
+        self._register_state_dict_hook(
+            lambda module, state, prefix, _: state.update({f"{prefix}hooked": torch.ones(1)})
+        )
         self._register_load_state_dict_pre_hook(lambda state, prefix, *_: state.pop(f"{prefix}hooked", None))
         self.loaded = 0
 
@@ -321,7 +323,9 @@ def test_data_parallel_is_refused() -> None:
         mireg.wrap(nn.DataParallel(network()))
 
 
-@pytest.mark.parametrize("name", [n for n, kind in estimators.REGISTRY.items() if kind.is_differentiable and not kind.is_learned])
+@pytest.mark.parametrize(
+    "name", [n for n, kind in estimators.REGISTRY.items() if kind.is_differentiable and not kind.is_learned]
+)
 def test_an_instance_rewards_as_its_name_does(name: str) -> None:
     found = []
     for estimator in (name, estimators.get(name)):
@@ -360,11 +364,27 @@ class TestVerdict:
         assert changed(model, torch.zeros(12, dtype=torch.long))
         about_target = [nats.item() for name, nats in model.mi_terms().items() if name.endswith("→target")]
         assert about_target == pytest.approx([0, 0, 0], abs=1e-5)
+        assert model.verdict.startswith("active: rewards information about the input alone (the target tells too few")
+
+    def test_nothing_to_reward(self) -> None:
+        """Without a target, layers that pass the input on as it is."""
+
+        class Rotation(nn.Linear):
+            def __init__(self) -> None:
+                super().__init__(4, 4, bias=False)
+                nn.init.eye_(self.weight)
+
+        model = mireg.wrap(nn.Sequential(*[Rotation() for _ in range(4)]))
+        assert not changed(model, None)
+        assert model.verdict.startswith("inactive at the last step: the layers lost nothing of the input")
+        assert changed(model)
+        assert model.verdict.startswith("active")
 
     def test_every_row_alone_in_its_class(self) -> None:
         model = mireg.wrap(network())
+        model = mireg.wrap(nn.Sequential(*network()[:-1], nn.Linear(8, 12)))
         assert changed(model, torch.arange(12))
-        assert model.verdict.startswith("active: rewards information about the input alone (too few rows of the target")
+        assert model.verdict.startswith("active: rewards information about the input alone (the target tells too few")
 
     def test_unwrapped(self) -> None:
         model = mireg.wrap(network())
@@ -454,7 +474,7 @@ class TestSteps:
         torch.testing.assert_close(model.mi_loss(Y), first)
 
     def test_an_optimizer_that_writes_the_data(self) -> None:
-        """Then no version of a parameter tells a step, but gradients that were set to None do."""
+        """Then no version of a parameter tells a step, but gradients that start anew do."""
 
         class ByData(torch.optim.SGD):
             def step(self, closure: Any = None) -> None:
@@ -471,6 +491,15 @@ class TestSteps:
 
         model = mireg.wrap(network())
         assert self.train(model, ByDataInPlace(model.parameters()), 5) == [0, 1, 2, 3, 4]
+        model = mireg.wrap(network())
+        optimizer = ByDataInPlace(model.parameters())
+        for _ in range(50):  # a common order, in which mi_loss() sees the gradients of the step before
+            loss = model(X).square().mean() + model.mi_loss(Y)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+            optimizer.step()
+        assert model.regularizer.steps >= 49
 
     def test_without_knowing_it_goes_on(self) -> None:
         """Gradients that are zeroed in place, by an optimizer that writes the data: the schedule is not stuck."""

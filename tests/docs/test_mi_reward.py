@@ -88,7 +88,7 @@ def test_constants(oracle: ModuleType) -> None:
             if name.isupper():
                 assert getattr(oracle, name) == getattr(module, name), name
     options = usable.Usable.reward_options
-    assert (oracle.RIDGE, oracle.SHARED_NOISE) == (options["ridge"], options["shared_noise"])
+    assert (options["ridge"], options["shared_noise"]) == (oracle.RIDGE, oracle.SHARED_NOISE)
     assert usable.Usable().noise_floor == oracle.FLOOR
 
 

@@ -164,7 +164,7 @@ def _kind(target: Tensor, layers: Sequence[Tensor], outputs: torch.Size | None, 
             )
     if single:
         return "classes"
-    if all(layer.ndim == 2 for layer in layers) and target.ndim == 2:
+    if all(layer.ndim == 2 for layer in layers):
         return "values"  # no layer has positions: several labels for each sample
     return "classes per position"
 

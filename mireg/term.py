@@ -120,6 +120,8 @@ class MIRegularizer:
             return self._nothing("fewer than two layers ran in this pass")
         if not any(trained):
             return self._nothing("no layer that it sees depends on a trained parameter")
+        if not len(outputs[0]):
+            return self._nothing("the batch is empty")
         self.note = ""
         last = len(trained) - 1 - trained[::-1].index(True)
         names, trained = names[: last + 1], trained[: last + 1]

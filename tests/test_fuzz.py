@@ -57,7 +57,7 @@ def is_ours(error: BaseException) -> bool:
     return Path(file).is_relative_to(Path(mireg.__file__).parent) and line.startswith("raise ")
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     n=st.integers(1, 40),
     classes=st.sampled_from([1, 2, 3, 10, 40, 500]) | st.integers(1, 500),
@@ -120,8 +120,10 @@ def test_any_batch(
                 not torch.equal(a, b) for a, b in zip(alone, both, strict=True) if a is not None and b is not None
             )
             if training:
-                # A gradient of equal rows is 0, whatever is asked of them.
-                assert model.verdict.startswith("active") == moved or scale == 0, model.verdict
+                active = model.verdict.startswith("active")
+                assert active or not moved, model.verdict
+                if scale and n >= FEWEST_ROWS:  # the gradient of equal rows is 0, whatever is asked of them
+                    assert moved or not active, model.verdict
             else:
                 assert not moved
     assert all(nats.isfinite() for nats in model.mi_terms().values())

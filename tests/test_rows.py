@@ -88,6 +88,7 @@ def test_rows_with_a_target_come_first(kind: str, share: float) -> None:
         (torch.randint(2, (N, 5)), (N, 5), "values"),
         (torch.randint(2, (N, 5)), None, "values"),  # no layer has positions
         (torch.rand(N, 5) > 0.5, (N, 5), "values"),
+        (torch.randint(2, (N, 2, 5)), None, "values"),
         (torch.randint(2, (N, 5), dtype=torch.uint8), (N, 5), "values"),
         (torch.rand(N, 5), (N, 5), "values"),
     ],

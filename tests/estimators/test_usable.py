@@ -214,7 +214,7 @@ def test_a_collapsed_layer_reads_alike_in_single_and_double_precision(d: int, ri
     assert single == pytest.approx(double, abs=1e-3)
 
 
-@pytest.mark.parametrize("d", [3, 30])
+@pytest.mark.parametrize("d", [3, 14])
 def test_gradient_of_the_noise_floor(d: int) -> None:
     """A floor of the mean row's size moves with the mean."""
     layers = [(samples(12, d, seed) + 1).requires_grad_() for seed in range(2)]
@@ -226,8 +226,9 @@ def test_gradient_of_the_noise_floor(d: int) -> None:
 
 def test_shared_noise_is_no_larger_than_for_units_of_variance_1() -> None:
     """Of an input that is not standardised, such as pixels up to 255, the noise would drown every layer."""
-    first, layer, target = samples(64, 4), samples(64, 4) + samples(64, 4, 1), torch.arange(64) % 3
+    first = samples(64, 4)
     first = first / first.std(0, correction=0)
+    layer, target = 0.3 * first + 0.1 * samples(64, 4, 1), (first[:, 0] > 0).long()
     estimator = Usable(ridge=0.1, shared_noise=0.1)
     faint, usual, large = (estimator.estimate_parts(scale * first, [layer], [target]) for scale in (0.1, 1.0, 255.0))
     torch.testing.assert_close(large, usual)
@@ -255,7 +256,7 @@ def test_rows_that_tell_nothing_are_as_if_removed(kind: str, ridge: Any) -> None
         target[lost] = torch.arange(10, 14)
     elif kind == "values":
         target = target[:, 0]
-        target[lost] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan])
+        target[lost] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan]).double()
     else:
         target[lost] = torch.nan
     kept = torch.ones(40, dtype=torch.bool)
@@ -298,9 +299,9 @@ def several(*layers: Tensor) -> Tensor:
 @pytest.mark.parametrize("d", [3, 15])
 def test_second_derivatives(d: int) -> None:
     layers = [samples(12, d, d).requires_grad_(), samples(12, 2, 2).requires_grad_()]
-    assert torch.autograd.gradgradcheck(several, layers)
+    assert torch.autograd.gradgradcheck(several, layers, fast_mode=True)
     narrow = [samples(8, 2, seed).requires_grad_() for seed in range(2)]
-    assert torch.autograd.gradgradcheck(lambda *x: Usable(ridge=0.1).successive(x), narrow)
+    assert torch.autograd.gradgradcheck(lambda *x: Usable(ridge=0.1).successive(x), narrow, fast_mode=True)
 
 
 @pytest.mark.parametrize("d", [3, 15, 40])

@@ -20,7 +20,7 @@ ablation: $(READY)
 
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 QUICK = tests/golden tests/estimators tests/layers tests/ablation/test_rooms.py \
-	tests/test_regularizer.py tests/test_wrapper.py tests/test_measure.py tests/test_finite.py
+	tests/test_term.py tests/test_wrapper.py tests/test_measure.py tests/test_finite.py
 
 check: $(CHECKERS)
 	$(LINT)

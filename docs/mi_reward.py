@@ -1,4 +1,4 @@
-"""The idea of mireg in plain loops: reward every layer for what a linear probe can predict of the target from it.
+"""The method in plain loops: reward what successive layers keep, of the target and of the network's input.
 
 python docs/mi_reward.py
 """
@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+INPUT_PART, LABEL_FREE = 0.25, 0.5  # of what layers keep of the input, beside the target's part and without a target
 RIDGE, SHARED_NOISE, FLOOR, TINY = 0.1, 0.1, 1e-7, 1e-20
+PROJECTIONS, SEED, MEMORY, TURNS = 16, 5, 0.9, 3
+SMALLEST_RATIO, LARGEST_RATIO, RISE, FALL = 1e-3, 3.0, 0.1, 0.005
 
 
-def usable_information(layer: Tensor, code: Tensor, noise: float) -> Tensor:
+def usable_information(layer: Tensor, about: Tensor, noise: float) -> Tensor:
     """Half the log of the mean's squared error over ridge regression's, each row predicted from all others, in nats."""
     n, d = layer.shape
     mean = layer.mean(0)
     variance = (layer - mean).square().sum() / n + FLOOR * mean.square().sum() + noise * d + TINY
     z = (layer - mean) / variance.sqrt()
-    centred = code - code.mean(0)
-    inverse = torch.linalg.inv(z @ z.T + RIDGE * torch.eye(n))
+    centred = about - about.mean(0)
+    inverse = torch.linalg.inv(z @ z.T + RIDGE * torch.eye(n).to(z))
     # The error of each row's prediction when the row is left out of the fit.
     left_out = inverse @ centred / (inverse.diagonal()[:, None] - 1 / (n * RIDGE))
     baseline = (centred / (1 - 1 / n)).square().sum() + TINY
@@ -27,11 +30,18 @@ def usable_information(layer: Tensor, code: Tensor, noise: float) -> Tensor:
     return nats
 
 
-def information(layers: list[Tensor], target: Tensor) -> list[Tensor]:
-    """Of each layer, the input first. Noise that all layers share makes a faint signal worth less than a strong one."""
-    code = one_hot(target.unique(return_inverse=True)[1]).float()
-    unit = min(layers[0].detach().var(0, correction=0).mean().item(), 1.0)
-    return [usable_information(layer, code, unit * SHARED_NOISE) for layer in layers]
+def projections(x: Tensor) -> Tensor:
+    """Random projections of the input that stand for it, with mean 0 and variance 1."""
+    generator = torch.Generator().manual_seed(SEED)
+    directions = torch.randn(x.shape[1], PROJECTIONS, generator=generator, dtype=torch.float64)
+    z = x @ (directions / directions.norm(dim=0)).to(x)
+    return (z - z.mean(0)) / z.std(0, correction=0)
+
+
+def share_lost(kept: list[float]) -> list[float]:
+    """How much less each layer has than the one before it that has most, as a share of that."""
+    best = [max(kept[: max(1, i)]) for i in range(len(kept))]
+    return [min(1.0, max(0.0, (most - own) / most)) if most > 0 else 0.0 for own, most in zip(kept, best, strict=True)]
 
 
 class Reward:
@@ -40,20 +50,36 @@ class Reward:
     def __init__(self) -> None:
         self.m: float | None = None
         self.step = 0
+        self.kept: list[float] = []  # running mean of each layer's information about the input
 
-    def __call__(self, layers: list[Tensor], target: Tensor, task: Tensor, weight: float) -> Tensor:
-        *between, last = information(layers, target)[1:]  # the input is not trained
-        turns = min(3, max(1, len(between)))  # to save time, layers take turns
-        total = turns * sum(between[self.step % turns :: turns]) + last
+    def __call__(self, layers: list[Tensor], target: Tensor | None, task: Tensor, weight: float) -> Tensor:
+        """The input comes first among the layers; it has its turn, too, but is not trained."""
+        last = len(layers) - 1
+        turns = max(1, min(TURNS, last - 1)) if self.kept else 1  # to save time, all but the last take turns
+        used = [*range(self.step % turns, last, turns), last]
+        # Noise that all layers share makes a faint signal worth less than a strong one.
+        noise = SHARED_NOISE * min(layers[0].var(0, correction=0).mean().item(), 1.0)
+        nats = {i: usable_information(layers[i], projections(layers[0]), noise) for i in used}
+        self.kept = self.kept or [value.item() for value in nats.values()]
+        for i, value in nats.items():
+            self.kept[i] = MEMORY * self.kept[i] + (1 - MEMORY) * value.item()
+        factor = [(LABEL_FREE if target is None else INPUT_PART) * share for share in share_lost(self.kept)]
+        reward = {i: factor[i] * value for i, value in nats.items()}
+        if target is not None:
+            code = one_hot(target.unique(return_inverse=True)[1]).to(layers[0])
+            reward = {i: value + usable_information(layers[i], code, noise) for i, value in reward.items()}
+        total = turns * sum(reward[i] for i in used if 0 < i < last) + reward[last]
+
         m = 1.0 if self.m is None else self.m
-        (by_task,) = torch.autograd.grad(task, layers[-1], retain_graph=True)
-        (by_last,) = torch.autograd.grad(last, layers[-1], retain_graph=True)
-        ratio = min(max((by_task.norm() / by_last.norm()).item(), 1e-3), 3.0)
+        of_last = factor[last] + (target is not None)
+        if of_last > 0:  # else it has lost nothing, and its gradient says nothing
+            (by_task,) = torch.autograd.grad(task, layers[-1], retain_graph=True)
+            (by_last,) = torch.autograd.grad(reward[last] / of_last, layers[-1], retain_graph=True)
+            ratio = min(max((by_task.norm() / by_last.norm()).item(), SMALLEST_RATIO), LARGEST_RATIO)
+            before = ratio if self.m is None else self.m
+            self.m = before + (RISE if ratio > before else FALL) * (ratio - before)  # takes effect at the next step
         self.step += 1
-        if self.m is None:
-            self.m = ratio
-        self.m += (0.1 if ratio > self.m else 0.005) * (ratio - self.m)  # takes effect at the next step
-        return -weight * m * total / (len(between) + 1)
+        return -weight * m * total / last
 
 
 def outputs(network: nn.Sequential, x: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -42,7 +42,7 @@ class Balance:
         In data-parallel training every rank must call this at every use of the term, whatever it saw: it exchanges the
         norms, so that all ranks use the same m.
         """
-        seen = torch.full((2,), torch.nan, device=device) if self.seen is None else self.seen
+        seen = torch.full((2,), torch.nan, device=device) if self.seen is None else self.seen.to(device)
         # Overflow under a loss scale is ignored. If the task has no gradient here, as when it reads a recurrent
         # layer's outputs over time and the term its last state, the term is close to zero.
         # A silent last layer, whose estimate has no gradient, gives the largest ratio.
@@ -50,7 +50,7 @@ class Balance:
         task, own, ranks = sum_over_ranks(torch.cat([seen.where(known, 0.0), known[None].to(seen.dtype)]))
         self.seen = None
         ratio = (task / own).sqrt().clamp(SMALLEST_RATIO, LARGEST_RATIO)
-        before = torch.full_like(ratio, torch.nan) if self.ratio is None else self.ratio
+        before = torch.full_like(ratio, torch.nan) if self.ratio is None else self.ratio.to(device)
         moved = before + torch.where(ratio > before, RISE, FALL) * (ratio - before)
         self.ratio = torch.where(ranks > 0, torch.where(before.isnan(), ratio, moved), before)
         return self.ratio.nan_to_num(1.0)

@@ -59,19 +59,3 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
-
-
-def mean_over_ranks(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
-    """Average each tensor over the ranks, in one exchange; with one process, return them unchanged.
-
-    Args:
-        tensors: this rank's tensors; None counts as 0.
-        like: tensors of the same shapes.
-    """
-    if world_size() == 1:
-        return list(tensors)
-    whole = [torch.zeros_like(b) if a is None else a for a, b in zip(tensors, like, strict=True)]
-    vector = torch.cat([tensor.flatten() for tensor in whole])
-    dist.all_reduce(vector)
-    parts = (vector / world_size()).split([tensor.numel() for tensor in whole])
-    return [part.view_as(tensor) for part, tensor in zip(parts, whole, strict=True)]

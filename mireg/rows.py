@@ -53,16 +53,18 @@ class Rows:
         return self.kind is not None and self.kind.endswith("position")
 
     def counted(self, fewest: int) -> Tensor | None:
-        """Share (0-dim) of the rows with a target that count, see :func:`countable`; 0 if fewer than so many do.
+        """Share (0-dim) of the rows with a target that count, see :func:`countable`.
 
-        None without a target.
+        0 if fewer than so many do, or all have the same target. None without a target.
         """
         if self.target is None:
             return None
         counted = countable(self.target)
         known = counted if self.target.is_floating_point() else self.target != IGNORED
         share = counted.sum() / known.sum().clamp_min(1)
-        return torch.where(counted.sum() >= fewest, share, 0.0)
+        one = self.target.index_select(0, counted.to(torch.uint8).argmax()[None])  # the first that counts
+        other = (self.target != one).view(len(counted), -1).any(1) & counted
+        return torch.where((counted.sum() >= fewest) & other.any(), share, 0.0)
 
 
 def choose_rows(
@@ -162,7 +164,7 @@ def _kind(target: Tensor, layers: Sequence[Tensor], outputs: torch.Size | None, 
             )
     if single:
         return "classes"
-    if all(layer.ndim == 2 for layer in layers) and target.ndim == 2:
+    if all(layer.ndim == 2 for layer in layers):
         return "values"  # no layer has positions: several labels for each sample
     return "classes per position"
 

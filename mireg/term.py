@@ -62,6 +62,7 @@ class MIRegularizer:
     Attributes:
         terms: the last estimate of each layer by name, ``"layer→target"`` and ``"input→layer"``, in nats, detached.
         counted: share of the target's rows that count, 0-dim, 0 if too few do; None without a target.
+        acts: whether the last use rewarded anything, 0-dim: without a target, layers may have lost nothing.
         note: why the last use added no term; empty if it added one.
 
     Raises:
@@ -78,9 +79,9 @@ class MIRegularizer:
         self.balance = Balance()
         self.terms: dict[str, Tensor] = {}
         self.counted: Tensor | None = None
+        self.acts: Tensor | None = None
         self.note = ""
         self._kept: dict[str, Tensor] = {}  # running mean of each layer's information about the input
-        self._warnings: set[str] = set()
         self._watch = FiniteWatch()
         self.start_at(0)
 
@@ -120,6 +121,8 @@ class MIRegularizer:
             return self._nothing("fewer than two layers ran in this pass")
         if not any(trained):
             return self._nothing("no layer that it sees depends on a trained parameter")
+        if not len(outputs[0]):
+            return self._nothing("the batch is empty")
         self.note = ""
         last = len(trained) - 1 - trained[::-1].index(True)
         names, trained = names[: last + 1], trained[: last + 1]
@@ -136,7 +139,9 @@ class MIRegularizer:
         nats = self.estimator.estimate_parts(first.detach(), read, about)  # (parts, used): of the input, of the target
         factors = self._factors(names, used, nats.detach(), rows)
         on = _constant((*(float(often * trained[i]) for i in used[:-1]), 1.0), nats.device)
-        reward = (factors * nats * on).sum() / sum(trained)
+        factors = factors * on
+        self.acts = factors.any()
+        reward = (factors * nats).sum() / sum(trained)
 
         strength = strength * (PER_POSITION if rows.per_position else 1.0)
         if reward.requires_grad:
@@ -164,10 +169,12 @@ class MIRegularizer:
 
     def _factors(self, names: Sequence[str], used: Sequence[int], nats: Tensor, rows: Rows) -> Tensor:
         """The factor (parts, used) of each estimate in the reward."""
-        for index, value in zip(used, nats[0].float().unbind(), strict=True):
-            name = names[index]
-            self._kept[name] = value.lerp(self._kept[name], MEMORY) if name in self._kept else value
-        lost = share_lost(torch.stack([self._kept[name] for name in names]))[list(used)]
+        now = nats[0].float()
+        before = torch.stack([self._kept.get(names[i], now[at]).to(now) for at, i in enumerate(used)])
+        mean = now.lerp(before, MEMORY)
+        mean = mean.where(mean.isfinite(), before.where(before.isfinite(), now))  # a batch that overflows is forgotten
+        self._kept |= {names[i]: value for i, value in zip(used, mean.unbind(), strict=True)}
+        lost = share_lost(torch.stack([self._kept[name].to(now) for name in names]))[list(used)]
         self.counted = rows.counted(FEWEST_ROWS)
         parts = [INPUT_PART * lost.square()]
         if self.counted is not None:
@@ -185,14 +192,11 @@ class MIRegularizer:
                 f"the MI term is not finite at step {self.steps - 1} or just before, in {', '.join(broken)}: a layer "
                 "there holds NaN or infinity, or the estimator broke",
                 RuntimeWarning,
-                stacklevel=6,
+                stacklevel=7,  # the line that called mi_loss()
             )
 
     def _nothing(self, note: str) -> Tensor | None:
         self.note = note
-        if note not in self._warnings:
-            self._warnings.add(note)
-            warnings.warn(f"no term is added: {note}", stacklevel=5)
         return None
 
     def restart(self) -> None:

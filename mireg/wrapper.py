@@ -68,7 +68,7 @@ class MIRegularized(nn.Module):
         self._outputs: torch.Size | None = None
         self._passes = 0  # training passes since the last mi_loss()
         self._calls = 0  # calls of mi_loss() that counted as one step
-        self._versions: int | None = None  # of the parameters, at the last mi_loss()
+        self._versions: tuple[int, int] | None = None  # of parameters and gradients, at the last mi_loss()
         self._unused = 0  # terms since the last one whose gradient arrived
         self._gradient: Tensor | None = None  # of the last term: 1, or the loss scale
         self._announced: set[str] = set()
@@ -156,6 +156,8 @@ class MIRegularized(nn.Module):
             return "not known yet: no training forward has run"
         if regularizer.note:
             return f"inactive at the last step: {regularizer.note}"
+        if regularizer.acts is not None and not regularizer.acts.item():
+            return "inactive at the last step: the layers lost nothing of the input, and no target tells rows apart"
         if self._unused >= UNUSED:
             return f"inactive: {NOT_ADDED}"
         if self._gradient is not None and self._gradient.item() <= 0:
@@ -164,7 +166,7 @@ class MIRegularized(nn.Module):
         if regularizer.counted is None:
             what = "the input" if regularizer.terms else what
         elif not regularizer.counted.item():
-            what = "the input alone (too few rows of the target count)"
+            what = "the input alone (the target tells too few rows apart)"
         return (
             f"active: rewards information about {what} in {len(chain)} layers from {chain[0]!r} to {chain[-1]!r} "
             f"({regularizer.estimator.name})"
@@ -186,11 +188,15 @@ class MIRegularized(nn.Module):
         return self.module
 
     def _count_step(self) -> None:
-        """Repeat the step of the last call if the optimizer took none since: gradients of several passes add up."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        versions = sum(p._version for p in parameters if not p.is_inference())
-        same = versions == self._versions and any(p.grad is not None for p in parameters)
-        self._versions = versions
+        """Repeat the step of the last call if the optimizer took none since: gradients of several passes add up.
+
+        Optimizers that write ``p.data`` leave the version of a parameter as it is, but gradients that start anew tell.
+        """
+        parameters = [p for p in self.parameters() if p.requires_grad and not p.is_inference()]
+        versions = sum(p._version for p in parameters)
+        added = sum(1 + p.grad._version for p in parameters if p.grad is not None)
+        same = self._versions is not None and versions == self._versions[0] and added > self._versions[1]
+        self._versions = versions, added
         self._calls = self._calls + 1 if same and self._calls < MOST_PASSES else 1
         if self._calls > 1:
             self.regularizer.start_at(self.regularizer.steps - 1)
@@ -200,10 +206,10 @@ class MIRegularized(nn.Module):
 
     def _announce(self) -> None:
         """Log the verdict when it changes; also warn if the term cannot act."""
-        regularizer, reason = self.regularizer, self.taps.reason
-        if regularizer.active and self._unused >= UNUSED:
-            reason = reason or NOT_ADDED
-        kind = reason or regularizer.note or f"{regularizer.active} {regularizer.counted is None}"
+        regularizer, reason = self.regularizer, ""
+        if regularizer.active:
+            reason = self.taps.reason or regularizer.note or (NOT_ADDED if self._unused >= UNUSED else "")
+        kind = reason or f"{regularizer.active} {regularizer.counted is None}"
         if kind in self._announced:
             return
         self._announced.add(kind)

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 import mireg
 from mireg import estimators
-from mireg.regularizer import FEWEST_ROWS
+from mireg.term import FEWEST_ROWS
 from models import build
 
 
@@ -124,7 +124,7 @@ class TestNothingIsKept:
         model = mireg.wrap(network, weight=0.5)
         for step in range(5):
             output = model(batch[0])
-            caught = [weakref.ref(tensor) for name, tensor in (model._caught or {}).items() if name != "input"]
+            caught = [weakref.ref(tensor) for name, tensor in (model._captured or {}).items() if name != "input"]
             loss = cross_entropy(output, batch[1]) + (model.mi_loss(batch[1]) if step % 2 else model.mi_loss())
             loss.backward()
             del loss, output
@@ -151,11 +151,11 @@ class TestNothingIsKept:
         model = mireg.wrap(build("mlp", {"depth": 3, "width": 8}, (1, 8, 8), 10))
         model.eval()
         model(batch[0])
-        assert model._caught is None
+        assert model._captured is None
         model.train()
         with torch.no_grad():
             model(batch[0])
-        assert model._caught is None
+        assert model._captured is None
         with pytest.raises(RuntimeError, match=r"model\.train\(\)"):
             model.mi_loss()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import mireg
+from mireg import estimators, schedules
+from mireg import term as method
+from mireg.ablation.arms.reward import Shuffled
+from mireg.rows import choose_rows
+from mireg.schedules import Constant
+from mireg.wrapper import PUBLIC, UNUSED
 
 
 def network() -> nn.Sequential:
@@ -97,7 +105,7 @@ class TestWrites:
             twin.scale = 5.0
             assert (twin.module.scale, model.module.scale) == (5.0, 3.0)
             torch.testing.assert_close(twin(X) * 3, model(X) * 5)
-            assert list(twin._caught) == list(model._caught)
+            twin.mi_loss()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,8 @@ class TestWrites:
         ({"weight": -1.0}, ValueError, "weight=-1.0: must be finite"),
         ({"weight": "much"}, TypeError, "weight='much'"),
         ({"samples": 7}, ValueError, "samples=7: an estimate needs at least 8"),
-        ({"every": 0}, ValueError, "every=0: the term is used"),
+        ({"steps": 0}, ValueError, "steps=0: the weight falls to 0 over at least 1 step"),
+        ({"weight": Constant(1.0), "steps": 5}, ValueError, "steps=5: the weight is a schedule"),
         ({"layers": "nope"}, ValueError, "matches no module"),
     ],
 )
@@ -135,7 +144,7 @@ def test_one_term_a_forward() -> None:
 def test_a_batch_too_small_to_say_anything(rows: int) -> None:
     model = mireg.wrap(network())
     model(X[:rows])
-    message = f"a batch of {rows} samples is too small to say anything of information"
+    message = f"the MI term adds nothing: a batch of {rows} samples is too small to say anything of information"
     with pytest.warns(UserWarning, match=message) as warned:
         assert model.mi_loss(torch.zeros(rows, dtype=torch.long)).item() == 0
     assert warned[0].filename == __file__  # the line that called mi_loss
@@ -154,7 +163,7 @@ def test_a_network_in_evaluation_mode_stays_in_it() -> None:
     model.train()
     model.module.eval()
     model(X)
-    assert model._caught is None
+    assert model._captured is None
     assert model.mi_loss(Y).item() == 0
     assert model.regularizer.steps == 0
 
@@ -177,33 +186,392 @@ def test_frozen_layers_warn_once() -> None:
         parameter.requires_grad_(False)
     model = mireg.wrap(net, weight=0.5)
     model(X)
-    with pytest.warns(UserWarning, match="no term is added: no layer that it sees depends on a trained parameter"):
+    with pytest.warns(UserWarning, match="adds nothing: no layer that it sees depends on a trained parameter"):
         assert model.mi_loss(Y).item() == 0
     model(X)
     model.mi_loss(Y)
 
 
-def test_a_term_that_is_not_finite_is_named_by_pair() -> None:
+def test_a_term_that_is_not_finite_is_named_by_its_layer() -> None:
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x * torch.nan
 
     model = mireg.wrap(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), Broken())), "?")
     model(X)
-    with pytest.warns(RuntimeWarning, match="not finite at step 0 or just before, in 1→2:"):
+    with pytest.warns(RuntimeWarning, match="not finite at step 0 or just before, in 0→2:") as warned:
         model.mi_loss()
+    assert warned[0].filename == __file__  # the line that called mi_loss
 
 
-def test_samples_are_the_first_rows() -> None:
+def test_samples_are_spread_over_the_batch() -> None:
     model = mireg.wrap(network(), ["input", "1", "3"], samples=9)
     net: Any = model.module
-    layers = [X[:9], net[:2](X[:9]), net[:4](X[:9])]
-    model(X)
-    model.mi_loss()
-    expected = model.regularizer.estimator.successive(layers)
-    torch.testing.assert_close(torch.stack(list(model.mi_terms().values())), expected.detach())
-    model(X)
-    model.mi_loss(Y)
-    expected = model.regularizer.estimator.about(layers, Y[:9])
-    torch.testing.assert_close(torch.stack(list(model.mi_terms().values())), expected.detach())
-    assert list(model.mi_terms()) == ["input→target", "1→target", "3→target"]
+    layers = [X, net[:2](X), net[:4](X)]
+    for step in range(2):
+        model(X)
+        model.mi_loss(Y)
+        rows = choose_rows(layers, Y, 9, step)
+        assert len(rows.layers[0]) == 9
+        assert rows.target is not None
+        expected = model.regularizer.estimator.about(rows.layers, rows.target).detach()
+        found = [model.mi_terms()[f"{name}→target"] for name in ("input", "1", "3")]
+        torch.testing.assert_close(torch.stack(found), expected)
+
+
+def changed(model: mireg.MIRegularized, target: Tensor | None = Y, x: Tensor = X) -> bool:
+    """Whether a step's gradient is another one with the term."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    task = model(x).square().mean()
+    alone = torch.autograd.grad(task, parameters, retain_graph=True)
+    both = torch.autograd.grad(task + model.mi_loss(target), parameters)
+    return any(not torch.equal(a, b) for a, b in zip(alone, both, strict=True))
+
+
+class Renaming(nn.Module):
+    """A root with its own state_dict and hooks on it, as of quantised and adapted networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.BatchNorm1d(8)), nn.Linear(8, 2)
+        self.register_buffer("passing", torch.zeros(3), persistent=False)
+        self.register_parameter("scale", nn.Parameter(torch.ones(8)))
+        self._register_state_dict_hook(
+            lambda module, state, prefix, _: state.update({f"{prefix}hooked": torch.ones(1)})
+        )
+        self._register_load_state_dict_pre_hook(lambda state, prefix, *_: state.pop(f"{prefix}hooked", None))
+        self.loaded = 0
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        state["extra"] = torch.ones(2)
+        return state
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        self.loaded += 1
+        return super().load_state_dict({k: v for k, v in state_dict.items() if k != "extra"}, *args, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x) * self.scale)
+
+
+def tied() -> nn.Module:
+    net = network()
+    net.add_module("again", net[2])
+    net.add_module("last", nn.Linear(2, 2))
+    return net
+
+
+@pytest.mark.parametrize("make", [network, Scaled, Renaming, tied])
+def test_names_are_the_networks(make: Callable[[], nn.Module]) -> None:
+    net = make()
+    expected = {
+        "parameters": [name for name, _ in net.named_parameters()],
+        "every parameter": [name for name, _ in net.named_parameters(remove_duplicate=False)],
+        "buffers": [name for name, _ in net.named_buffers()],
+        "children": [name for name, _ in net.named_children()],
+        "modules": [name for name, _ in net.named_modules()],
+        "state": list(net.state_dict()),
+        "prefixed": [name for name, _ in nn.ModuleList([net]).named_parameters()],
+        "nested": list(nn.ModuleList([net]).state_dict()),
+    }
+    model = mireg.wrap(net)
+    found = {
+        "parameters": [name for name, _ in model.named_parameters()],
+        "every parameter": [name for name, _ in model.named_parameters(remove_duplicate=False)],
+        "buffers": [name for name, _ in model.named_buffers()],
+        "children": [name for name, _ in model.named_children()],
+        "modules": [name for name, _ in model.named_modules()],
+        "state": list(model.state_dict()),
+        "prefixed": [name for name, _ in nn.ModuleList([model]).named_parameters()],
+        "nested": list(nn.ModuleList([model]).state_dict()),
+    }
+    assert found == expected
+    assert all(a is b for a, b in zip(model.parameters(), net.parameters(), strict=True))
+    assert model.get_parameter(expected["parameters"][-1]) is list(net.parameters())[-1]
+    model.load_state_dict(model.state_dict())
+    assert getattr(net, "loaded", 1) == 1
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)) if make is not Renaming else model):
+        assert list(twin.state_dict()) == expected["state"]
+        assert all(a is b for a, b in zip(twin.parameters(), twin.module.parameters(), strict=True))
+
+
+def test_lengths_iteration_and_truth_are_the_networks() -> None:
+    model = mireg.wrap(network())
+    assert len(model) == 5
+    assert list(model) == list(model.module)
+    assert model
+    assert mireg.wrap(nn.ModuleList())  # without a layer, but there
+    other = mireg.wrap(Scaled())
+    assert other
+    with pytest.raises(TypeError, match="len"):
+        len(other)
+    with pytest.raises(TypeError, match="not iterable"):
+        list(other)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_network_with_an_attribute_that_would_be_hidden_is_refused(name: str) -> None:
+    net: Any = Scaled()
+    setattr(net, name, 3)
+    with pytest.raises(ValueError, match=f"the network has {name}, .*rename it in Scaled"):
+        mireg.wrap(net)
+
+
+def test_data_parallel_is_refused() -> None:
+    with pytest.raises(TypeError, match="use DistributedDataParallel"):
+        mireg.wrap(nn.DataParallel(network()))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, kind in estimators.REGISTRY.items() if kind.is_differentiable and not kind.is_learned]
+)
+def test_an_instance_rewards_as_its_name_does(name: str) -> None:
+    found = []
+    for estimator in (name, estimators.get(name)):
+        torch.manual_seed(0)
+        model = mireg.wrap(network(), estimator=estimator)
+        model(X)
+        found.append(model.mi_loss(Y))
+    assert torch.equal(*found)
+
+
+def test_options_of_an_instance_are_kept() -> None:
+    model = mireg.wrap(network(), estimator=estimators.get("usable", ridge=0.3))
+    chosen = {**estimators.Usable.reward_options, "ridge": 0.3}
+    assert repr(model.regularizer.estimator) == repr(estimators.Usable(**chosen))
+
+
+def test_an_estimator_of_ones_own_is_used_as_it_is() -> None:
+    estimator = Shuffled(estimators.get("usable"))  # its constructor takes an argument
+    assert mireg.wrap(network(), estimator=estimator).regularizer.estimator is estimator
+
+
+class TestVerdict:
+    """It is 'active' if, and only if, the term acts."""
+
+    def test_active(self) -> None:
+        model = mireg.wrap(network())
+        for _ in range(3):
+            assert changed(model)
+            assert model.verdict.startswith("active: rewards information about the target and the input in 3 layers")
+        assert changed(model, None)
+        assert model.verdict.startswith("active: rewards information about the input in 3 layers")
+
+    def test_one_class(self) -> None:
+        """Nothing to tell apart: what layers keep of the input is rewarded, and no more."""
+        model = mireg.wrap(network())
+        assert changed(model, torch.zeros(12, dtype=torch.long))
+        about_target = [nats.item() for name, nats in model.mi_terms().items() if name.endswith("→target")]
+        assert about_target == pytest.approx([0, 0, 0], abs=1e-5)
+        assert model.verdict.startswith("active: rewards information about the input alone (the target tells too few")
+
+    def test_nothing_to_reward(self) -> None:
+        """Without a target, layers that pass the input on as it is."""
+
+        class Rotation(nn.Linear):
+            def __init__(self) -> None:
+                super().__init__(4, 4, bias=False)
+                nn.init.eye_(self.weight)
+
+        model = mireg.wrap(nn.Sequential(*[Rotation() for _ in range(4)]))
+        assert not changed(model, None)
+        assert model.verdict.startswith("inactive at the last step: the layers lost nothing of the input")
+        assert changed(model)
+        assert model.verdict.startswith("active")
+
+    def test_every_row_alone_in_its_class(self) -> None:
+        model = mireg.wrap(network())
+        model = mireg.wrap(nn.Sequential(*network()[:-1], nn.Linear(8, 12)))
+        assert changed(model, torch.arange(12))
+        assert model.verdict.startswith("active: rewards information about the input alone (the target tells too few")
+
+    def test_unwrapped(self) -> None:
+        model = mireg.wrap(network())
+        assert changed(model)
+        net = model.unwrap()
+        assert model.verdict == "inactive: the network was unwrapped"
+        assert torch.equal(model(X), net(X))
+        with pytest.raises(RuntimeError, match="the network was unwrapped"):
+            model.mi_loss(Y)
+
+    def test_mi_loss_not_called(self) -> None:
+        model = mireg.wrap(network())
+        assert changed(model)
+        for _ in range(UNUSED):
+            model(X).mean().backward()
+        assert model.verdict == f"inactive: mi_loss() was not called in the last {UNUSED} training passes"
+        assert changed(model)
+        assert model.verdict.startswith("active")
+
+    def test_never_added_to_the_loss(self) -> None:
+        model = mireg.wrap(network())
+
+        def train(steps: int) -> None:
+            for _ in range(steps):
+                loss = model(X).square().mean() + model.mi_loss(Y).item()
+                loss.backward()
+
+        train(UNUSED)
+        assert model.verdict.startswith("inactive: its gradient never arrives: add what mi_loss() returns")
+        with pytest.warns(UserWarning, match="the MI term adds nothing: its gradient never arrives"):
+            train(1)
+        train(1)  # says it once
+        assert changed(model)
+        assert model.verdict.startswith("active")
+
+    @pytest.mark.parametrize("sign", [-1.0, 1.0])
+    def test_negated(self, sign: float) -> None:
+        model = mireg.wrap(network())
+        (model(X).square().mean() + sign * model.mi_loss(Y)).backward()
+        assert model.verdict.startswith("inverted: its sign was changed" if sign < 0 else "active")
+
+    def test_weight_of_0_and_fallen_to_0(self) -> None:
+        model = mireg.wrap(network(), weight=0.0)
+        assert not changed(model)
+        assert model.verdict == "inactive: its weight is 0"
+        model = mireg.wrap(network(), steps=2)
+        assert [changed(model) for _ in range(4)] == [True, True, False, False]
+        assert model.verdict.startswith("inactive: its weight has fallen to 0 by step 4; model.restart()")
+
+
+def test_a_number_falls_to_0_over_400_steps() -> None:
+    for weight, options, last in ((2.0, {}, schedules.STEPS), (2.0, {"steps": 7}, 7)):
+        schedule = mireg.wrap(network(), weight=weight, **options).regularizer.weight
+        assert [schedule(0), schedule(last), schedule(last + 100)] == [weight, 0.0, 0.0]
+        assert schedule(last - 1) == pytest.approx(weight / last)
+
+
+class TestSteps:
+    """The schedule counts steps of the optimizer."""
+
+    @staticmethod
+    def train(model: mireg.MIRegularized, optimizer: Any, steps: int, passes: int = 1) -> list[int]:
+        """The step of the schedule that each call of mi_loss used."""
+        used = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            for _ in range(passes):
+                (model(X).square().mean() + model.mi_loss(Y)).backward()
+                used.append(model.regularizer.steps - 1)
+            optimizer.step()
+        return used
+
+    @pytest.mark.parametrize("set_to_none", [True, False])
+    def test_gradient_accumulation_is_one_step(self, set_to_none: bool) -> None:
+        model = mireg.wrap(network())
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        optimizer.zero_grad = lambda: nn.Module.zero_grad(model.module, set_to_none)  # type: ignore[method-assign,assignment]
+        assert self.train(model, optimizer, 3, passes=4) == [0] * 4 + [1] * 4 + [2] * 4
+
+    def test_passes_that_add_up_are_weighted_alike(self) -> None:
+        model = mireg.wrap(network(), weight=lambda step: 1.0 + step)
+        model(X)
+        first = model.mi_loss(Y)
+        (first + 0 * model(X).mean()).backward()
+        model.regularizer.balance.seen = None
+        model(X)
+        torch.testing.assert_close(model.mi_loss(Y), first)
+
+    def test_an_optimizer_that_writes_the_data(self) -> None:
+        """Then no version of a parameter tells a step, but gradients that start anew do."""
+
+        class ByData(torch.optim.SGD):
+            def step(self, closure: Any = None) -> None:
+                for parameter in self.param_groups[0]["params"]:
+                    parameter.data = parameter.data - 0.1 * parameter.grad
+
+        model = mireg.wrap(network())
+        assert self.train(model, ByData(model.parameters()), 5) == [0, 1, 2, 3, 4]
+
+        class ByDataInPlace(torch.optim.SGD):
+            def step(self, closure: Any = None) -> None:
+                for parameter in self.param_groups[0]["params"]:
+                    parameter.data.add_(parameter.grad, alpha=-0.1)
+
+        model = mireg.wrap(network())
+        assert self.train(model, ByDataInPlace(model.parameters()), 5) == [0, 1, 2, 3, 4]
+        model = mireg.wrap(network())
+        optimizer = ByDataInPlace(model.parameters())
+        for _ in range(50):  # a common order, in which mi_loss() sees the gradients of the step before
+            loss = model(X).square().mean() + model.mi_loss(Y)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+            optimizer.step()
+        assert model.regularizer.steps >= 49
+
+    def test_without_knowing_it_goes_on(self) -> None:
+        """Gradients that are zeroed in place, by an optimizer that writes the data: the schedule is not stuck."""
+        model = mireg.wrap(network())
+        for _ in range(3 * 64):
+            (model(X).square().mean() + model.mi_loss(Y)).backward()
+        assert model.regularizer.steps == 3
+
+    def test_restart(self) -> None:
+        model = mireg.wrap(network(), steps=3)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        first = self.train(model, optimizer, 5)
+        assert first == list(range(5))
+        assert not model.regularizer.active
+        model.restart()
+        assert changed(model)
+        assert self.train(model, optimizer, 2) == [1, 2]
+
+    @pytest.mark.parametrize("how", ["load_state_dict", "apply"])
+    def test_replaced_weights_are_logged(self, how: str, caplog: pytest.LogCaptureFixture) -> None:
+        """As in a search for a learning rate, and in each fold of a cross-validation."""
+        model = mireg.wrap(network())
+        state = copy.deepcopy(model.state_dict())
+
+        def replace() -> list[str]:
+            caplog.clear()
+            with caplog.at_level(logging.WARNING, logger="mireg"):
+                model.load_state_dict(state) if how == "load_state_dict" else model.apply(lambda module: None)
+            return [record.getMessage() for record in caplog.records]
+
+        assert replace() == []  # before the first step
+        self.train(model, torch.optim.SGD(model.parameters(), 0.1), 2)
+        (line,) = replace()
+        assert line.startswith("mireg: the weights were replaced at step 2 of the term's schedule, which goes on")
+        assert "model.restart()" in line
+        model.restart()
+        assert replace() == []
+
+
+def test_the_verdict_is_logged_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
+    model = mireg.wrap(network(), steps=3)
+    with caplog.at_level(logging.INFO, logger="mireg"):
+        for _ in range(5):
+            changed(model)
+    assert [record.getMessage().partition(" rewards")[0].partition(";")[0] for record in caplog.records] == [
+        "mireg: active:",
+        "mireg: inactive: its weight has fallen to 0 by step 3",
+    ]
+
+
+def test_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against differences of first derivatives."""
+    monkeypatch.setattr(method, "share_lost", torch.ones_like)  # these are constants of the gradient
+    torch.manual_seed(0)
+    net = network().double()
+    model = mireg.wrap(net, weight=Constant(1.0))
+    parameters = list(net.parameters())
+
+    def gradient() -> Tensor:
+        model.restart()
+        loss = model(X.double()).square().mean() + model.mi_loss(Y)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, create_graph=True)])
+
+    whole = gradient()
+    probe, direction = torch.randn_like(whole), torch.randn_like(parameters[0])
+    (found,) = torch.autograd.grad(whole @ probe, parameters[0])
+    sides = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            parameters[0].add_(direction, alpha=sign * 1e-5)
+        sides.append(gradient().detach() @ probe)
+        with torch.no_grad():
+            parameters[0].sub_(direction, alpha=sign * 1e-5)
+    expected = ((sides[0] - sides[1]) / 2e-5).item()
+    assert (found * direction).sum().item() == pytest.approx(expected, rel=1e-5)

@@ -23,7 +23,7 @@ class Estimator(ABC):
     """Estimator of the mutual information, or of the dependence, between samples of layers.
 
     A subclass implements :meth:`estimate`; the public interface is here. Options are constructor arguments, so that an
-    instance is a fixed function of its samples (and of its learned state, if it learns: :meth:`learn`).
+    instance is a fixed function of its samples (and of its learned state, if it learns).
 
     A layer whose rows are all equal up to rounding gives about 0, and, with at least 16 rows, a gradient whose norm is
     at most ``100 / (sqrt(noise_floor) * |mean row|)`` if the estimator has a ``noise_floor``.
@@ -128,6 +128,8 @@ class Estimator(ABC):
 
     def for_training(self) -> Estimator:
         """This estimator as a reward: with :attr:`reward_options`, except for options that differ from the defaults."""
+        if not self.reward_options:
+            return self
         chosen = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         usual = vars(type(self)())
         return type(self)(**{**chosen, **{k: v for k, v in self.reward_options.items() if chosen[k] == usual[k]}})
@@ -135,9 +137,6 @@ class Estimator(ABC):
     def parameters(self) -> Iterator[nn.Parameter]:
         """The learned parameters; none for most estimators."""
         return iter(())
-
-    def learn(self, information: Tensor) -> None:  # noqa: B027
-        """Take one training step that increases the given estimate; does nothing for most estimators."""
 
     def state_dict(self) -> dict[str, Any]:
         """The learned state, for a checkpoint; empty for most estimators."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from mireg.distributed import mean_over_ranks
 from mireg.estimators.base import NEXT, PairEstimator, as_matrices, check_finite, check_samples, in_full_precision
 from mireg.estimators.gram import by_width, compress, random_directions
 
@@ -23,9 +22,8 @@ class InfoNCE(PairEstimator):
     units is projected on that many random directions, so that the critic's size does not depend on the
     layers; the tails of its inputs are compressed (:func:`mireg.estimators.gram.compress`).
 
-    The critic is built at the first estimate, from the number of layers. In training, it takes one step of Adam after
-    each estimate (:meth:`learn`), so that it follows the network and every estimate is on samples that it has not
-    seen. Untrained, or on the samples it was trained on, its estimate is meaningless: see :meth:`fit`.
+    The critic is built at the first estimate, from the number of layers. Untrained, or on the samples it was trained
+    on, its estimate is meaningless: see :meth:`fit`. It measures, and cannot be rewarded in a loss.
 
     Args:
         features: inputs of the critic per layer.
@@ -60,38 +58,20 @@ class InfoNCE(PairEstimator):
         self.noise_floor = noise_floor
         self.seed = seed
         self._critic = _Critic()
-        self._optimizer = torch.optim.Adam(self._critic.parameters(), lr=LEARNING_RATE)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The critic's parameters, uninitialised until the first estimate."""
         return self._critic.parameters()
 
-    def learn(self, information: Tensor) -> None:
-        """Train the critic by one step of Adam; with several ranks, on the mean of their gradients.
-
-        Non-finite values of the gradient are set to 0, so that a batch that overflows does not ruin the critic.
-        """
-        weights = list(self.parameters())
-        with in_full_precision(information):
-            gradients = torch.autograd.grad(-information.sum(), weights, retain_graph=True)
-        for weight, gradient in zip(weights, mean_over_ranks(gradients, weights), strict=True):
-            weight.grad = None if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-
     def state_dict(self) -> dict[str, Any]:
-        """The critic's weights and its optimizer's state, for a checkpoint; empty before the first estimate."""
-        if not self._critic.has_shape:
-            return {}
-        return {"critic": self._critic.state_dict(), "optimizer": self._optimizer.state_dict()}
+        """The critic's weights; empty before the first estimate."""
+        return self._critic.state_dict() if self._critic.has_shape else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state returned by :meth:`state_dict`."""
         if state:
-            weight = state["critic"]["weight"]
-            self._take_shape(len(weight), weight)
-            self._critic.load_state_dict(state["critic"])
-            self._optimizer.load_state_dict(state["optimizer"])
+            self._take_shape(len(state["weight"]), state["weight"])
+            self._critic.load_state_dict(state)
 
     def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
@@ -152,7 +132,6 @@ class InfoNCE(PairEstimator):
         self._critic.take_shape(pairs, self, like)
         if (self._critic.weight.device, self._critic.weight.dtype) != (like.device, like.dtype):
             self._critic.to(like)
-            self._optimizer.load_state_dict(self._optimizer.state_dict())  # moves its tensors too
 
     def _inputs(self, stack: Tensor) -> Tensor:
         """The critic's inputs (g, n, features) for a stack (g, n, d)."""
@@ -234,9 +213,6 @@ class _Critic(nn.Module):
 
 LOOK = 20
 """Steps of a fit between evaluations on the held-out samples."""
-
-LEARNING_RATE = 1e-2
-"""Learning rate of the critic while the network trains."""
 
 SMALL = 0.1
 """Initial scale of the critic's last weights, relative to a variance-preserving initialisation."""

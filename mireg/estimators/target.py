@@ -70,8 +70,8 @@ def codes(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor | None]:
     counted = countable(target)
     if on_cpu:
         classes, index = target[counted].unique(return_inverse=True)
-        code = like.new_zeros(len(target), len(classes))
-        code[counted] = torch.nn.functional.one_hot(index, len(classes)).to(like.dtype)
+        code = like.new_zeros(len(target), max(len(classes), 1))
+        code[counted.nonzero().flatten(), index] = 1
         return code, None if counted.all() else counted.to(like.dtype)
     return class_products(target, like.dtype), counted.to(like.dtype)
 

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import mireg
+from mireg import balance, term
+from mireg.estimators import usable
+from mireg.schedules import Constant
 
-STEPS, ROWS = 5, 24
+STEPS, ROWS = 8, 24
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +37,12 @@ def mlp(widths: tuple[int, ...], activation: type[nn.Module]) -> nn.Sequential:
     parts: list[nn.Module] = []
     for before, after in pairwise(widths):
         parts += [nn.Linear(before, after), activation()]
-    return nn.Sequential(*parts, nn.Linear(widths[-1], 4))
+    return nn.Sequential(*parts, nn.Linear(widths[-1], 4)).double()
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
-    x = torch.randn(ROWS, 8, generator=generator)
+    x = torch.randn(ROWS, 8, generator=generator, dtype=torch.float64)
     return x, (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0).long()
 
 
@@ -50,29 +53,43 @@ NETWORKS = {
 }
 
 
+@pytest.mark.parametrize("supervised", [True, False], ids=["target", "label-free"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_loss_and_gradients(oracle: ModuleType, name: str) -> None:
+def test_loss_and_gradients(oracle: ModuleType, name: str, supervised: bool) -> None:
     plain = mlp(*NETWORKS[name])
-    model = mireg.wrap(mlp(*NETWORKS[name]), weight=1.5)
+    model = mireg.wrap(mlp(*NETWORKS[name]), weight=Constant(1.5))
     reward = oracle.Reward()
     for step in range(STEPS):
         x, y = batch(step)
+        target = y if supervised else None
         logits, layers = oracle.outputs(plain, x)
         task = cross_entropy(logits, y)
-        expected = task + reward(layers, y, task, 1.5)
-        loss = cross_entropy(model(x), y) + model.mi_loss(y)
+        expected = task + reward(layers, target, task, 1.5)
+        loss = cross_entropy(model(x), y) + model.mi_loss(target)
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
         for each, whole in ((plain, expected), (model, loss)):
             each.zero_grad()
             whole.backward()
         for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
         with torch.no_grad():
             for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
                 assert theirs.grad is not None
-                ours.sub_(0.1 * theirs.grad)  # both from the same weights at every step
-                theirs.sub_(0.1 * theirs.grad)
-    assert len(model.mi_terms()) == len(layers)  # each had its turn
+                ours.sub_(0.3 * theirs.grad)  # both from the same weights at every step
+                theirs.sub_(0.3 * theirs.grad)
+    assert len(model.mi_terms()) == (len(layers) if supervised else 0) + len(layers) - 1  # each had its turn
+    assert any(share > 0 for share in oracle.share_lost(reward.kept))
+    assert reward.m != 1
+
+
+def test_constants(oracle: ModuleType) -> None:
+    for module in (term, balance, usable):
+        for name in vars(module).keys() & vars(oracle).keys():
+            if name.isupper():
+                assert getattr(oracle, name) == getattr(module, name), name
+    options = usable.Usable.reward_options
+    assert (options["ridge"], options["shared_noise"]) == (oracle.RIDGE, oracle.SHARED_NOISE)
+    assert usable.Usable().noise_floor == oracle.FLOOR
 
 
 def test_trains(oracle: ModuleType) -> None:

@@ -212,3 +212,105 @@ def test_a_collapsed_layer_reads_alike_in_single_and_double_precision(d: int, ri
     estimator = Usable(ridge=ridge)
     single, double = (estimator.about([each], labels).item() for each in (layer, layer.double()))
     assert single == pytest.approx(double, abs=1e-3)
+
+
+@pytest.mark.parametrize("d", [3, 14])
+def test_gradient_of_the_noise_floor(d: int) -> None:
+    """A floor of the mean row's size moves with the mean."""
+    layers = [(samples(12, d, seed) + 1).requires_grad_() for seed in range(2)]
+    masked = torch.tensor([0, 1, 2, 0, 1, 2, -100, 1, 2, 0, -100, 2])
+    for target in (torch.arange(12) % 3, masked, samples(12, 2, 5)):
+        estimator = Usable(ridge=0.1, noise_floor=0.5)
+        assert torch.autograd.gradcheck(lambda *x, y=target, e=estimator: e.about(x, y), layers)
+
+
+def test_shared_noise_is_no_larger_than_for_units_of_variance_1() -> None:
+    """Of an input that is not standardised, such as pixels up to 255, the noise would drown every layer."""
+    first = samples(64, 4)
+    first = first / first.std(0, correction=0)
+    layer, target = 0.3 * first + 0.1 * samples(64, 4, 1), (first[:, 0] > 0).long()
+    estimator = Usable(ridge=0.1, shared_noise=0.1)
+    faint, usual, large = (estimator.estimate_parts(scale * first, [layer], [target]) for scale in (0.1, 1.0, 255.0))
+    torch.testing.assert_close(large, usual)
+    assert (faint - usual).abs() > 1e-3
+
+
+def test_parts_are_estimates_of_their_own() -> None:
+    first, layers = samples(40, 3), [samples(40, d, d) for d in (5, 60, 5)]
+    skipped, values = torch.arange(40) % 3, samples(40, 6, 3)
+    skipped[::7] = -100
+    estimator = Usable().for_training()
+    for targets in ([values, torch.arange(40) % 3], [values, skipped], [skipped, values, values[:, :1]], [values]):
+        parts = estimator.estimate_parts(first, layers, targets)
+        alone = [estimator.estimate_about([first, *layers], target)[1:] for target in targets]
+        torch.testing.assert_close(parts, torch.stack(alone))
+
+
+@pytest.mark.parametrize("ridge", ["auto", 0.1])
+@pytest.mark.parametrize("kind", ["values", "rows of values", "classes"])
+def test_rows_that_tell_nothing_are_as_if_removed(kind: str, ridge: Any) -> None:
+    """Missing values, and classes of a single row."""
+    target, lost = samples(40, 2, 9), torch.tensor([1, 7, 30, 31])
+    if kind == "classes":
+        target = torch.arange(40) % 3
+        target[lost] = torch.arange(10, 14)
+    elif kind == "values":
+        target = target[:, 0]
+        target[lost] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan]).double()
+    else:
+        target[lost] = torch.nan
+    kept = torch.ones(40, dtype=torch.bool)
+    kept[lost] = False
+    layers = [samples(40, d, d).requires_grad_() for d in (3, 60, 12)]
+    fewer = [layer.detach()[kept].requires_grad_() for layer in layers]
+    estimator = Usable(ridge=ridge, shared_noise=0.1)
+    found, expected = estimator.estimate_about(layers, target), estimator.about(fewer, target[kept])
+    torch.testing.assert_close(found, expected)
+    of_all, of_fewer = (torch.autograd.grad(nats.sum(), each) for nats, each in ((found, layers), (expected, fewer)))
+    for whole, part in zip(of_all, of_fewer, strict=True):
+        torch.testing.assert_close(whole[kept], part)
+        assert not whole[lost].any()
+
+
+def test_a_missing_value_among_others_is_their_mean() -> None:
+    target, layers = samples(40, 2, 9), [samples(40, d, d) for d in (3, 60)]
+    filled = target.clone()
+    target[5, 0] = torch.nan
+    filled[5, 0] = target[:, 0].nanmean()
+    estimator = Usable(ridge=0.1)
+    torch.testing.assert_close(estimator.estimate_about(layers, target), estimator.about(layers, filled))
+
+
+@pytest.mark.parametrize("target", [torch.arange(16), torch.full((16,), -100), torch.full((16, 2), torch.nan)], ids=str)
+def test_a_target_of_which_no_row_counts_reads_nothing(target: Tensor) -> None:
+    layers = [samples(16, d, d).float().requires_grad_() for d in (3, 60, 3)]
+    nats = Usable().for_training().estimate_about(layers, target)
+    torch.testing.assert_close(nats, torch.zeros(3))
+    for gradient in torch.autograd.grad(nats.sum(), layers):
+        assert not gradient.any()
+
+
+def several(*layers: Tensor) -> Tensor:
+    masked = torch.tensor([0, 1, 2, 0, 1, 2, -100, 1, 2, 0, -100, 2])
+    targets = [samples(12, 2, 5), masked]
+    return Usable().for_training().estimate_parts(samples(12, 4), list(layers), targets)
+
+
+@pytest.mark.parametrize("d", [3, 15])
+def test_second_derivatives(d: int) -> None:
+    layers = [samples(12, d, d).requires_grad_(), samples(12, 2, 2).requires_grad_()]
+    assert torch.autograd.gradgradcheck(several, layers, fast_mode=True)
+    narrow = [samples(8, 2, seed).requires_grad_() for seed in range(2)]
+    assert torch.autograd.gradgradcheck(lambda *x: Usable(ridge=0.1).successive(x), narrow, fast_mode=True)
+
+
+@pytest.mark.parametrize("d", [3, 15, 40])
+def test_gradients_in_closed_form_are_those_of_the_plain_formula(d: int) -> None:
+    layers = [(samples(12, width, width) + 0.5).requires_grad_() for width in (d, 2, d)]
+    weights = samples(2, 3, 7)
+    closed = torch.autograd.grad((weights * several(*layers)).sum(), layers)
+    plain = torch.autograd.grad((weights * several(*layers)).sum(), layers, create_graph=True)
+    for a, b in zip(closed, plain, strict=True):
+        assert not a.requires_grad
+        assert b.requires_grad
+        torch.testing.assert_close(a, b)

@@ -49,7 +49,7 @@ Losses = dict[str, dict[str, Any]]
 
 def rewarded() -> list[str]:
     """Names of the estimators that can be rewarded."""
-    return [name for name in estimators.names() if estimators.REGISTRY[name].is_differentiable]
+    return [name for name, kind in estimators.REGISTRY.items() if kind.is_differentiable and not kind.is_learned]
 
 
 def arms() -> list[str]:

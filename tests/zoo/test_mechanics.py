@@ -58,7 +58,7 @@ def frozen_backbone(run: Run) -> float:
     return classify(run, net, steps=100)
 
 
-@pytest.mark.filterwarnings("ignore:no term is added")
+@pytest.mark.filterwarnings("ignore:the MI term adds nothing")
 def test_frozen_backbone() -> None:
     outcome = compare(frozen_backbone, seeds=1)
     assert "no layer that it sees depends on a trained parameter" in outcome.verdict

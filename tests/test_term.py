@@ -1,0 +1,344 @@
+"""The term on layers given by hand, the balance of its weight, and its state."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import mireg
+from mireg import estimators
+from mireg.ablation.arms.reward import Shuffled
+from mireg.schedules import Constant
+from mireg.term import FEWEST_ROWS, INPUT_PART, LABEL_FREE, MEMORY, PER_POSITION, TURNS, projected, share_lost
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    parts: list[nn.Module] = []
+    for width in (6, *[16] * 4):
+        parts += [nn.Linear(width, 16), nn.Tanh()]
+    return nn.Sequential(*parts, nn.Linear(16, 3))
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(32, 6, generator=generator), torch.randint(3, (32,), generator=generator)
+
+
+def train(model: mireg.MIRegularized, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        x, y = batch(step)
+        loss = cross_entropy(model(x), y) + model.mi_loss(y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def adam(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), 1e-3)
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [p.detach() for p in model.parameters()]
+
+
+def assert_equal(a: list[Tensor], b: list[Tensor]) -> None:
+    assert len(a) == len(b)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def term(**options: Any) -> mireg.MIRegularizer:
+    return mireg.MIRegularizer(estimators.get("usable").for_training(), Constant(1.0), **options)
+
+
+def layers_of(count: int, rows: int = 16, width: int = 3) -> tuple[dict[str, Tensor], Tensor]:
+    """Layers of which each later one holds less of the first, and classes."""
+    torch.manual_seed(0)
+    x = torch.randn(rows, width)
+    layers = {f"{k}": (x + 0.3 * k * torch.randn(rows, width)).requires_grad_(k > 0) for k in range(count)}
+    return layers, (x[:, 0] > 0).long()
+
+
+@pytest.mark.parametrize(("name", "why"), [("infonce", "learns a critic"), ("ksg", "has no gradient")])
+def test_estimators_that_can_only_measure_are_refused(name: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"estimator '{name}' {why}: it can measure, not regularize"):
+        mireg.wrap(network(), estimator=name)
+
+
+@pytest.mark.parametrize("weight", [-1.0, torch.inf, torch.nan])
+def test_a_schedule_that_gives_no_weight_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=f"weight is {weight!r} at step 2"):
+        mireg.MIRegularizer(estimators.get("usable"), lambda step: weight if step == 2 else 1.0).start_at(2)
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost"),
+    [
+        ([2.0, 1.0, 1.5, 3.0, 0.0], [0.0, 0.5, 0.25, 0.0, 1.0]),
+        ([4.0, -1.0], [0.0, 1.0]),
+        ([0.0, 1.0, 0.5], [0.0, 0.0, 0.5]),
+        ([-1.0, -2.0], [0.0, 0.0]),
+    ],
+)
+def test_share_lost(kept: list[float], lost: list[float]) -> None:
+    assert share_lost(torch.tensor(kept)).tolist() == lost
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_value(supervised: bool) -> None:
+    """The first use, of all layers, written out."""
+    layers, y = layers_of(4)
+    rows, first = list(layers.values()), layers["0"]
+    regularizer = term()
+    found = regularizer.step(layers, y if supervised else None)
+    about_input = regularizer.estimator.about(rows, projected(first))
+    lost = share_lost(about_input.detach())
+    assert (lost[1:] > 0.1).all()
+    if supervised:
+        reward = regularizer.estimator.about(rows, y) + INPUT_PART * lost * about_input
+    else:
+        reward = LABEL_FREE * lost * about_input
+    torch.testing.assert_close(found, -reward[1:].mean())
+    assert list(regularizer.terms) == [f"0→{k}" for k in (1, 2, 3)] + [f"{k}→target" for k in range(4) if supervised]
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 12])
+def test_layers_take_turns(count: int, supervised: bool) -> None:
+    """Over a round the rewards add up to those of all layers at each step, and the last is always among them."""
+    layers, y = layers_of(count)
+    target = y if supervised else None
+    turns = max(1, min(TURNS, count - 2))
+    regularizer = term()
+    whole = regularizer.step(layers, target)  # the first use reads all
+    assert whole is not None
+    total, read = torch.zeros(()), []
+    for _ in range(turns):
+        regularizer.terms.clear()
+        each = regularizer.step(layers, target)
+        assert each is not None
+        total = total + each
+        read += [name.removesuffix("→target") if supervised else name.removeprefix("0→") for name in regularizer.terms]
+    torch.testing.assert_close(total, turns * whole)
+    of_round, of_all = (torch.autograd.grad(loss, list(layers.values())[1:]) for loss in (total, turns * whole))
+    torch.testing.assert_close(of_round, of_all)
+    *between, last = list(layers)[1:]
+    assert sorted(name for name in read if name in layers and name != "0") == sorted([*between, *[last] * turns])
+
+
+def test_what_a_layer_keeps_is_a_running_mean() -> None:
+    layers, y = layers_of(3)
+    regularizer = term()
+    regularizer.step(layers, y)
+    before = regularizer.state_dict()["kept"]["2"]
+    layers["2"] = torch.randn(16, 3, requires_grad=True)
+    regularizer.step(layers, y)
+    now = regularizer.terms["0→2"]
+    assert abs(now - before) > 0.1
+    torch.testing.assert_close(regularizer.state_dict()["kept"]["2"], MEMORY * before + (1 - MEMORY) * now)
+
+
+def test_a_batch_that_overflows_is_forgotten() -> None:
+    layers, y = layers_of(3)
+    for sound_first in (True, False):
+        regularizer = term()
+        if sound_first:
+            regularizer.step(layers, y)
+        with pytest.warns(RuntimeWarning, match="not finite"):
+            regularizer.step({**layers, "1": torch.full((16, 3), torch.inf, requires_grad=True)}, y)
+        found = regularizer.step(layers, y)
+        torch.testing.assert_close(found, term().step(layers, y))
+
+
+def test_the_unit_of_noise_is_of_the_first_layer_in_every_turn() -> None:
+    layers, y = layers_of(5)
+    layers = {name: (0.1 * layer).detach().requires_grad_(name != "0") for name, layer in layers.items()}
+    whole = term()
+    whole.step(layers, y)
+    regularizer = term()
+    for _ in range(1 + TURNS):  # of the later ones some leave out the first
+        regularizer.step(layers, y)
+        for name, nats in regularizer.terms.items():
+            torch.testing.assert_close(nats, whole.terms[name])
+
+
+def test_positions_have_a_smaller_weight() -> None:
+    """Above one half, a language model ends worse with the term (docs/notebook.md)."""
+    maps = {f"{k}": torch.randn(8, 3, 6, requires_grad=k > 0) for k in range(3)}
+    classes = torch.arange(48).view(8, 6) % 3
+    of_positions = term(samples=64).step(maps, classes)
+    rows = {name: layer.movedim(1, -1).reshape(48, 3) for name, layer in maps.items()}
+    of_samples = term(samples=64).step(rows, classes.flatten())
+    assert of_positions is not None
+    assert of_samples is not None
+    assert of_samples != 0
+    assert (of_positions / of_samples).item() == pytest.approx(PER_POSITION)
+    assert 0 < PER_POSITION <= 0.5
+
+
+def test_what_the_network_fills_in_is_not_information() -> None:
+    layers, y = layers_of(3)
+    broken, filled = layers["0"].clone(), layers["0"].clone()
+    broken[::5, 1], filled[::5, 1] = torch.nan, 0.0
+    found, expected = (term().step({**layers, "0": first}, y) for first in (broken, filled))
+    assert found is not None
+    assert torch.isfinite(found)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("rows", range(1, FEWEST_ROWS + 1))
+def test_a_batch_too_small_adds_nothing(rows: int) -> None:
+    layers, y = layers_of(3, rows)
+    regularizer = term()
+    found = regularizer.step(layers, y)
+    if rows < FEWEST_ROWS:
+        assert found is None
+        assert regularizer.note == f"a batch of {rows} samples is too small to say anything of information"
+    else:
+        assert found is not None
+    assert regularizer.steps == 1
+
+
+def test_too_few_rows_of_a_class_leave_the_part_of_the_input() -> None:
+    """400 classes in 128 rows: most are alone in their class, and nothing says what that looks like."""
+    torch.manual_seed(0)
+    layers, _ = layers_of(4, 128)
+    alone = torch.arange(128)
+    for y, share in ((alone, 0.0), (alone.clamp(max=121), 0.0), (alone.clamp(max=120), 8 / 128)):
+        regularizer = term()
+        found = regularizer.step(layers, y)
+        assert found is not None
+        assert regularizer.counted is not None
+        assert regularizer.counted.item() == pytest.approx(share)
+        if not share:
+            label_free = term().step(layers)
+            assert label_free is not None
+            torch.testing.assert_close(found, label_free * INPUT_PART / LABEL_FREE)
+            grown = list(layers.values())[1:]
+            ours, theirs = (torch.autograd.grad(t, grown) for t in (found, label_free * INPUT_PART / LABEL_FREE))
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_shuffled_rows_teach_nothing() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 6)
+    weight = (torch.randn(6, 8) / 6**0.5).requires_grad_()
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    inner = estimators.get("usable").for_training()
+
+    def gradient(estimator: estimators.Estimator) -> Tensor:
+        hidden = torch.sigmoid(x @ weight)
+        nats = estimator.estimate_parts(x, [hidden], [projected(x), y])
+        return torch.autograd.grad(nats.sum(), weight)[0]
+
+    true = gradient(inner)
+    shuffled = torch.stack([gradient(Shuffled(inner)) for _ in range(100)])
+    assert shuffled.mean(0).norm() < 0.2 * true.norm()
+
+
+@pytest.mark.parametrize("order", ["together", "task first", "term first"])
+def test_weight_follows_the_task_in_one_backward_pass_or_two(order: str) -> None:
+    model = mireg.wrap(network())
+    x, y = batch(0)
+    task, term = cross_entropy(model(x), y), model.mi_loss(y)
+    if order == "together":
+        (task + term).backward()
+    else:
+        for part in (task, term) if order == "task first" else (term, task):
+            part.backward(retain_graph=True)
+    by_task, by_term = model.regularizer.state_dict()["seen"].sqrt()
+    one = mireg.wrap(network())
+    logits = one(x)
+    (cross_entropy(logits, y) + one.mi_loss(y)).backward()
+    expected = one.regularizer.state_dict()["seen"].sqrt()
+    torch.testing.assert_close(torch.stack([by_task, by_term]), expected)
+    assert expected[0] > 0
+
+
+def test_a_gradient_penalty_is_not_the_task() -> None:
+    def seen(penalise: bool) -> Tensor:
+        model = mireg.wrap(network())
+        x, y = batch(0)
+        x.requires_grad_()
+        logits = model(x)
+        loss = cross_entropy(logits, y) + model.mi_loss(y)
+        loss.backward(retain_graph=True)
+        if penalise:
+            torch.autograd.grad(logits.sum() * 1e3, x, create_graph=True)
+        found: Tensor = model.regularizer.state_dict()["seen"]
+        return found
+
+    torch.testing.assert_close(seen(True), seen(False))
+
+
+def test_random_numbers_are_the_users() -> None:
+    model = mireg.wrap(network())
+    state = torch.get_rng_state()
+    train(model, adam(model), range(3))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("stop", [0, 3, 4])
+def test_resumed_is_uninterrupted(stop: int) -> None:
+    def fresh() -> tuple[mireg.MIRegularized, torch.optim.Optimizer]:
+        model = mireg.wrap(network(), weight=0.5)
+        return model, adam(model)
+
+    whole, optimizer = fresh()
+    train(whole, optimizer, range(8))
+    model, optimizer = fresh()
+    train(model, optimizer, range(stop))
+    saved = pickle.dumps((model.state_dict(), optimizer.state_dict(), model.regularizer.state_dict()))
+    again, optimizer = fresh()
+    parts: tuple[Any, ...] = again, optimizer, again.regularizer
+    for part, state in zip(parts, pickle.loads(saved), strict=True):
+        part.load_state_dict(state)
+    train(again, optimizer, range(stop, 8))
+    assert_equal(weights(again), weights(whole))
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_and_pickles_go_on_alike(
+    steps: int, twin_of: Callable[[mireg.MIRegularized], mireg.MIRegularized]
+) -> None:
+    model = mireg.wrap(network(), weight=0.5)
+    train(model, adam(model), range(steps))
+    twin = twin_of(model)
+    assert weights(twin)[-1].data_ptr() != weights(model)[-1].data_ptr()
+    train(model, adam(model), range(steps, steps + 4))
+    train(twin, adam(twin), range(steps, steps + 4))
+    assert_equal(weights(twin), weights(model))
+
+
+def test_rewound_it_is_active_and_all_layers_have_their_turn() -> None:
+    regularizer = mireg.MIRegularizer(estimators.get("usable").for_training(), lambda step: float(step < 20))
+    layers, y = layers_of(6)
+    regularizer.start_at(1001)
+    read: set[str] = set()
+    for use in range(1 + TURNS):
+        regularizer.rewind()
+        assert regularizer.active
+        regularizer.terms.clear()
+        regularizer.step(layers, y)
+        if use:
+            assert len(regularizer.terms) < 11
+            read |= set(regularizer.terms)
+    assert len(read) == 5 + 6
+
+
+def test_restarted_it_is_as_new() -> None:
+    layers, y = layers_of(5)
+    regularizer = term()
+    for _ in range(2):
+        regularizer.step(layers, y)
+    regularizer.balance.seen = torch.ones(2)
+    regularizer.restart()
+    assert regularizer.state_dict() == term().state_dict()

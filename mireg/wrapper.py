@@ -69,6 +69,7 @@ class MIRegularized(nn.Module):
         self._passes = 0  # training passes since the last mi_loss()
         self._calls = 0  # calls of mi_loss() that counted as one step
         self._versions: int | None = None  # of the parameters, at the last mi_loss()
+        self._norms: Tensor | None = None  # of the parameters, if their versions had not changed
         self._unused = 0  # terms since the last one whose gradient arrived
         self._gradient: Tensor | None = None  # of the last term: 1, or the loss scale
         self._announced: set[str] = set()
@@ -177,7 +178,7 @@ class MIRegularized(nn.Module):
     def restart(self) -> None:
         """Start the term's schedule again, for a new training of the same network."""
         self.regularizer.restart()
-        self._versions, self._announced = None, set()
+        self._versions, self._norms, self._announced = None, None, set()
 
     def unwrap(self) -> nn.Module:
         """Remove the hooks and return the original network; the wrapper is inactive afterwards."""
@@ -186,14 +187,26 @@ class MIRegularized(nn.Module):
         return self.module
 
     def _count_step(self) -> None:
-        """Repeat the step of the last call if the optimizer took none since: gradients of several passes add up."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        versions = sum(p._version for p in parameters if not p.is_inference())
-        same = versions == self._versions and any(p.grad is not None for p in parameters)
-        self._versions = versions
+        """Repeat the step of the last call if the optimizer took none since: gradients of several passes add up.
+
+        It took one if the weights changed. Their versions say so, unless it writes to ``weight.data``; then their norms
+        do. Without gradients, and after a backward pass, they are taken to be those of a new step.
+        """
+        trained = self._trained()
+        versions, norms = sum(p._version for p in trained), None
+        same = versions == self._versions and (self._unused > 0 or any(p.grad is not None for p in trained))
+        if same and trained and self.regularizer.active:
+            local = [p.to_local() if hasattr(p, "to_local") else p.detach() for p in trained]
+            found = torch._foreach_norm(local)
+            norms = torch.stack([norm.to(found[0].device, torch.float32) for norm in found])
+            same = self._norms is None or torch.equal(norms, self._norms)
+        self._versions, self._norms = versions, norms
         self._calls = self._calls + 1 if same and self._calls < MOST_PASSES else 1
         if self._calls > 1:
             self.regularizer.start_at(self.regularizer.steps - 1)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad and not p.is_inference()]
 
     def _on_gradient(self, gradient: Tensor) -> None:
         self._unused, self._gradient = 0, gradient.detach()
@@ -231,8 +244,10 @@ class MIRegularized(nn.Module):
         return self
 
     def apply(self, fn: Callable[[nn.Module], None]) -> MIRegularized:
+        before = sum(p._version for p in self._trained())
         self.module.apply(fn)
-        self._say_where_the_schedule_is()
+        if sum(p._version for p in self._trained()) != before:
+            self._say_where_the_schedule_is()
         return self
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> MIRegularized:
@@ -246,16 +261,22 @@ class MIRegularized(nn.Module):
         self._say_where_the_schedule_is()
         return self.module.load_state_dict(state_dict, *args, **kwargs)
 
+    def _replicate_for_data_parallel(self) -> MIRegularized:
+        raise TypeError(NO_COPIES)
+
     def _load_from_state_dict(self, *args: Any) -> None:
         self.module._load_from_state_dict(*args)
 
     def _say_where_the_schedule_is(self) -> None:
-        step = self.regularizer.steps
-        if step and self.training:
+        regularizer = self.regularizer
+        if regularizer.steps and self.training and REPLACED not in self._announced:
+            self._announced.add(REPLACED)
+            state = "goes on" if regularizer.active else "is over"
             LOGGER.warning(
-                "mireg: the weights were replaced at step %d of the term's schedule, which goes on; for a new training "
-                "call model.restart()",
-                step,
+                "mireg: %s at step %d of the term's schedule, which %s: for a new training call model.restart()",
+                REPLACED,
+                regularizer.steps,
+                state,
             )
 
     def __getattr__(self, name: str) -> Any:
@@ -296,7 +317,7 @@ class MIRegularized(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: these belong to the graph of one pass.
-        state = {**self.__dict__, "_captured": None, "_passes": 0, "_gradient": None, "_versions": None}
+        state = {**self.__dict__, "_captured": None, "_passes": 0, "_gradient": None, "_versions": None, "_norms": None}
         return {name: value for name, value in state.items() if name not in SHARED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -304,6 +325,13 @@ class MIRegularized(nn.Module):
         self._share()
         super().__setstate__({})  # type: ignore[no-untyped-call]
 
+
+NO_COPIES = (
+    "nn.DataParallel runs copies of the network, whose layers are out of reach: use DistributedDataParallel, or wrap "
+    "the network and train it on one device"
+)
+
+REPLACED = "the weights were replaced"
 
 NOT_ADDED = "its gradient never arrives: add what mi_loss() returns to the loss that goes backward"
 
@@ -361,10 +389,7 @@ def wrap(
     if isinstance(module, MIRegularized):
         raise TypeError("the network is wrapped already: call unwrap() first")
     if isinstance(module, nn.DataParallel):
-        raise TypeError(
-            "nn.DataParallel runs copies of the network, whose layers are out of reach: use DistributedDataParallel, "
-            "or wrap the network and train it on one device"
-        )
+        raise TypeError(NO_COPIES)
     hidden = [name for name in PUBLIC if hasattr(module, name)]
     if hidden:
         raise ValueError(

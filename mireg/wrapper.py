@@ -81,12 +81,11 @@ class MIRegularized(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; in training, store the outputs of its layers for :meth:`mi_loss`."""
-        if self._unwrapped or not (self.training and torch.is_grad_enabled()):
-            return self.module(*args, **kwargs)  # keeps what an earlier training forward captured
+        used = self.training and torch.is_grad_enabled() and self.regularizer.active
+        if self._unwrapped or not used:  # keeps what an earlier training forward captured
+            return self.module(*args, **kwargs)  # compiled, it must change nothing here that it reads
         self._passes += 1
         self._captured = None
-        if not self.regularizer.active:
-            return self.module(*args, **kwargs)
         # Never compiled while the term is on: it sees the tensors and gradients of the pass.
         result, self._captured = self.taps.run_uncompiled(*args, **kwargs)
         found = tensors_in(result)

@@ -16,8 +16,10 @@ def test_prints_layers_verdict_and_cost(capsys: pytest.CaptureFixture[str]) -> N
         torch.randn(40, 3, 8, 8),
     )
     assert found.shapes == {"input": (40, 3, 8, 8), "1": (40, 8, 6, 6), "4": (40, 256)}
-    assert list(found.information) == ["input→target", "1→target", "4→target"]
-    assert found.verdict.startswith("active: rewards information about the target in 3 layers from 'input' to '4'")
+    assert list(found.information) == ["input→1", "input→4", "input→target", "1→target", "4→target"]
+    assert found.verdict.startswith(
+        "active: rewards information about the target and the input in 3 layers from 'input' "
+    )
     assert found.step_ms > 0
     printed = capsys.readouterr().out
     assert "1      8×6×6" in printed
@@ -58,4 +60,18 @@ def test_keywords_and_a_wrapped_network() -> None:
     batch = case.kwargs()
     found = mireg.describe(model, batch, batch["input_ids"])
     assert found.estimator == "cka"
-    assert list(found.information) == [f"transformer.h.{index}.mlp→target" for index in range(3)]
+    assert list(found.information)[-3:] == [f"transformer.h.{index}.mlp→target" for index in range(3)]
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.body(image)
+
+
+def test_what_the_network_does_not_take_is_left_out() -> None:
+    found = mireg.describe(Named(), {"image": torch.randn(16, 4), "label": torch.zeros(16)})
+    assert list(found.shapes) == ["input", "body.1", "body.3"]

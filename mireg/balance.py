@@ -27,27 +27,31 @@ class Balance:
     Hooks on T_L read both gradients during the normal backward pass, so no second one is needed; the ratio of a step
     takes effect at the next step. It starts at the first ratio; until then m is 1.
 
+    Args:
+        exchange: whether the ranks of data-parallel training use the same ratio, from the sums of their squared norms.
+
     Attributes:
         ratio: the running mean, 0-dim; None before the first backward pass, NaN before the first usable one.
         seen: squared norms of both gradients in the last backward pass, (2,); None if there was none since.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, exchange: bool = False) -> None:
+        self.exchange = exchange
         self.ratio: Tensor | None = None
         self.seen: Tensor | None = None
 
     def update(self, device: torch.device) -> Tensor:
         """Take in the last backward pass, and return m, 0-dim, without waiting for the device.
 
-        In data-parallel training every rank must call this at every use of the term, whatever it saw: it exchanges the
-        norms, so that all ranks use the same m.
+        With ``exchange``, every rank must call this at every use of the term, whatever it saw.
         """
         seen = torch.full((2,), torch.nan, device=device) if self.seen is None else self.seen.to(device)
         # Overflow under a loss scale is ignored. If the task has no gradient here, as when it reads a recurrent
         # layer's outputs over time and the term its last state, the term is close to zero.
         # A silent last layer, whose estimate has no gradient, gives the largest ratio.
         known = seen.isfinite().all() & (seen > 0).any()
-        task, own, ranks = sum_over_ranks(torch.cat([seen.where(known, 0.0), known[None].to(seen.dtype)]))
+        sums = torch.cat([seen.where(known, 0.0), known[None].to(seen.dtype)])
+        task, own, ranks = sum_over_ranks(sums) if self.exchange else sums
         self.seen = None
         ratio = (task / own).sqrt().clamp(SMALLEST_RATIO, LARGEST_RATIO)
         before = torch.full_like(ratio, torch.nan) if self.ratio is None else self.ratio.to(device)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mireg.batches import inputs_of
 from mireg.layers import tensors_in
 from mireg.timing import active_steps, step_times
 from mireg.wrapper import MIRegularized, wrap
@@ -71,8 +72,8 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
 
     Args:
         model: a network, or a wrapped network, whose own layers and estimator are then used.
-        example: an input batch of the network: a tensor, a tuple of positional arguments, or a dict of
-            keyword arguments.
+        example: an input batch of the network: a tensor, a tuple of positional arguments, or a dict of keyword
+            arguments, of which those that it does not take are left out.
         target: as for :meth:`mireg.MIRegularized.mi_loss`; without it, made-up classes are used.
 
     Returns:
@@ -90,14 +91,12 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
     active: rewards information about the target and the input in 3 layers from 'input' to '2' (usable)
     a step that uses the term takes ... ms more than the ... ms of a step with Adam without it (...%)
     """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(example, Mapping):
-        kwargs = dict(example)
-    else:
-        args = example if isinstance(example, tuple) else (example,)
     copied = copy.deepcopy(model)
     twin = copied if isinstance(copied, MIRegularized) else wrap(copied)
+    args: tuple[Any, ...] = example if isinstance(example, tuple) else (example,)
+    kwargs: dict[str, Any] = {}
+    if isinstance(example, Mapping):
+        args, kwargs = inputs_of(twin.module, example)
     twin.train()
     with torch.random.fork_rng(), torch.enable_grad():
         outputs, layers = twin.taps.run(*args, **kwargs)

@@ -15,6 +15,15 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def alike(sizes: Sequence[int], device: torch.device) -> bool:
+    """Whether all ranks give the same numbers. Waits for the device."""
+    code = hash(tuple(sizes)) >> 1  # of integers, which is the same in every process
+    ends = torch.tensor([code, -code], device=device)
+    dist.all_reduce(ends, dist.ReduceOp.MAX)
+    most, least = ends.tolist()
+    return bool(most == -least)
+
+
 def gather(layers: Sequence[Tensor]) -> list[Tensor]:
     """Gather the rows of all ranks in one exchange, with gradients only to this rank's own rows.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mireg import estimators
+from mireg.batches import FindTarget, find_target, form_of, inputs_of, target_at
 from mireg.diagnostics import effective_parameters
 from mireg.estimators import Estimator
 from mireg.layers import INPUT, LayerSpec, Taps
@@ -194,7 +195,7 @@ def measure(
     estimator: str | Estimator = "kde",
     max_batches: int | None = None,
     permutations: int = 2,
-    target: bool | Callable[[Any], Tensor] = False,
+    target: bool | str | int | FindTarget = False,
 ) -> Measurement:
     """Estimate the MI between successive layers over the batches of a loader.
 
@@ -203,14 +204,15 @@ def measure(
 
     Args:
         module: a network, wrapped or not. For a wrapped one, the layers of the bare network are selected again.
-        loader: batches, each a tensor, or a tuple or list whose first item is the input.
+        loader: batches, from which the network's arguments are taken as :func:`mireg.batches.inputs_of` says: tensors,
+            dicts of keyword arguments, ``(x, y)``, ``(a, b, y)``, ``((a, b), y)``.
         layers: see :func:`mireg.wrap`.
         estimator: name or instance, differentiable or not; ``"recommended"`` uses :func:`recommend`.
         max_batches: maximum number of batches.
         permutations: shuffles per batch for the null floor; 0 omits it.
-        target: True to also measure the usable information (:class:`LayerRecord`) of each layer about the target (the
-            second item of a batch) and about the first layer, the input; or a function that returns the target of a
-            batch, as for :meth:`mireg.MIRegularized.mi_loss`.
+        target: True to also measure the usable information (:class:`LayerRecord`) of each layer about the target and
+            about the first layer, the input. The target is found where batches usually have it
+            (:func:`mireg.batches.find_target`); else give its key or index, or a function of the batch.
 
     Returns:
         The means over the batches.
@@ -229,7 +231,6 @@ def measure(
     1: 0.52 of the target, 1.86 of the input
     3: 0.54 of the target, 1.59 of the input
     """
-    target_of = _second if target is True else target or None
     if isinstance(module, MIRegularized):
         module = module.module
     taps = Taps(module, layers)
@@ -245,8 +246,8 @@ def measure(
             for batch in loader:
                 if len(found) == max_batches:
                     break
-                inputs = batch[0] if isinstance(batch, tuple | list) else batch
-                caught = taps.run(inputs)[1]
+                args, kwargs = inputs_of(module, batch)
+                caught = taps.run(*args, **kwargs)[1]
                 rows = [pool(layer) for layer in caught.values()]
                 if len(rows) < 2:
                     raise NoPairsError(f"layers={layers!r} finds {len(rows)} layers: measuring takes at least two")
@@ -261,8 +262,8 @@ def measure(
                         "samples of the layers, or take another one"
                     )
                 found.append(estimator.successive(rows).double().cpu())
-                if target_of is not None:
-                    planes.append(_plane(list(caught.values()), target_of(batch)).double().cpu())
+                if target is not False:
+                    planes.append(_plane(list(caught.values()), _target(batch, target)).double().cpu())
                 if permutations:
                     floors.append(estimator.null_floor(*rows, permutations=permutations).double().cpu())
     finally:
@@ -293,13 +294,19 @@ def pairs(layers: Iterable[str]) -> list[str]:
     return [f"{a}→{b}" for a, b in itertools.pairwise(layers)]
 
 
-def _second(batch: Any) -> Tensor:
-    if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+def _target(batch: Any, where: str | int | bool | FindTarget) -> Tensor:
+    """The target of a batch; True finds it."""
+    if callable(where):
+        target = where(batch)
+    else:
+        path = find_target(batch) if where is True else (where,)
+        target = None if path is None else target_at(batch, path)
+    if target is None:
         raise ValueError(
-            f"target=True takes the second item of a batch, and this batch is a {type(batch).__name__} without one: "
-            "give a function of the batch that finds the target"
+            f"target={where!r} finds no target in a batch that is {form_of(batch)}: give its key or index, or a "
+            "function of the batch"
         )
-    return batch[1]
+    return target
 
 
 def _plane(layers: list[Tensor], target: Tensor) -> Tensor:

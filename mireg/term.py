@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mireg.balance import Balance
-from mireg.distributed import gather, gather_plain, world_size
+from mireg.distributed import alike, gather, gather_plain, world_size
 from mireg.estimators import Estimator
 from mireg.estimators.gram import TINY, random_directions
 from mireg.finite import FiniteWatch
@@ -57,7 +57,8 @@ class MIRegularizer:
         weight: schedule over the steps that :meth:`step` counts.
         samples: number of rows of the batch that the estimate uses (:func:`mireg.rows.choose_rows`).
         gather: in data-parallel training, estimate on the rows of all ranks, ``samples`` in total, instead of
-            on each rank's own. Every rank must have the same number of rows.
+            on each rank's own. Every rank must then call :meth:`step` at every step; where their rows differ in number,
+            each uses its own. Without it, ranks exchange nothing, and may differ in all.
 
     Attributes:
         terms: the last estimate of each layer by name, ``"layer→target"`` and ``"input→layer"``, in nats, detached.
@@ -76,7 +77,7 @@ class MIRegularizer:
         if samples < FEWEST_ROWS:
             raise ValueError(f"samples={samples}: an estimate needs at least {FEWEST_ROWS} samples")
         self.estimator, self.weight, self.samples, self.gather = estimator, weight, samples, gather
-        self.balance = Balance()
+        self.balance = Balance(exchange=gather)
         self.terms: dict[str, Tensor] = {}
         self.counted: Tensor | None = None
         self.acts: Tensor | None = None
@@ -114,15 +115,16 @@ class MIRegularizer:
             ValueError, TypeError: if the target does not fit the layers.
         """
         names, outputs, step = list(layers), list(layers.values()), self.steps
-        strength = self.weight(step) * self.balance.update(outputs[0].device if outputs else torch.device("cpu"))
         self.start_at(step + 1)
+        note = "fewer than two layers ran in this pass" if len(outputs) < 2 else ""
+        if not outputs:
+            return self._nothing(note)
+        strength = self.weight(step) * self.balance.update(outputs[0].device)
         trained = [output.requires_grad for output in outputs]
-        if len(outputs) < 2:
-            return self._nothing("fewer than two layers ran in this pass")
-        if not any(trained):
-            return self._nothing("no layer that it sees depends on a trained parameter")
-        if not len(outputs[0]):
-            return self._nothing("the batch is empty")
+        note = note or ("" if len(outputs[0]) else "the batch is empty")
+        if note or not any(trained):
+            self._gathers((step,), outputs[0].device)
+            return self._nothing(note or "no layer that it sees depends on a trained parameter")
         self.note = ""
         last = len(trained) - 1 - trained[::-1].index(True)
         names, trained = names[: last + 1], trained[: last + 1]
@@ -163,9 +165,16 @@ class MIRegularizer:
         """Rows of the used layers and of the target, gathered from all ranks if ``gather`` is set."""
         ranks = world_size() if self.gather else 1
         rows = choose_rows(outputs, target, max(1, self.samples // ranks), step, used=used, **kinds)
-        if ranks == 1:
+        y = rows.target
+        sizes = [step, len(rows.layers[0]), *used, *(matrix.shape[1] for matrix in rows.layers)]
+        sizes += [] if y is None else [y.ndim, y[0].numel(), y.is_floating_point()]
+        if not self._gathers(sizes, outputs[0].device):
             return rows
-        return Rows(gather(rows.layers), None if rows.target is None else gather_plain(rows.target), rows.kind)
+        return Rows(gather(rows.layers), None if y is None else gather_plain(y), rows.kind)
+
+    def _gathers(self, sizes: Sequence[int], device: torch.device) -> bool:
+        """Whether the rows of all ranks are gathered: if they are of the same sizes. Every rank must reach this."""
+        return self.gather and world_size() > 1 and alike(sizes, device)
 
     def _factors(self, names: Sequence[str], used: Sequence[int], nats: Tensor, rows: Rows) -> Tensor:
         """The factor (parts, used) of each estimate in the reward."""
@@ -201,7 +210,7 @@ class MIRegularizer:
 
     def restart(self) -> None:
         """Forget all that was seen of a training, and go back to the first step."""
-        self.balance, self._kept = Balance(), {}
+        self.balance, self._kept = Balance(exchange=self.gather), {}
         self.start_at(0)
 
     def state_dict(self) -> dict[str, Any]:

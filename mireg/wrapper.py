@@ -80,12 +80,11 @@ class MIRegularized(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; in training, store the outputs of its layers for :meth:`mi_loss`."""
-        if self._unwrapped or not (self.training and torch.is_grad_enabled()):
-            return self.module(*args, **kwargs)  # keeps what an earlier training forward captured
+        used = self.training and torch.is_grad_enabled() and self.regularizer.active
+        if self._unwrapped or not used:  # keeps what an earlier training forward captured
+            return self.module(*args, **kwargs)  # compiled, it must change nothing here that it reads
         self._passes += 1
         self._captured = None
-        if not self.regularizer.active:
-            return self.module(*args, **kwargs)
         # Never compiled while the term is on: it sees the tensors and gradients of the pass.
         result, self._captured = self.taps.run_uncompiled(*args, **kwargs)
         found = tensors_in(result)
@@ -192,14 +191,17 @@ class MIRegularized(nn.Module):
 
         Optimizers that write ``p.data`` leave the version of a parameter as it is, but gradients that start anew tell.
         """
-        parameters = [p for p in self.parameters() if p.requires_grad and not p.is_inference()]
-        versions = sum(p._version for p in parameters)
-        added = sum(1 + p.grad._version for p in parameters if p.grad is not None)
+        trained = self._trained()
+        versions = sum(p._version for p in trained)
+        added = sum(1 + p.grad._version for p in trained if p.grad is not None)
         same = self._versions is not None and versions == self._versions[0] and added > self._versions[1]
         self._versions = versions, added
         self._calls = self._calls + 1 if same and self._calls < MOST_PASSES else 1
         if self._calls > 1:
             self.regularizer.start_at(self.regularizer.steps - 1)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad and not p.is_inference()]
 
     def _on_gradient(self, gradient: Tensor) -> None:
         self._unused, self._gradient = 0, gradient.detach()
@@ -237,8 +239,10 @@ class MIRegularized(nn.Module):
         return self
 
     def apply(self, fn: Callable[[nn.Module], None]) -> MIRegularized:
+        before = sum(p._version for p in self._trained())
         self.module.apply(fn)
-        self._say_where_the_schedule_is()
+        if sum(p._version for p in self._trained()) != before:
+            self._say_where_the_schedule_is()
         return self
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> MIRegularized:
@@ -252,16 +256,22 @@ class MIRegularized(nn.Module):
         self._say_where_the_schedule_is()
         return self.module.load_state_dict(state_dict, *args, **kwargs)
 
+    def _replicate_for_data_parallel(self) -> MIRegularized:
+        raise TypeError(NO_COPIES)
+
     def _load_from_state_dict(self, *args: Any) -> None:
         self.module._load_from_state_dict(*args)
 
     def _say_where_the_schedule_is(self) -> None:
-        step = self.regularizer.steps
-        if step and self.training:
+        regularizer = self.regularizer
+        if regularizer.steps and self.training and REPLACED not in self._announced:
+            self._announced.add(REPLACED)
+            state = "goes on" if regularizer.active else "is over"
             LOGGER.warning(
-                "mireg: the weights were replaced at step %d of the term's schedule, which goes on; for a new training "
-                "call model.restart()",
-                step,
+                "mireg: %s at step %d of the term's schedule, which %s: for a new training call model.restart()",
+                REPLACED,
+                regularizer.steps,
+                state,
             )
 
     def __getattr__(self, name: str) -> Any:
@@ -310,6 +320,13 @@ class MIRegularized(nn.Module):
         self._share()
         super().__setstate__({})  # type: ignore[no-untyped-call]
 
+
+NO_COPIES = (
+    "nn.DataParallel runs copies of the network, whose layers are out of reach: use DistributedDataParallel, or wrap "
+    "the network and train it on one device"
+)
+
+REPLACED = "the weights were replaced"
 
 NOT_ADDED = "its gradient never arrives: add what mi_loss() returns to the loss that goes backward"
 
@@ -367,10 +384,7 @@ def wrap(
     if isinstance(module, MIRegularized):
         raise TypeError("the network is wrapped already: call unwrap() first")
     if isinstance(module, nn.DataParallel):
-        raise TypeError(
-            "nn.DataParallel runs copies of the network, whose layers are out of reach: use DistributedDataParallel, "
-            "or wrap the network and train it on one device"
-        )
+        raise TypeError(NO_COPIES)
     hidden = [name for name in PUBLIC if hasattr(module, name)]
     if hidden:
         raise ValueError(

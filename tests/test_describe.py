@@ -63,3 +63,17 @@ def test_keywords_and_a_wrapped_network() -> None:
     first, *rest = (f"transformer.h.{index}.mlp" for index in range(3))
     of_target = [f"{name}→target" for name in (first, *rest)]
     assert list(found.information) == [*(f"{first}→{name}" for name in rest), *of_target]
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.body(image)
+
+
+def test_what_the_network_does_not_take_is_left_out() -> None:
+    found = mireg.describe(Named(), {"image": torch.randn(16, 4), "label": torch.zeros(16)})
+    assert list(found.shapes) == ["input", "body.1", "body.3"]

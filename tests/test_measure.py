@@ -133,8 +133,28 @@ def test_a_function_finds_the_target() -> None:
 
 
 def test_a_batch_without_a_target_says_so() -> None:
-    with pytest.raises(ValueError, match="target=True takes the second item of a batch, and this batch is a Tensor"):
+    with pytest.raises(ValueError, match="target=True finds no target in a batch that is a Tensor"):
         mireg.measure(network(), [torch.randn(64, 4)], layers=["1", "3"], target=True)
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.body(torch.cat([a, b], 1))
+
+
+def test_dicts_and_several_inputs() -> None:
+    expected = mireg.measure(network(), with_target(), target=True)
+    whole = [(x[:, :1], x[:, 1:], y) for x, y in with_target()]
+    dicts = [{"a": a, "b": b, "label": y} for a, b, y in whole]
+    nested = [[[a, b], y] for a, b, y in whole]
+    for loader, target in ((whole, 2), (dicts, True), (dicts, "label"), (nested, True)):
+        found = mireg.measure(Two(), loader, layers=["body.1", "body.3"], target=target)
+        assert [r.nats for r in found.records] == [r.nats for r in expected.records[-1:]]
+        assert [r.about_target for r in found.layers] == [r.about_target for r in expected.layers[-2:]]
 
 
 def test_a_network_of_one_layer_has_nothing_to_measure_between() -> None:

@@ -3,60 +3,41 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 
+from mireg.batches import FindTarget, TargetOf
 from mireg.wrapper import MIRegularized, wrap
-
-NAMES = ("labels", "target", "y")
-"""Keys of the target in a batch that is a mapping."""
-
-
-def target_of(batch: Any) -> Tensor | None:
-    """Find the target of a batch: the second of two items, or a mapping's value under one of :data:`NAMES`.
-
-    Returns:
-        The target; None if there is none or it is not a tensor.
-
-    >>> import torch
-    >>> target_of((torch.zeros(3, 5), torch.tensor([0, 2, 1])))
-    tensor([0, 2, 1])
-    >>> target_of(torch.zeros(3, 5)) is None
-    True
-    """
-    found: object = None
-    if isinstance(batch, Mapping):
-        found = next((batch[name] for name in NAMES if name in batch), None)
-    elif isinstance(batch, tuple | list) and len(batch) == 2:
-        found = batch[1]
-    return found if isinstance(found, Tensor) else None
 
 
 class MIRegularization(Callback):
     """Rewards the information in successive layers of a network inside a LightningModule.
 
-    The network is wrapped while ``fit`` runs and unwrapped afterwards; the keys of its checkpoints do not change. The
-    term is logged as ``mi_loss``.
+    The network is wrapped while ``fit`` runs and unwrapped afterwards; the keys of its checkpoints do not change. Each
+    ``fit`` starts the term's schedule, unless it resumes from a checkpoint or its Trainer has trained before. The term
+    is logged as ``mi_loss``, and the loss without it as ``task_loss``: early stopping and plateau schedulers should
+    watch the latter.
 
     Args:
         network: name of the LightningModule's attribute that holds the network; each ``training_step`` must call the
             network once.
-        target: returns the target of a batch; by default :func:`target_of`. If it returns None, the term is label-free.
+        target: key, attribute or index of the target in a batch, or a function of the batch; by default it is found
+            where batches usually have it (:func:`mireg.batches.find_target`). If there is none, the term is label-free.
         options: options of :func:`mireg.wrap`.
 
     Example:
         ``Trainer(callbacks=[MIRegularization("network")])``
     """
 
-    def __init__(self, network: str, *, target: Callable[[Any], Tensor | None] | None = None, **options: Any) -> None:
+    def __init__(self, network: str, *, target: str | int | FindTarget | None = None, **options: Any) -> None:
         self.network = network
-        self.target = target_of if target is None else target
+        self.target = TargetOf(target)
         self.options = options
         self._model: MIRegularized | None = None
-        self._state: dict[str, Any] | None = None
+        self._state: dict[str, Any] = {}  # the term's, after fit
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -70,13 +51,11 @@ class MIRegularization(Callback):
         if not isinstance(network, nn.Module):
             raise ValueError(f"network={self.network!r}: {type(pl_module).__name__} has no such submodule")
         self._model = wrap(network, **self.options)
+        if self._state and trainer.global_step:  # this Trainer goes on
+            self._model.regularizer.load_state_dict(self._state)
         setattr(pl_module, self.network, self._model)
         step = functools.partial(_add_term, self._model, self.target, pl_module, pl_module.training_step)
         pl_module.training_step = step  # type: ignore[method-assign]
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._state is not None and self._model is not None:
-            self._model.regularizer.load_state_dict(self._state)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._model is not None:
@@ -85,16 +64,20 @@ class MIRegularization(Callback):
             del pl_module.training_step
             self._model = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out
+
     def state_dict(self) -> dict[str, Any]:
-        return (self._state or {}) if self._model is None else self._model.regularizer.state_dict()
+        return self._state if self._model is None else self._model.regularizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._state = state_dict or None
+        if state_dict and self._model is not None:  # after setup, or after a search for a learning rate
+            self._model.regularizer.load_state_dict(state_dict)
 
 
 def _add_term(
     model: MIRegularized,
-    target: Callable[[Any], Tensor | None],
+    target: TargetOf,
     pl_module: LightningModule,
     training_step: Callable[..., Any],
     *args: Any,
@@ -104,7 +87,6 @@ def _add_term(
     if result is None:  # Lightning's way to skip a batch
         return None
     term = model.mi_loss(target(kwargs["batch"] if "batch" in kwargs else args[0]))
-    pl_module.log("mi_loss", term.detach())
-    if isinstance(result, dict):
-        return {**result, "loss": result["loss"] + term}
-    return result + term
+    loss = result["loss"] if isinstance(result, dict) else result
+    pl_module.log_dict({"mi_loss": term.detach(), "task_loss": loss.detach()})
+    return {**result, "loss": loss + term} if isinstance(result, dict) else loss + term

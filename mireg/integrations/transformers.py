@@ -11,43 +11,27 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import Trainer
 
+from mireg.batches import TargetOf
 from mireg.estimators.target import IGNORED
 from mireg.wrapper import MIRegularized, wrap
-
-
-def target_of(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
-    """Find the labels among a model's inputs.
-
-    For a causal language model they are shifted by one, because a position is rewarded for encoding the next token.
-    The last position is -100, which is skipped.
-
-    Returns:
-        (n,) or (n, positions) labels, or None if there are none.
-    """
-    labels = inputs.get("labels")
-    if not isinstance(labels, Tensor):
-        return None
-    if labels.ndim == 2 and type(model).__name__.endswith(CAUSAL):
-        return pad(labels[:, 1:], (0, 1), value=IGNORED)
-    return labels
-
-
-CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""Class-name endings of models that shift the labels themselves."""
 
 
 class MITrainer(Trainer):
     """A ``transformers.Trainer`` that rewards the information in successive layers of its model.
 
-    The model itself does not change: the saved, evaluated and uploaded model is not wrapped. The term is
-    logged as ``mi_loss``. A checkpoint with the optimizer's state also has the term's (``mireg.pt``), so that resumed
-    training continues with the same weight.
+    The model itself does not change: the saved, evaluated and uploaded model is not wrapped. Beside the ``loss`` it
+    logs the term as ``mi_loss`` and the rest as ``task_loss``. A checkpoint with the optimizer's state also has the
+    term's (``mireg.pt``), so that resumed training continues with the same weight; any other ``train()`` starts the
+    term's schedule.
+
+    The target is found among the inputs (:func:`mireg.batches.find_target`). If the loss compares each position with
+    the label of the next one, as a causal language model's does, so does the term.
 
     Args:
         args, kwargs: arguments of the Trainer.
         mi: options of :func:`mireg.wrap`.
-        mi_target: returns the target, given ``(model, inputs)``; by default :func:`target_of`. If it returns None, the
-            term is label-free.
+        mi_target: key of the target among the inputs, or a function of ``(model, inputs)`` that returns it as the term
+            shall use it. If it returns None, the term is label-free.
 
     Example:
         ``MITrainer(model=model, args=arguments, train_dataset=dataset, mi={"estimator": "kde"}).train()``
@@ -57,14 +41,17 @@ class MITrainer(Trainer):
         self,
         *args: Any,
         mi: dict[str, Any] | None = None,
-        mi_target: Callable[[nn.Module, Mapping[str, Any]], Tensor | None] | None = None,
+        mi_target: str | Callable[[nn.Module, Mapping[str, Any]], Tensor | None] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._target = target_of if mi_target is None else mi_target
+        self._own_target = mi_target if callable(mi_target) else None
+        self._target = TargetOf(None if callable(mi_target) else mi_target)
         self._options = mi or {}
         self._wrapped: MIRegularized | None = None
-        self._term: Any = None
+        self._shifted: bool | None = None  # whether the loss shifts the labels; None before the first step
+        self._terms: Tensor | float = 0.0  # sum since the last log
+        self._logged = 0  # step of the last log
         self._state: dict[str, Any] | None = None  # the regularizer's state in a checkpoint to resume from
 
     def compute_loss(
@@ -78,23 +65,41 @@ class MITrainer(Trainer):
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         wrapped = self._wrap(model)
-        target = self._target(self.accelerator.unwrap_model(model), inputs)  # before labels are removed from the inputs
+        bare = self.accelerator.unwrap_model(model)
+        # Before the Trainer removes labels from the inputs.
+        target = self._target(inputs) if self._own_target is None else self._own_target(bare, inputs)
         loss, outputs = super().compute_loss(wrapped, inputs, True, num_items_in_batch)
+        if self._own_target is None and target is not None and target.ndim == 2 and not target.is_floating_point():
+            if self._shifted is None:
+                self._shifted = shifts_labels(bare, loss, outputs, target)
+            if self._shifted:
+                target = pad(target[:, 1:], (0, 1), value=IGNORED)
         term = wrapped.mi_loss(target)
-        if num_items_in_batch is not None and self.model_accepts_loss_kwargs:
-            # The model has already divided its loss by the tokens of all accumulated batches.
-            term = term / self.current_gradient_accumulation_steps
-        self._term = term.detach()
+        passes = self.current_gradient_accumulation_steps
+        self._terms = self._terms + term.detach() / passes
+        if self._divided(num_items_in_batch):
+            term = term / passes
         return (loss + term, outputs) if return_outputs else loss + term
 
+    def _divided(self, num_items_in_batch: Any) -> bool:
+        """Whether the Trainer's own loss is already divided by the number of accumulated passes."""
+        if self.loss_is_scaled_for_ga is not None:
+            return bool(self.loss_is_scaled_for_ga)
+        by_tokens = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        return by_tokens or self.compute_loss_func is not None
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the last step's term to the training logs."""
-        if "loss" in logs and self._term is not None:
-            logs = {**logs, "mi_loss": self._term.item()}
+        """Add the term and the task's loss to the training logs: means since the last log, as the loss is."""
+        if "loss" in logs and self.state.global_step > self._logged:
+            term = self.accelerator.reduce(torch.as_tensor(self._terms, device=self.args.device), "mean").item()
+            term /= self.state.global_step - self._logged
+            logs = {**logs, "mi_loss": term, "task_loss": logs["loss"] - term}
+            self._terms, self._logged = 0.0, self.state.global_step
         super().log(logs, *args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, then remove the hooks from the model."""
+        self._shifted, self._terms, self._logged = None, 0.0, 0
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -106,9 +111,9 @@ class MITrainer(Trainer):
         """Wrap the model that training runs (possibly parallel or compiled) at the first step."""
         if self._wrapped is None or self._wrapped.module is not model:
             self._wrapped = wrap(model, **self._options)
+            self._logged = self.state.global_step
             if self._state is None:
-                steps = self.state.global_step * self.args.gradient_accumulation_steps
-                self._wrapped.regularizer.start_at(steps)
+                self._wrapped.regularizer.start_at(self.state.global_step)
             else:
                 self._wrapped.regularizer.load_state_dict(self._state)
                 self._state = None
@@ -123,6 +128,33 @@ class MITrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and (file := Path(checkpoint) / STATE).exists():
             self._state = torch.load(file, map_location=self.args.device, weights_only=True)
+
+
+def shifts_labels(model: nn.Module, loss: Tensor, outputs: Any, labels: Tensor) -> bool:
+    """Whether a loss compares each position with the label of the next one.
+
+    Its gradient says so: it asks for more only of the logit of the class that it compares a position with. Where the
+    logits are out of reach, a model is expected to shift if it generates text with a decoder alone.
+
+    Args:
+        model: the model itself, without parallel or compiled modules around it.
+        loss: its loss, before the backward pass.
+        outputs: its outputs, with ``logits`` (n, positions, classes).
+        labels: (n, positions) classes, -100 where there is none.
+    """
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    if isinstance(logits, Tensor) and logits.requires_grad and logits.shape[:2] == labels.shape:
+        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
+        here, following = labels[:, :-1], labels[:, 1:]
+        told = (here != following) & (here >= 0) & (following >= 0)
+        if gradient is not None and told.any():
+            asked = [
+                gradient[:, :-1].gather(2, classes.clamp_min(0)[..., None]).squeeze(2) for classes in (here, following)
+            ]
+            own, next_ = (wanted[told].float().sum() for wanted in asked)
+            return bool(next_ < own)
+    generates = getattr(model, "can_generate", None)
+    return generates is not None and generates() and not getattr(model.config, "is_encoder_decoder", False)
 
 
 STATE = "mireg.pt"

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 pytest.importorskip("lightning")
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
 
 import mireg
-from mireg.integrations.lightning import MIRegularization, target_of
+from mireg.integrations.lightning import MIRegularization
 from models import build
 
 pytestmark = [
@@ -32,6 +33,7 @@ class Classifier(LightningModule):
         torch.manual_seed(0)
         self.network = build("mlp", {"depth": 3, "width": 8}, (1, 4, 4), 3)
         self.returns = returns
+        self.lr = 0.1
         self.seen: list[bool] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor | dict[str, Tensor]:
@@ -41,7 +43,7 @@ class Classifier(LightningModule):
         return loss if self.returns == "loss" else {"loss": loss}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
 def loader() -> DataLoader[tuple[Tensor, ...]]:
@@ -50,17 +52,21 @@ def loader() -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(TensorDataset(images, torch.randint(3, (32,), generator=generator)), batch_size=16)
 
 
-def fit(module: LightningModule, folder: Path, callback: MIRegularization, **options: Any) -> Trainer:
-    trainer = Trainer(
-        max_epochs=options.pop("epochs", 2),
+def trainer_of(folder: Path, *callbacks: Callback, epochs: int = 2) -> Trainer:
+    return Trainer(
+        max_epochs=epochs,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[callback],
+        callbacks=list(callbacks),
         enable_checkpointing=False,
     )
+
+
+def fit(module: LightningModule, folder: Path, callback: MIRegularization, epochs: int = 2, **options: Any) -> Trainer:
+    trainer = trainer_of(folder, callback, epochs=epochs)
     trainer.fit(module, loader(), **options)
     return trainer
 
@@ -91,16 +97,6 @@ def test_trains_as_the_plain_loop_does(tmp_path: Path, returns: str) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_target_of_a_batch() -> None:
-    x, y = torch.zeros(4, 2), torch.arange(4)
-    assert target_of((x, y)) is y
-    assert target_of([x, y]) is y
-    for name in ("labels", "target", "y"):
-        assert target_of({"x": x, name: y}) is y
-    for batch in (x, (x, y, y), (x, "label"), {"x": x}, (x,)):
-        assert target_of(batch) is None
-
-
 @pytest.mark.parametrize("found", [True, False])
 def test_a_target_of_ones_own(tmp_path: Path, found: bool) -> None:
     module, terms = Classifier(), []
@@ -115,7 +111,7 @@ def test_a_target_of_ones_own(tmp_path: Path, found: bool) -> None:
 
     module.training_step = watched
     fit(module, tmp_path, callback)
-    assert all(name.endswith("→target") == found for name in terms[-1])
+    assert any(name.endswith("→target") for name in terms[-1]) == found
 
 
 def test_a_resumed_training_takes_up_the_schedule(tmp_path: Path) -> None:
@@ -126,6 +122,71 @@ def test_a_resumed_training_takes_up_the_schedule(tmp_path: Path) -> None:
     callback = MIRegularization("network", weight=0.5)
     fit(Classifier(), tmp_path, callback, epochs=3, ckpt_path=file, weights_only=False)
     assert callback.state_dict()["steps"] == 6
+
+
+def test_each_fit_starts_the_schedule(tmp_path: Path) -> None:
+    callback = MIRegularization("network", weight=0.5)
+    for _ in range(2):
+        fit(Classifier(), tmp_path, callback)
+        assert callback.state_dict()["steps"] == 4
+
+
+def test_a_trainer_that_goes_on_takes_up_the_schedule(tmp_path: Path) -> None:
+    callback, module = MIRegularization("network", weight=0.5), Classifier()
+    trainer = fit(module, tmp_path, callback)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, loader())
+    assert callback.state_dict()["steps"] == 6
+
+
+@pytest.mark.filterwarnings("ignore:You called `self.log")
+def test_a_search_for_a_learning_rate_uses_nothing_up(tmp_path: Path) -> None:
+    callback = MIRegularization("network", weight=0.5)
+    finder = LearningRateFinder(num_training_steps=5, early_stop_threshold=None, min_lr=0.01, max_lr=0.1)
+    trainer_of(tmp_path, finder, callback).fit(Classifier(), loader())
+    assert callback.state_dict()["steps"] == 4
+
+
+def test_accumulated_passes_are_one_step(tmp_path: Path) -> None:
+    callback = MIRegularization("network", weight=0.5)
+    trainer = trainer_of(tmp_path, callback, epochs=3)
+    trainer.accumulate_grad_batches = 2
+    trainer.fit(Classifier(), loader())
+    assert trainer.global_step == callback.state_dict()["steps"] == 3
+
+
+def test_the_losses_are_logged_apart(tmp_path: Path) -> None:
+    trainer = fit(Classifier(), tmp_path, MIRegularization("network", weight=0.5))
+    assert trainer.logged_metrics["mi_loss"] < 0 < trainer.logged_metrics["task_loss"]
+
+
+def test_an_interrupted_fit_leaves_the_network_as_it_was(tmp_path: Path) -> None:
+    class Broken(Classifier):
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor | dict[str, Tensor]:
+            if index == 1:
+                raise ArithmeticError
+            return super().training_step(batch, index)
+
+    module, callback = Broken(), MIRegularization("network")
+    with pytest.raises(ArithmeticError):
+        fit(module, tmp_path, callback)
+    assert type(module.network) is type(Classifier().network)
+    assert "training_step" not in vars(module)
+
+
+class Dicts(Classifier):
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        return cross_entropy(self.network(batch["image"]), batch["klass"])
+
+
+@pytest.mark.parametrize("target", [None, "klass"])
+def test_batches_without_a_known_target(tmp_path: Path, target: str | None, recwarn: pytest.WarningsRecorder) -> None:
+    rows = [{"image": image, "klass": label} for image, label in loader().dataset]
+    callback = MIRegularization("network", weight=0.5, target=target)
+    trainer_of(tmp_path, callback).fit(Dicts(), DataLoader(rows, 16))
+    said = [str(w.message) for w in recwarn if "no target found" in str(w.message)]
+    assert len(said) == (target is None)
+    assert all("a dict with 'image', 'klass'" in text for text in said)
 
 
 def test_names_a_missing_network(tmp_path: Path) -> None:

@@ -26,18 +26,22 @@ class Run:
     Attributes:
         seed: of this run, already set.
         wrapped: whether networks are wrapped.
+        off: whether they are wrapped at weight 0.
         models: the wrapped networks, in order.
         verdicts: of each at its first term, by its place in ``models``.
     """
 
     seed: int
     wrapped: bool
+    off: bool = False
     models: list[mireg.MIRegularized] = field(default_factory=list)
     verdicts: dict[int, str] = field(default_factory=dict)
 
     def wrap(self, module: nn.Module, **options: Any) -> Any:
         if not self.wrapped:
             return module
+        if self.off:
+            options = {"weight": 0.0}
         self.models.append(mireg.wrap(module, **options))
         return self.models[-1]
 
@@ -46,6 +50,7 @@ class Run:
         if not self.wrapped:
             return 0.0
         term: Tensor = model.mi_loss(target)
+        assert not (self.off and term)
         assert term.ndim == 0
         assert term.isfinite()
         assert all(value.isfinite() for value in model.mi_terms().values())
@@ -88,14 +93,22 @@ class Outcome:
         assert median(self.mi) <= allowed, f"{median(self.mi):.4g} against {median(self.bare):.4g} bare"
 
 
-def compare(loop: Loop, seeds: int = 3) -> Outcome:
-    """Run a loop over seeds, bare and wrapped, from the same random state."""
+def compare(loop: Loop, seeds: int = 3, *, off: bool = False) -> Outcome:
+    """Run a loop over seeds, bare and wrapped, from the same random state.
+
+    With ``off``, it is also run wrapped at weight 0, which must give the very same loss.
+    """
     losses: dict[bool, list[float]] = {False: [], True: []}
     for seed in range(seeds):
+        if off:
+            torch.manual_seed(seed)
+            at_zero = float(loop(Run(seed, wrapped=True, off=True)))
         for wrapped in (False, True):
             torch.manual_seed(seed)
             run = Run(seed, wrapped)
             losses[wrapped].append(float(loop(run)))
+            if off and not wrapped:
+                assert losses[False][-1] == at_zero
             for model in run.models:
                 assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert all(math.isfinite(loss) for values in losses.values() for loss in values), losses

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-INPUT_PART, LABEL_FREE = 0.25, 0.5  # of what layers keep of the input, beside the target's part and without a target
+INPUT_PART = 0.5  # of what layers keep of the input, beside the target's part
 RIDGE, SHARED_NOISE, FLOOR, TINY = 0.1, 0.1, 1e-7, 1e-20
-PROJECTIONS, SEED, MEMORY, TURNS = 16, 5, 0.9, 3
+PROJECTIONS, SEED, MEMORY, TURN_GROWS = 16, 5, 0.9, 25
 SMALLEST_RATIO, LARGEST_RATIO, RISE, FALL = 1e-3, 3.0, 0.1, 0.005
 
 
@@ -55,7 +55,7 @@ class Reward:
     def __call__(self, layers: list[Tensor], target: Tensor | None, task: Tensor, weight: float) -> Tensor:
         """The input comes first among the layers; it has its turn, too, but is not trained."""
         last = len(layers) - 1
-        turns = max(1, min(TURNS, last - 1)) if self.kept else 1  # to save time, all but the last take turns
+        turns = min(1 + self.step // TURN_GROWS, last)  # to save time, all but the last take turns, longer ones later
         used = [*range(self.step % turns, last, turns), last]
         # Noise that all layers share makes a faint signal worth less than a strong one.
         noise = SHARED_NOISE * min(layers[0].var(0, correction=0).mean().item(), 1.0)
@@ -63,7 +63,7 @@ class Reward:
         self.kept = self.kept or [value.item() for value in nats.values()]
         for i, value in nats.items():
             self.kept[i] = MEMORY * self.kept[i] + (1 - MEMORY) * value.item()
-        factor = [(LABEL_FREE if target is None else INPUT_PART) * share for share in share_lost(self.kept)]
+        factor = [INPUT_PART * share**2 for share in share_lost(self.kept)]
         reward = {i: factor[i] * value for i, value in nats.items()}
         if target is not None:
             code = one_hot(target.unique(return_inverse=True)[1]).to(layers[0])

@@ -524,10 +524,14 @@ class TestSteps:
         model = mireg.wrap(network())
         state = copy.deepcopy(model.state_dict())
 
+        def reset(module: nn.Module) -> None:
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+
         def replace() -> list[str]:
             caplog.clear()
             with caplog.at_level(logging.WARNING, logger="mireg"):
-                model.load_state_dict(state) if how == "load_state_dict" else model.apply(lambda module: None)
+                model.load_state_dict(state) if how == "load_state_dict" else model.apply(reset)
             return [record.getMessage() for record in caplog.records]
 
         assert replace() == []  # before the first step

@@ -55,7 +55,9 @@ NETWORKS = {
 
 @pytest.mark.parametrize("supervised", [True, False], ids=["target", "label-free"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_loss_and_gradients(oracle: ModuleType, name: str, supervised: bool) -> None:
+def test_loss_and_gradients(oracle: ModuleType, name: str, supervised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (term, oracle):
+        monkeypatch.setattr(module, "TURN_GROWS", 2)  # so that they grow within these steps
     plain = mlp(*NETWORKS[name])
     model = mireg.wrap(mlp(*NETWORKS[name]), weight=Constant(1.5))
     reward = oracle.Reward()

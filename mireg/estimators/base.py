@@ -36,12 +36,36 @@ class Estimator(ABC):
             never reported as MI).
         is_differentiable: whether gradients flow from the estimate back to the samples.
         is_learned: whether it must be fitted to samples before its estimates are meaningful.
+        rewarded: options for rewarding the estimate, where they differ from the defaults, which are for measuring.
     """
+
+    registry: ClassVar[dict[str, type[Estimator]]] = {}
+    """Estimators by name. A subclass with a ``name`` of its own is registered."""
 
     name: ClassVar[str]
     measures: ClassVar[str] = "mutual information"
     is_differentiable: ClassVar[bool] = True
     is_learned: ClassVar[bool] = False
+    rewarded: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" in vars(cls):
+            Estimator.registry[cls.name] = cls
+
+    def for_training(self) -> Estimator:
+        """The estimator as it is rewarded: options at their default are replaced by those in ``rewarded``.
+
+        An option with another value is kept, and an estimator for training is its own; so an estimator is rewarded in
+        the same way whether it is given by name or as an instance.
+        """
+        options = vars(self)
+        defaults = vars(type(self)())
+        wanted = {key: value for key, value in self.rewarded.items() if options[key] == defaults[key]}
+        if not wanted:
+            return self
+        kept = {key: value for key, value in options.items() if not key.startswith("_")}
+        return type(self)(**{**kept, **wanted})
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Estimate the MI (or dependence) between two layers.

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from mireg.estimators.base import NEXT, PairEstimator, in_full_precision, paired
+from mireg.estimators.base import PairEstimator, in_full_precision, paired
+from mireg.estimators.closed_form import closed_form
 from mireg.estimators.gram import compress, squared_distances
 
 
 class KDE(PairEstimator):
     """MI of layers with added Gaussian noise, from pairwise-distance entropies.
 
-    The entropy of a layer T + N(0, sigma^2 I) is bounded by the mean over samples of
-    ``-log mean_j exp(-|t_i - t_j|^2 / 2 sigma^2)``. In I(X; Y) = H(X) + H(Y) - H(X, Y) the
-    entropies of the noise cancel. Self terms are kept, so 0 <= I <= log n up to rounding.
+    The density at each sample comes from a Gaussian kernel on every *other* sample, in X, in Y and in (X, Y):
+    ``I = mean_i log [(n - 1) sum_j k_ij l_ij / (sum_j k_ij sum_j l_ij)]``, j over the samples other than i,
+    ``k_ij = exp(-|x_i - x_j|^2 / 2 sigma^2)`` and l likewise; the normalisation of the kernels cancels. It says how much
+    better y_i is predicted by the samples whose x is near x_i than by all samples. A sample takes no part in its own
+    prediction, so that shuffled rows give about 0 or less: with self terms, layers are rewarded for keeping their rows
+    apart, whatever they say of each other. A sample without neighbours says nothing (:data:`LEAST`).
+    At most log(n - 1); below 0 where the kernels are narrow for the number of samples.
 
     ``bandwidth="auto"`` estimates the MI of the samples themselves, for layers of few units and many
     samples. The tails of every unit are compressed (:func:`mireg.estimators.gram.compress`). Distances
@@ -30,28 +36,30 @@ class KDE(PairEstimator):
 
     Args:
         bandwidth: sigma, in units of the layer's total standard deviation (the root of the summed
-            variance of its units), or several: the estimate is then the mean of the MI at each. A
-            wide kernel alone rewards the leading direction and lets a layer collapse to it; narrow
-            kernels also resolve finer structure. ``"auto"``: see above.
+            variance of its units), or several: the estimate is then the mean of the MI at each. Narrow kernels
+            resolve finer structure, and need more samples. ``"auto"``: see above.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
         shared_noise: see :func:`mireg.estimators.gram.gram`. Above 0, a layer's scale relative to the input's
             matters: signals too weak for gradients to flow back are not rewarded.
 
     Source: Kolchinsky & Tracey, Estimating mixture entropy with pairwise distances, Entropy 19(7),
-    2017; Moon, Rajagopalan & Lall, Estimation of mutual information using kernel density estimators,
+    2017; Ahmad & Lin, A nonparametric estimation of the entropy for absolutely continuous distributions, IEEE
+    Transactions on Information Theory 22(3), 1976, and Hall & Morton, On the estimation of entropy, Annals of the
+    Institute of Statistical Mathematics 45(1), 1993, for leaving the sample itself out; Moon, Rajagopalan & Lall, Estimation of mutual information using kernel density estimators,
     Physical Review E 52(3), 1995, for kernels with the covariance of the sample; McAllester & Stratos,
     Formal limitations on the measurement of mutual information, AISTATS 2020.
 
-    >>> x = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
-    >>> round(KDE(bandwidth=0.05)(x, -x).item(), 4)  # two clusters, told apart: log 2
-    0.6931
+    >>> x = torch.tensor([[0.0], [1.0]]).repeat(1000, 1)
+    >>> round(KDE(bandwidth=0.05)(x, -x).item(), 3)  # two clusters, told apart: log 2
+    0.694
     """
 
     name: ClassVar[str] = "kde"
+    rewarded: ClassVar[dict[str, Any]] = {"bandwidth": (0.5, 0.25), "shared_noise": 0.01}
 
     def __init__(
         self,
-        bandwidth: float | Sequence[float] | Literal["auto"] = (0.5, 0.25, 0.125),
+        bandwidth: float | Sequence[float] | Literal["auto"] = 0.5,
         noise_floor: float = 1e-5,
         shared_noise: float = 0.0,
     ) -> None:
@@ -72,10 +80,11 @@ class KDE(PairEstimator):
             if self.bandwidth == "auto":
                 return self._whitened(layers, partner)
             distances = squared_distances(layers, self.noise_floor, self.shared_noise)
-            own, joint, _ = _KernelSums.apply(distances, [-0.5 / b**2 for b in self.bandwidth], partner)
-            entropy, joint = (math.log(own.shape[-1]) - sums.log().mean(-1) for sums in (own, joint))
-            nats: Tensor = (entropy[:, :-1] + entropy[:, partner] - joint).mean(0)
-            return nats
+            first, second = distances[:-1], distances[partner]
+            factors = [-0.5 / b**2 for b in self.bandwidth]
+            if second.requires_grad:
+                return closed_form(partial(_leave_one_out, factors=factors), first, second.expand_as(first))
+            return closed_form(lambda first: _leave_one_out(first, second, factors)[:2], first)
 
     def _whitened(self, layers: list[Tensor], partner: slice) -> Tensor:
         """The estimate at the automatic bandwidth."""
@@ -85,6 +94,38 @@ class KDE(PairEstimator):
         whole = list(zip(centred, spectra, strict=True))
         nats = torch.stack([_pair(x, y, of_x, of_y) for (x, of_x), (y, of_y) in paired(whole, partner)])
         return nats.clamp_max(math.log(len(layers[0]))).to(layers[0].dtype)
+
+
+LEAST = 4e-18
+"""Added to every kernel, so that a sample too far from all others, as in heavy tails, says nothing: its estimate is 0
+and so is its gradient. The product of two is above the smallest float32."""
+
+
+def _leave_one_out(first: Tensor, second: Tensor, factors: Sequence[float]) -> tuple[Tensor, ...]:
+    """MI of two sides, the mean over the factors of the exponents.
+
+    Args:
+        first: squared distances (P, n, n).
+        second: those of the other side, (P, n, n), or (1, n, n), of which then no gradient is computed.
+
+    Returns:
+        (P,), and its gradients by both.
+    """
+    n = first.shape[-1]
+    itself = torch.eye(n, dtype=torch.bool, device=first.device)
+    least = torch.where(itself, 0.0, LEAST).to(first.dtype)
+    nats, by_first, by_second = [], [], []
+    for factor in factors:
+        near_x, near_y = ((distances * factor).exp().masked_fill(itself, 0) for distances in (first, second))
+        k, l = near_x + least, near_y + least
+        around_x, around_y = (sums.sum(-1, keepdim=True) for sums in (k, l))
+        joint = torch.linalg.vecdot(k, l)[..., None]
+        nats.append((joint / (around_x * around_y)).log().mean((-2, -1)))
+        scale = factor / (n * len(factors))
+        by_first.append(near_x * (l * (scale / joint) - scale / around_x))
+        if second.shape == first.shape:
+            by_second.append(near_y * (k * (scale / joint) - scale / around_y))
+    return sum(nats) / len(factors) + math.log(n - 1), sum(by_first), sum(by_second) if by_second else second
 
 
 _Spectrum = tuple[Tensor, Tensor]
@@ -131,38 +172,3 @@ def _sparse_entropy(white: Tensor, sigma: float) -> Tensor:
 
 CHUNK = 512
 """Number of kernel rows computed at once, so that they fit in the cache."""
-
-
-class _KernelSums(torch.autograd.Function):
-    """Sums of each sample's kernels over all samples: (B, L, n) for the layers, (B, L - 1, n) for products of partners.
-
-    Takes squared distances (L, n, n) and the factors of B exponents, and also returns the kernels. Kernels are the
-    largest tensors of the estimate, so this makes as few passes over them as possible.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, distances: Tensor, factors: list[float], partner: slice) -> tuple[Tensor, Tensor, Tensor]:
-        kernel = torch.stack([distances * factor for factor in factors]).exp_()
-        ctx.save_for_backward(kernel)
-        ctx.factors, ctx.partner = factors, partner
-        ctx.set_materialize_grads(False)
-        return kernel.sum(-1), (kernel[:, :-1] * kernel[:, partner]).sum(-1), kernel
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None, None]:
-        (kernel,) = ctx.saved_tensors
-        own, joint, direct = gradients
-        by_kernel = torch.zeros_like(kernel) if own is None else own[..., None].expand_as(kernel).contiguous()
-        if joint is not None:
-            by_kernel[:, :-1].addcmul_(joint[..., None], kernel[:, ctx.partner])
-            if ctx.partner == NEXT:
-                by_kernel[:, 1:].addcmul_(joint[..., None], kernel[:, :-1])
-            else:
-                by_kernel[:, -1] += (joint[..., None] * kernel[:, :-1]).sum(1)
-        if direct is not None:  # in a second derivative
-            by_kernel += direct
-        first, *others = (by_kernel * kernel).unbind()
-        by_distance = first * ctx.factors[0]
-        for part, factor in zip(others, ctx.factors[1:], strict=True):
-            by_distance.add_(part, alpha=factor)
-        return by_distance, None, None

@@ -65,6 +65,7 @@ class Usable(Estimator):
 
     name: ClassVar[str] = "usable"
     measures: ClassVar[str] = "usable information"
+    rewarded: ClassVar[dict[str, Any]] = {"ridge": 0.1, "per_dimension": True, "shared_noise": 0.1}
 
     def __init__(
         self,

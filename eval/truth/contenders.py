@@ -16,7 +16,6 @@ from mireg import estimators
 from mireg.estimators import Estimator
 from mireg.estimators.infonce import InfoNCE
 from mireg.measure import recommend
-from mireg.regularizer import FOR_TRAINING
 
 SAMPLES = 5000
 
@@ -41,11 +40,11 @@ CONTENDERS = [
     Contender(
         "usable, as in training",
         "usable",
-        {**FOR_TRAINING["usable"], "per_dimension": False, "shared_noise": 0.0},
+        {**estimators.REGISTRY["usable"].rewarded, "per_dimension": False, "shared_noise": 0.0},
         (BATCH,),
     ),
     Contender("kde", "kde", {"bandwidth": "auto"}, (SAMPLES, BATCH)),
-    Contender("kde, as in training", "kde", {**FOR_TRAINING["kde"], "shared_noise": 0.0}, (BATCH,)),
+    Contender("kde, as in training", "kde", {**estimators.REGISTRY["kde"].rewarded, "shared_noise": 0.0}, (BATCH,)),
     Contender("renyi", "renyi", {}, (SAMPLES, BATCH)),
     Contender("renyi, α = 1.01", "renyi", {"alpha": 1.01}, (BATCH,)),
     Contender("hsic", "hsic", {}, (SAMPLES, BATCH)),
@@ -54,7 +53,9 @@ CONTENDERS = [
     Contender("cka, unbiased", "cka", {"unbiased": True}, (BATCH,)),
     Contender("gaussian", "gaussian", {}, (SAMPLES, BATCH)),
     Contender("binning", "binning", {"slices": 8}, (SAMPLES, BATCH)),
-    Contender("binning, as in training", "binning", {**FOR_TRAINING["binning"], "shared_noise": 0.0}, (BATCH,)),
+    Contender(
+        "binning, as in training", "binning", {**estimators.REGISTRY["binning"].rewarded, "shared_noise": 0.0}, (BATCH,)
+    ),
     Contender("infonce", "infonce", {}, (SAMPLES,)),
     Contender("ksg", "ksg", {}, (SAMPLES, BATCH)),
     Contender("hard_binning", "hard_binning", {}, (SAMPLES, BATCH)),

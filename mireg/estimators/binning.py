@@ -61,7 +61,13 @@ class Binning(PairEstimator):
     """
 
     name: ClassVar[str] = "binning"
-    rewarded: ClassVar[dict[str, Any]] = {"slicing": "covarying", "slices": 16, "noise": 1.0, "shared_noise": 0.01}
+    rewarded: ClassVar[dict[str, Any]] = {
+        "slicing": "covarying",
+        "bins": 8,
+        "slices": 8,
+        "noise": 1.0,
+        "shared_noise": 0.01,
+    }
 
     def __init__(
         self,
@@ -147,7 +153,9 @@ class Binning(PairEstimator):
         drawn = torch.cat([drawn, drawn.gather(-2, shuffled[..., None].expand_as(drawn))], -1)
         found = gram @ drawn  # slices along the directions y't, for drawn slices t
         found = found * ((found * drawn).sum(-2, keepdim=True) + TINY).rsqrt()  # divided by the direction's length
-        found, drawn = (self._scaled(z.movedim(-1, 0)) for z in (found, drawn))  # (2 slices, L - 1 or 1, n)
+        found, drawn = (
+            self._scaled(z.movedim(-1, 0).contiguous()) for z in (found, drawn)
+        )  # (2 slices, L - 1 or 1, n)
         if drawn.requires_grad:
             nats = closed_form(self._joint, found, drawn.expand_as(found))
         else:
@@ -209,8 +217,8 @@ class _Memberships(torch.autograd.Function):
 
     @staticmethod
     def forward(z: Tensor, centres: Tensor, h: float) -> Tensor:
-        weights = (z.clamp(-SPAN, SPAN)[..., None, :] - centres[:, None]).square_().mul_(-0.5 / h**2).exp_()
-        weights = torch.threshold_(weights, math.exp(LEAST), 0.0)
+        weights = (z.clamp(-SPAN, SPAN)[..., None, :] - centres[:, None]).square_().mul_(-0.5 / h**2)
+        weights = torch.threshold_(weights.clamp_min_(LEAST).exp_(), math.exp(LEAST + 1), 0.0)
         return weights.div_(weights.sum(-2, keepdim=True))
 
     @staticmethod

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -83,7 +83,7 @@ class KDE(PairEstimator):
             first, second = distances[:-1], distances[partner]
             factors = [-0.5 / b**2 for b in self.bandwidth]
             if second.requires_grad:
-                return closed_form(partial(_leave_one_out, factors=factors), first, second.expand_as(first))
+                return closed_form(functools.partial(_leave_one_out, factors=factors), first, second.expand_as(first))
             return closed_form(lambda first: _leave_one_out(first, second, factors)[:2], first)
 
     def _whitened(self, layers: list[Tensor], partner: slice) -> Tensor:
@@ -96,7 +96,7 @@ class KDE(PairEstimator):
         return nats.clamp_max(math.log(len(layers[0]))).to(layers[0].dtype)
 
 
-LEAST = 4e-18
+LEAST = 1e-17
 """Added to every kernel, so that a sample too far from all others, as in heavy tails, says nothing: its estimate is 0
 and so is its gradient. The product of two is above the smallest float32."""
 
@@ -113,19 +113,26 @@ def _leave_one_out(first: Tensor, second: Tensor, factors: Sequence[float]) -> t
     """
     n = first.shape[-1]
     itself = torch.eye(n, dtype=torch.bool, device=first.device)
-    least = torch.where(itself, 0.0, LEAST).to(first.dtype)
+    first, second = (distances.masked_fill(itself, math.inf) for distances in (first, second))
     nats, by_first, by_second = [], [], []
     for factor in factors:
-        near_x, near_y = ((distances * factor).exp().masked_fill(itself, 0) for distances in (first, second))
-        k, l = near_x + least, near_y + least
-        around_x, around_y = (sums.sum(-1, keepdim=True) for sums in (k, l))
-        joint = torch.linalg.vecdot(k, l)[..., None]
+        k, l = ((distances * factor).exp() for distances in (first, second))
+        # Sums of kernels with LEAST added, and of their products, without adding it to each.
+        of_k, of_l = (sums.sum(-1, keepdim=True) for sums in (k, l))
+        joint = torch.linalg.vecdot(k, l)[..., None] + LEAST * (of_k + of_l) + (n - 1) * LEAST**2
+        around_x, around_y = of_k + (n - 1) * LEAST, of_l + (n - 1) * LEAST
         nats.append((joint / (around_x * around_y)).log().mean((-2, -1)))
         scale = factor / (n * len(factors))
-        by_first.append(near_x * (l * (scale / joint) - scale / around_x))
+        by_joint = scale / joint
+        by_first.append(k * torch.addcmul(LEAST * by_joint - scale / around_x, l, by_joint))
         if second.shape == first.shape:
-            by_second.append(near_y * (k * (scale / joint) - scale / around_y))
-    return sum(nats) / len(factors) + math.log(n - 1), sum(by_first), sum(by_second) if by_second else second
+            by_second.append(l * torch.addcmul(LEAST * by_joint - scale / around_y, k, by_joint))
+    total = torch.stack(nats).mean(0) + math.log(n - 1)
+    return total, _sum(by_first), _sum(by_second) if by_second else second
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)
 
 
 _Spectrum = tuple[Tensor, Tensor]

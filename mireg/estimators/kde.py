@@ -19,12 +19,12 @@ class KDE(PairEstimator):
     """MI of layers with added Gaussian noise, from pairwise-distance entropies.
 
     The density at each sample comes from a Gaussian kernel on every *other* sample, in X, in Y and in (X, Y):
-    ``I = mean_i log [(n - 1) sum_j k_ij l_ij / (sum_j k_ij sum_j l_ij)]``, j over the samples other than i,
-    ``k_ij = exp(-|x_i - x_j|^2 / 2 sigma^2)`` and l likewise; the normalisation of the kernels cancels. It says how much
-    better y_i is predicted by the samples whose x is near x_i than by all samples. A sample takes no part in its own
-    prediction, so that shuffled rows give about 0 or less: with self terms, layers are rewarded for keeping their rows
-    apart, whatever they say of each other. A sample without neighbours says nothing (:data:`LEAST`).
-    At most log(n - 1); below 0 where the kernels are narrow for the number of samples.
+    ``I = mean_i log [(n - 1) sum_j k_ij l_ij / (sum_j k_ij sum_j l_ij)]``, j over the samples other than i, with
+    ``k_ij = exp(-|x_i - x_j|^2 / 2 sigma^2)`` for X and l_ij likewise for Y; the kernels' normalisation cancels. It
+    says how much better the samples whose x is near x_i predict y_i than all samples do. A sample takes no part in its
+    own prediction, so that shuffled rows give about 0 or less. (With self terms, a layer is rewarded for keeping its
+    rows apart, whatever they say.) A sample without neighbours says nothing (:data:`LEAST`). The estimate is at most
+    log(n - 1), and below 0 where kernels are narrow for the number of samples.
 
     ``bandwidth="auto"`` estimates the MI of the samples themselves, for layers of few units and many
     samples. The tails of every unit are compressed (:func:`mireg.estimators.gram.compress`). Distances
@@ -42,10 +42,9 @@ class KDE(PairEstimator):
         shared_noise: see :func:`mireg.estimators.gram.gram`. Above 0, a layer's scale relative to the input's
             matters: signals too weak for gradients to flow back are not rewarded.
 
-    Source: Kolchinsky & Tracey, Estimating mixture entropy with pairwise distances, Entropy 19(7),
-    2017; Ahmad & Lin, A nonparametric estimation of the entropy for absolutely continuous distributions, IEEE
-    Transactions on Information Theory 22(3), 1976, and Hall & Morton, On the estimation of entropy, Annals of the
-    Institute of Statistical Mathematics 45(1), 1993, for leaving the sample itself out; Moon, Rajagopalan & Lall, Estimation of mutual information using kernel density estimators,
+    Source: Kolchinsky & Tracey, Estimating mixture entropy with pairwise distances, Entropy 19(7), 2017; Hall &
+    Morton, On the estimation of entropy, Annals of the Institute of Statistical Mathematics 45(1), 1993, for leaving
+    the sample itself out; Moon, Rajagopalan & Lall, Estimation of mutual information using kernel density estimators,
     Physical Review E 52(3), 1995, for kernels with the covariance of the sample; McAllester & Stratos,
     Formal limitations on the measurement of mutual information, AISTATS 2020.
 
@@ -55,7 +54,7 @@ class KDE(PairEstimator):
     """
 
     name: ClassVar[str] = "kde"
-    rewarded: ClassVar[dict[str, Any]] = {"bandwidth": (0.5, 0.25), "shared_noise": 0.01}
+    rewarded: ClassVar[dict[str, Any]] = {"shared_noise": 0.01}
 
     def __init__(
         self,
@@ -107,6 +106,7 @@ def _leave_one_out(first: Tensor, second: Tensor, factors: Sequence[float]) -> t
     Args:
         first: squared distances (P, n, n).
         second: those of the other side, (P, n, n), or (1, n, n), of which then no gradient is computed.
+        factors: -1 / 2 sigma^2 for each bandwidth.
 
     Returns:
         (P,), and its gradients by both.
@@ -116,17 +116,17 @@ def _leave_one_out(first: Tensor, second: Tensor, factors: Sequence[float]) -> t
     first, second = (distances.masked_fill(itself, math.inf) for distances in (first, second))
     nats, by_first, by_second = [], [], []
     for factor in factors:
-        k, l = ((distances * factor).exp() for distances in (first, second))
+        near_x, near_y = ((distances * factor).exp() for distances in (first, second))
         # Sums of kernels with LEAST added, and of their products, without adding it to each.
-        of_k, of_l = (sums.sum(-1, keepdim=True) for sums in (k, l))
-        joint = torch.linalg.vecdot(k, l)[..., None] + LEAST * (of_k + of_l) + (n - 1) * LEAST**2
-        around_x, around_y = of_k + (n - 1) * LEAST, of_l + (n - 1) * LEAST
+        of_x, of_y = (sums.sum(-1, keepdim=True) for sums in (near_x, near_y))
+        joint = torch.linalg.vecdot(near_x, near_y)[..., None] + LEAST * (of_x + of_y) + (n - 1) * LEAST**2
+        around_x, around_y = of_x + (n - 1) * LEAST, of_y + (n - 1) * LEAST
         nats.append((joint / (around_x * around_y)).log().mean((-2, -1)))
         scale = factor / (n * len(factors))
         by_joint = scale / joint
-        by_first.append(k * torch.addcmul(LEAST * by_joint - scale / around_x, l, by_joint))
+        by_first.append(near_x * torch.addcmul(LEAST * by_joint - scale / around_x, near_y, by_joint))
         if second.shape == first.shape:
-            by_second.append(l * torch.addcmul(LEAST * by_joint - scale / around_y, k, by_joint))
+            by_second.append(near_y * torch.addcmul(LEAST * by_joint - scale / around_y, near_x, by_joint))
     total = torch.stack(nats).mean(0) + math.log(n - 1)
     return total, _sum(by_first), _sum(by_second) if by_second else second
 

@@ -77,11 +77,11 @@ def test_kde_is_its_formula() -> None:
     x, y = (rows[:32].double() for rows in normal(0.8, d=4))
     nats = []
     for sigma in (0.5, 0.25):
-        k, l = (
+        near_x, near_y = (
             torch.exp(-(torch.cdist(z, z) ** 2) / (2 * sigma**2)).fill_diagonal_(0)
             for z in ((r - r.mean(0)) / (r - r.mean(0)).square().sum(1).mean().sqrt() for r in (x, y))
         )
-        nats.append((31 * (k * l).sum(1) / (k.sum(1) * l.sum(1))).log().mean())
+        nats.append((31 * (near_x * near_y).sum(1) / (near_x.sum(1) * near_y.sum(1))).log().mean())
     found = estimators.get("kde", bandwidth=(0.5, 0.25))(x, y)
     torch.testing.assert_close(found, torch.stack(nats).mean(), atol=1e-4, rtol=1e-4)
 

@@ -89,7 +89,7 @@ def test_kde_is_its_formula() -> None:
 @pytest.mark.parametrize("d", [1, 2, 25])
 def test_kde_of_independent_samples_is_about_nothing(d: int) -> None:
     found = [estimators.get("kde")(*(rows[:128] for rows in normal(0.0, d, seed))).item() for seed in range(5)]
-    assert sum(found) / 5 == pytest.approx(0, abs=0.05)
+    assert sum(found) / 5 == pytest.approx(0, abs=0.1)  # 0.35, 1.5 and 3.9 with self terms
 
 
 def test_kde_of_a_sample_without_neighbours_says_nothing() -> None:

@@ -200,11 +200,11 @@ class TestEstimates:
 
 class TestClosedForms:
     def test_kde_tells_clusters_apart(self) -> None:
-        """k clusters of equal size, far apart at the bandwidth, in both layers: log k."""
+        """k clusters of 6, far apart at the bandwidth, in both layers: log of others over others in the cluster."""
         for k in (2, 4, 8):
             centres = torch.eye(k).repeat_interleave(6, 0)
             value = estimators.get("kde", bandwidth=0.05)(centres, centres @ torch.randn(k, 5))
-            assert value.item() == pytest.approx(torch.tensor(float(k)).log().item(), abs=1e-3)
+            assert value.item() == pytest.approx(math.log((6 * k - 1) / 5), abs=1e-3)
 
     def test_kde_of_correlated_normals(self) -> None:
         """What the bound converges to, from the mean log density of N(0, S + s) at points of N(0, S)."""

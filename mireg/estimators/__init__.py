@@ -14,9 +14,8 @@ from mireg.estimators.reference import KSG, HardBinning
 from mireg.estimators.renyi import Renyi
 from mireg.estimators.usable import Usable
 
-REGISTRY: dict[str, type[Estimator]] = {
-    cls.name: cls for cls in (Usable, KDE, Renyi, HSIC, CKA, Gaussian, Binning, InfoNCE, KSG, HardBinning)
-}
+REGISTRY = Estimator.registry
+"""Estimators by name."""
 
 
 def get(name: str, **options: Any) -> Estimator:
@@ -46,7 +45,7 @@ def names() -> list[str]:
     >>> "kde" in names()
     True
     """
-    return list(REGISTRY)
+    return sorted(REGISTRY)
 
 
 __all__ = [

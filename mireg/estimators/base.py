@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -40,11 +39,33 @@ class Estimator(ABC):
         is_learned: whether it must be fitted to samples before its estimates are meaningful.
     """
 
+    registry: ClassVar[dict[str, type[Estimator]]] = {}
+    """Estimators by name. A subclass with a ``name`` of its own is registered."""
+
     name: ClassVar[str]
     measures: ClassVar[str] = "mutual information"
     is_differentiable: ClassVar[bool] = True
     is_learned: ClassVar[bool] = False
-    reward_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    reward_options: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" in vars(cls):
+            Estimator.registry[cls.name] = cls
+
+    def for_training(self) -> Estimator:
+        """The estimator as it is rewarded: options at their default are replaced by those in ``reward_options``.
+
+        An option with another value is kept, and an estimator for training is its own; so an estimator is rewarded in
+        the same way whether it is given by name or as an instance.
+        """
+        options = vars(self)
+        defaults = vars(type(self)())
+        wanted = {key: value for key, value in self.reward_options.items() if options[key] == defaults[key]}
+        if not wanted:
+            return self
+        kept = {key: value for key, value in options.items() if not key.startswith("_")}
+        return type(self)(**{**kept, **wanted})
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Estimate the MI (or dependence) between two layers.
@@ -125,14 +146,6 @@ class Estimator(ABC):
 
         The hot path: it must not wait for the device.
         """
-
-    def for_training(self) -> Estimator:
-        """This estimator as a reward: with :attr:`reward_options`, except for options that differ from the defaults."""
-        if not self.reward_options:
-            return self
-        chosen = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        usual = vars(type(self)())
-        return type(self)(**{**chosen, **{k: v for k, v in self.reward_options.items() if chosen[k] == usual[k]}})
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The learned parameters; none for most estimators."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mireg.estimators.base import NEXT, PairEstimator, in_full_precision
-from mireg.estimators.gram import TINY, by_width, compress, noise_variance, random_directions, standardise
+from mireg.estimators.closed_form import closed_form
+from mireg.estimators.gram import TINY, by_width, compress, cycle, noise_variance, random_directions, standardise
 
 
 class Binning(PairEstimator):
@@ -28,17 +28,19 @@ class Binning(PairEstimator):
     directions, in general less than the MI.
 
     Random slices share the most information if both layers vary along a single direction; rewarding them leads to that.
-    With ``slicing="covarying"`` a random slice of either layer is paired with the slice of the other that covaries
-    most with it on the given samples, so that a layer with many directions is not at a disadvantage. With fewer samples
-    than units any two layers have such slices: the estimate is then far above 0 for independent layers
-    (:meth:`null_floor`).
+    With ``slicing="covarying"``, for rewarding, random slices are drawn in the target, or in the earlier of two layers,
+    and each is paired with the slice of the other layer that covaries most with it on the given samples, so that a
+    layer with many directions is not at a disadvantage. With few samples any two layers have such slices. So the
+    estimate, from one joint histogram per pair of slices, is less that with the drawn slices' rows shuffled, each
+    again paired with the slice that then covaries most with it: 0 on average if the rows do not belong together. The
+    shuffle is fixed for the rows in the order of the first drawn slice.
 
     Args:
         bins: bins per projection; None means ``round(3 n^(1/3))``, at least 4.
         slices: random projections per layer.
         softness: standard deviation of the kernel, in bin widths.
         correct_bias: subtract the first-order bias of the histograms (Miller-Madow, with the number
-            of bins counted softly).
+            of bins counted softly); covarying slices need none.
         slicing: ``"random"``, the same directions in all layers of one width, or ``"covarying"``.
         noise: noise variance; slices are divided by the root of its sum with their own variance. Relative to that
             variance or, for covarying slices, to the mean over all directions of their layer, so that weak slices
@@ -59,7 +61,13 @@ class Binning(PairEstimator):
     """
 
     name: ClassVar[str] = "binning"
-    reward_options: ClassVar[Mapping[str, Any]] = {"slicing": "covarying", "noise": 1.0, "shared_noise": 0.01}
+    reward_options: ClassVar[dict[str, Any]] = {
+        "slicing": "covarying",
+        "bins": 8,
+        "slices": 8,
+        "noise": 1.0,
+        "shared_noise": 0.01,
+    }
 
     def __init__(
         self,
@@ -99,17 +107,16 @@ class Binning(PairEstimator):
 
     def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
+            if self.slicing == "covarying":
+                return self._above_chance(layers, partner)
             slices = 1 if all(layer.shape[1] == 1 for layer in layers) else self.slices
-            if self.slicing == "random":
-                z = by_width(layers, lambda stack: self._project(stack, slices))  # (L, slices, n)
-            else:
-                slices = 2 * math.ceil(slices / 2)
-                z = self._covarying(layers, slices, partner)  # (2, (L - 1) slices, n)
-                partner = NEXT
-            z = z * (z.square().mean(-1, keepdim=True) + self.noise).rsqrt()
+            z = self._scaled(by_width(layers, lambda stack: self._project(stack, slices)))  # (L, slices, n)
             together = max(1, CHUNK // (len(z) * z.shape[-1] * self._bins(z.shape[-1])))
             nats = torch.cat([self._nats(part, partner) for part in z.split(together, 1)], 1)
-            return nats.clamp_max(math.log(z.shape[-1])).view(len(layers) - 1, slices).mean(-1)
+            return nats.clamp_max(math.log(z.shape[-1])).mean(-1)
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        return z * (z.square().mean(-1, keepdim=True) + self.noise).rsqrt()
 
     def _nats(self, z: Tensor, partner: slice) -> Tensor:
         """MI (L - 1, slices) of each slice (L, slices, n) with the same slice of the layer's partner."""
@@ -131,40 +138,64 @@ class Binning(PairEstimator):
         z = compress((stack - mean) @ random_directions(stack, slices, self.seed), floor).mT
         return z - z.mean(-1, keepdim=True)
 
-    def _covarying(self, layers: list[Tensor], slices: int, partner: slice) -> Tensor:
-        """Random slices of each layer, each with the slice of the other layer that covaries most with it.
-
-        Returns:
-            (2, (L - 1) slices, n), pair after pair, centred; half of a pair's slices are
-            drawn in its first layer, half in its second.
-        """
+    def _above_chance(self, layers: list[Tensor], partner: slice) -> Tensor:
+        """Estimate (L - 1,) with covarying slices, less that on shuffled rows."""
         n, noise = len(layers[0]), noise_variance(layers, self.shared_noise)
 
         def share(stack: Tensor) -> Tensor:
             z = standardise(stack, self.noise_floor, noise) * stack.shape[-1] ** 0.5  # a direction's mean variance: 1
-            return torch.cat([z @ z.mT, z @ random_directions(stack, slices // 2, self.seed)], -1)
+            return torch.cat([z @ z.mT, z @ random_directions(stack, self.slices, self.seed)], -1)
 
-        def covarying(gram: Tensor, drawn: Tensor) -> Tensor:
-            """Slices of a layer y along the directions y't, for slices t of the other layer."""
-            found = gram @ drawn
-            return found * ((found * drawn).sum(-2, keepdim=True) + TINY).rsqrt()  # divided by the direction's length
+        gram, slices = by_width(layers, share).split([n, self.slices], -1)
+        gram, drawn = (gram[1:], slices[:-1]) if partner == NEXT else (gram[:-1], slices[partner])
+        order = drawn[..., 0].detach().argsort(-1)
+        shuffled = torch.empty_like(order).scatter_(-1, order, order[:, cycle(n, order.device, self.seed)])
+        drawn = torch.cat([drawn, drawn.gather(-2, shuffled[..., None].expand_as(drawn))], -1)
+        found = gram @ drawn  # slices along the directions y't, for drawn slices t
+        found = found * ((found * drawn).sum(-2, keepdim=True) + TINY).rsqrt()  # divided by the direction's length
+        found, drawn = (
+            self._scaled(z.movedim(-1, 0).contiguous()) for z in (found, drawn)
+        )  # (2 slices, L - 1 or 1, n)
+        if drawn.requires_grad:
+            nats = closed_form(self._joint, found, drawn.expand_as(found))
+        else:
+            nats = closed_form(lambda found: self._joint(found, drawn)[:2], found)
+        return (nats[: self.slices] - nats[self.slices :]).mean(0)
 
-        gram, drawn = by_width(layers, share).split([n, slices // 2], -1)
-        of_first, of_second = drawn[:-1], drawn[partner].expand_as(drawn[:-1])
-        first = torch.cat([of_first, covarying(gram[:-1], of_second)], -1)
-        second = torch.cat([covarying(gram[partner], of_first), of_second], -1)
-        return torch.stack([first, second]).mT.flatten(1, 2)
+    def _joint(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """MI of slices (S, P, n) with others (S, P or 1, n), less the entropy of y, which shuffling does not change.
+
+        Returns:
+            (S, P), and its gradients by x and y.
+        """
+        n, slopes = x.shape[-1], self._centres(x)[:, None] / self._width(x) ** 2
+        of_x, of_y = self._assign(x), self._assign(y)
+        rows = of_x.view(*y.shape[:2], -1, n)  # what is paired with one y goes into one product
+        cells = rows @ of_y.mT / n
+        cells = cells.view(*x.shape[:2], -1, cells.shape[-1])
+        log_share = (cells.clamp_min(TINY) / cells.sum(-1, keepdim=True).clamp_min(TINY)).log()
+        nats = (cells * log_share).sum((-2, -1))
+        by_rows = (log_share / n).view(*rows.shape[:-2], -1, log_share.shape[-1]) @ of_y
+        by_x = _by_values(by_rows.view_as(of_x), x, of_x, slopes)
+        by_y = _by_values((log_share / n).mT @ of_x, y, of_y, slopes) if y.shape == x.shape else y
+        return nats, by_x, by_y
 
     def _bins(self, n: int) -> int:
         return self.bins if self.bins is not None else max(4, round(3 * n ** (1 / 3)))
 
     def _assign(self, z: Tensor) -> Tensor:
         """Soft bin memberships (..., bins, n) of values (..., n), which sum to 1 over the bins."""
-        bins = self._bins(z.shape[-1])
-        width = 2 * SPAN / bins
-        centres = torch.linspace(-SPAN + width / 2, SPAN - width / 2, bins, dtype=z.dtype, device=z.device)
-        weights: Tensor = _Memberships.apply(z, centres, self.softness * width)
+        weights: Tensor = _Memberships.apply(z, self._centres(z), self._width(z))
         return weights
+
+    def _centres(self, z: Tensor) -> Tensor:
+        bins = self._bins(z.shape[-1])
+        last = SPAN - SPAN / bins
+        return torch.linspace(-last, last, bins, dtype=z.dtype, device=z.device)
+
+    def _width(self, z: Tensor) -> float:
+        """Standard deviation of the kernel."""
+        return self.softness * 2 * SPAN / self._bins(z.shape[-1])
 
     def _entropy(self, counts: Tensor, squares: Tensor, n: int) -> Tensor:
         """Entropy in nats over the last dimension, from sums of memberships and of their squares over n samples.
@@ -179,25 +210,33 @@ class Binning(PairEstimator):
 
 
 class _Memberships(torch.autograd.Function):
-    """Softmax over the bins of ``-(z - centre)^2 / 2 h^2``, in as few passes over memory as possible."""
+    """Shares of ``exp(-(z - centre)^2 / 2 h^2)`` over the bins, in as few passes over memory as possible.
+
+    Values beyond the bins count as the outermost value.
+    """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, centres: Tensor, h: float) -> Tensor:
-        z = z[..., None, :]
-        slopes = centres[:, None] / h**2
-        exponents = torch.addcmul(-slopes * centres[:, None] / 2, z, slopes)  # without the term common to all bins
-        exponents -= exponents.amax(-2, keepdim=True)
-        weights = torch.threshold_(torch.softmax(exponents.clamp_min_(LEAST), -2), math.exp(LEAST + 1), 0.0)
-        ctx.save_for_backward(weights, slopes)
-        return weights
+    def forward(z: Tensor, centres: Tensor, h: float) -> Tensor:
+        weights = (z.clamp(-SPAN, SPAN)[..., None, :] - centres[:, None]).square_().mul_(-0.5 / h**2)
+        weights = torch.threshold_(weights.clamp_min_(LEAST).exp_(), math.exp(LEAST + 1), 0.0)
+        return weights.div_(weights.sum(-2, keepdim=True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        z, centres, h = inputs
+        ctx.save_for_backward(z, output, centres[:, None] / h**2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        weights, slopes = ctx.saved_tensors
+        z, weights, slopes = ctx.saved_tensors
         with in_full_precision(weights):
-            shares = gradients[0] * weights
-            along, total = (torch.cat([slopes, torch.ones_like(slopes)], 1).mT @ shares).unbind(-2)
-            return along - (slopes.mT @ weights).squeeze(-2) * total, None, None
+            return _by_values(gradients[0], z, weights, slopes), None, None
+
+
+def _by_values(by_weights: Tensor, z: Tensor, weights: Tensor, slopes: Tensor) -> Tensor:
+    """Gradient by values z (..., n) from that by their memberships (..., bins, n), slopes (bins, 1)."""
+    along, total = (torch.cat([slopes, torch.ones_like(slopes)], 1).mT @ (by_weights * weights)).unbind(-2)
+    return (along - (slopes.mT @ weights).squeeze(-2) * total) * (z.abs() <= SPAN)
 
 
 class _Counts(torch.autograd.Function):
@@ -208,9 +247,7 @@ class _Counts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, layers: Tensor, firsts: Tensor, seconds: Tensor, partner: slice) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(layers, firsts, seconds)
-        ctx.partner = partner
+    def forward(layers: Tensor, firsts: Tensor, seconds: Tensor, partner: slice) -> tuple[Tensor, ...]:
         squares = layers.square()
         return (
             layers.sum(-1),
@@ -220,6 +257,11 @@ class _Counts(torch.autograd.Function):
             layers[partner] @ seconds.mT,
             squares[partner] @ seconds.square().mT,
         )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.partner = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -253,7 +295,7 @@ FINITE = 1e-4
 
 
 LEAST = -21.0
-"""Exponent, relative to the largest, below which a membership is 0: it is negligible in float32, and products of
+"""Exponent below which a membership is 0: it is negligible in float32, and products of
 smaller ones are subnormal numbers, whose arithmetic is slower by an order of magnitude."""
 
 EMPTY = 1e-9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -106,6 +107,13 @@ def random_directions(stack: Tensor, count: int, seed: int) -> Tensor:
     return unit.to(stack)
 
 
+@functools.lru_cache(maxsize=64)
+def cycle(n: int, device: torch.device, seed: int) -> Tensor:
+    """A permutation (n,) without fixed points, the same at every call; no global random state."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return torch.empty_like(order).scatter_(0, order, order.roll(-1)).to(device)
+
+
 def compress(layer: Tensor, squared_floor: Tensor) -> Tensor:
     """Compress heavy tails, unit by unit: asinh of the distance to the median over the interquartile range.
 
@@ -131,10 +139,13 @@ class _Asinh(torch.autograd.Function):
     """asinh from vectorised functions: torch's own takes ten times as long on a CPU."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(x: Tensor) -> Tensor:
         size = x.abs()
         return x.square().add_(1).sqrt_().add_(1).reciprocal_().mul_(size).mul_(size).add_(size).log1p_().copysign_(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from mireg.estimators.base import NEXT, PairEstimator, in_full_precision, paired
+from mireg.estimators.base import PairEstimator, in_full_precision, paired
+from mireg.estimators.closed_form import closed_form
 from mireg.estimators.gram import compress, squared_distances
 
 
 class KDE(PairEstimator):
     """MI of layers with added Gaussian noise, from pairwise-distance entropies.
 
-    The entropy of a layer T + N(0, sigma^2 I) is bounded by the mean over samples of
-    ``-log mean_j exp(-|t_i - t_j|^2 / 2 sigma^2)``. In I(X; Y) = H(X) + H(Y) - H(X, Y) the
-    entropies of the noise cancel. Self terms are kept, so 0 <= I <= log n up to rounding.
+    The density at each sample comes from a Gaussian kernel on every *other* sample, in X, in Y and in (X, Y):
+    ``I = mean_i log [(n - 1) sum_j k_ij l_ij / (sum_j k_ij sum_j l_ij)]``, j over the samples other than i, with
+    ``k_ij = exp(-|x_i - x_j|^2 / 2 sigma^2)`` for X and l_ij likewise for Y; the kernels' normalisation cancels. It
+    says how much better the samples whose x is near x_i predict y_i than all samples do. A sample takes no part in its
+    own prediction, so that shuffled rows give about 0 or less. (With self terms, a layer is rewarded for keeping its
+    rows apart, whatever they say.) A sample without neighbours says nothing (:data:`LEAST`). The estimate is at most
+    log(n - 1), and below 0 where kernels are narrow for the number of samples.
 
     ``bandwidth="auto"`` estimates the MI of the samples themselves, for layers of few units and many
     samples. The tails of every unit are compressed (:func:`mireg.estimators.gram.compress`). Distances
@@ -30,29 +36,29 @@ class KDE(PairEstimator):
 
     Args:
         bandwidth: sigma, in units of the layer's total standard deviation (the root of the summed
-            variance of its units), or several: the estimate is then the mean of the MI at each. A
-            wide kernel alone rewards the leading direction and lets a layer collapse to it; narrow
-            kernels also resolve finer structure. ``"auto"``: see above.
+            variance of its units), or several: the estimate is then the mean of the MI at each. Narrow kernels
+            resolve finer structure, and need more samples. ``"auto"``: see above.
         noise_floor: see :func:`mireg.estimators.gram.standardise`.
         shared_noise: see :func:`mireg.estimators.gram.gram`. Above 0, a layer's scale relative to the input's
             matters: signals too weak for gradients to flow back are not rewarded.
 
-    Source: Kolchinsky & Tracey, Estimating mixture entropy with pairwise distances, Entropy 19(7),
-    2017; Moon, Rajagopalan & Lall, Estimation of mutual information using kernel density estimators,
+    Source: Kolchinsky & Tracey, Estimating mixture entropy with pairwise distances, Entropy 19(7), 2017; Hall &
+    Morton, On the estimation of entropy, Annals of the Institute of Statistical Mathematics 45(1), 1993, for leaving
+    the sample itself out; Moon, Rajagopalan & Lall, Estimation of mutual information using kernel density estimators,
     Physical Review E 52(3), 1995, for kernels with the covariance of the sample; McAllester & Stratos,
     Formal limitations on the measurement of mutual information, AISTATS 2020.
 
-    >>> x = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
-    >>> round(KDE(bandwidth=0.05)(x, -x).item(), 4)  # two clusters, told apart: log 2
-    0.6931
+    >>> x = torch.tensor([[0.0], [1.0]]).repeat(1000, 1)
+    >>> round(KDE(bandwidth=0.05)(x, -x).item(), 3)  # two clusters, told apart: log 2
+    0.694
     """
 
     name: ClassVar[str] = "kde"
-    reward_options: ClassVar[Mapping[str, Any]] = {"shared_noise": 0.01}
+    reward_options: ClassVar[dict[str, Any]] = {"shared_noise": 0.01}
 
     def __init__(
         self,
-        bandwidth: float | Sequence[float] | Literal["auto"] = (0.5, 0.25, 0.125),
+        bandwidth: float | Sequence[float] | Literal["auto"] = 0.5,
         noise_floor: float = 1e-5,
         shared_noise: float = 0.0,
     ) -> None:
@@ -73,10 +79,11 @@ class KDE(PairEstimator):
             if self.bandwidth == "auto":
                 return self._whitened(layers, partner)
             distances = squared_distances(layers, self.noise_floor, self.shared_noise)
-            own, joint, _ = _KernelSums.apply(distances, [-0.5 / b**2 for b in self.bandwidth], partner)
-            entropy, joint = (math.log(own.shape[-1]) - sums.log().mean(-1) for sums in (own, joint))
-            nats: Tensor = (entropy[:, :-1] + entropy[:, partner] - joint).mean(0)
-            return nats
+            first, second = distances[:-1], distances[partner]
+            factors = [-0.5 / b**2 for b in self.bandwidth]
+            if second.requires_grad:
+                return closed_form(functools.partial(_leave_one_out, factors=factors), first, second.expand_as(first))
+            return closed_form(lambda first: _leave_one_out(first, second, factors)[:2], first)
 
     def _whitened(self, layers: list[Tensor], partner: slice) -> Tensor:
         """The estimate at the automatic bandwidth."""
@@ -86,6 +93,46 @@ class KDE(PairEstimator):
         whole = list(zip(centred, spectra, strict=True))
         nats = torch.stack([_pair(x, y, of_x, of_y) for (x, of_x), (y, of_y) in paired(whole, partner)])
         return nats.clamp_max(math.log(len(layers[0]))).to(layers[0].dtype)
+
+
+LEAST = 1e-17
+"""Added to every kernel, so that a sample too far from all others, as in heavy tails, says nothing: its estimate is 0
+and so is its gradient. The product of two is above the smallest float32."""
+
+
+def _leave_one_out(first: Tensor, second: Tensor, factors: Sequence[float]) -> tuple[Tensor, ...]:
+    """MI of two sides, the mean over the factors of the exponents.
+
+    Args:
+        first: squared distances (P, n, n).
+        second: those of the other side, (P, n, n), or (1, n, n), of which then no gradient is computed.
+        factors: -1 / 2 sigma^2 for each bandwidth.
+
+    Returns:
+        (P,), and its gradients by both.
+    """
+    n = first.shape[-1]
+    itself = torch.eye(n, dtype=torch.bool, device=first.device)
+    first, second = (distances.masked_fill(itself, math.inf) for distances in (first, second))
+    nats, by_first, by_second = [], [], []
+    for factor in factors:
+        near_x, near_y = ((distances * factor).exp() for distances in (first, second))
+        # Sums of kernels with LEAST added, and of their products, without adding it to each.
+        of_x, of_y = (sums.sum(-1, keepdim=True) for sums in (near_x, near_y))
+        joint = torch.linalg.vecdot(near_x, near_y)[..., None] + LEAST * (of_x + of_y) + (n - 1) * LEAST**2
+        around_x, around_y = of_x + (n - 1) * LEAST, of_y + (n - 1) * LEAST
+        nats.append((joint / (around_x * around_y)).log().mean((-2, -1)))
+        scale = factor / (n * len(factors))
+        by_joint = scale / joint
+        by_first.append(near_x * torch.addcmul(LEAST * by_joint - scale / around_x, near_y, by_joint))
+        if second.shape == first.shape:
+            by_second.append(near_y * torch.addcmul(LEAST * by_joint - scale / around_y, near_x, by_joint))
+    total = torch.stack(nats).mean(0) + math.log(n - 1)
+    return total, _sum(by_first), _sum(by_second) if by_second else second
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)
 
 
 _Spectrum = tuple[Tensor, Tensor]
@@ -132,38 +179,3 @@ def _sparse_entropy(white: Tensor, sigma: float) -> Tensor:
 
 CHUNK = 512
 """Number of kernel rows computed at once, so that they fit in the cache."""
-
-
-class _KernelSums(torch.autograd.Function):
-    """Sums of each sample's kernels over all samples: (B, L, n) for the layers, (B, L - 1, n) for products of partners.
-
-    Takes squared distances (L, n, n) and the factors of B exponents, and also returns the kernels. Kernels are the
-    largest tensors of the estimate, so this makes as few passes over them as possible.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, distances: Tensor, factors: list[float], partner: slice) -> tuple[Tensor, Tensor, Tensor]:
-        kernel = torch.stack([distances * factor for factor in factors]).exp_()
-        ctx.save_for_backward(kernel)
-        ctx.factors, ctx.partner = factors, partner
-        ctx.set_materialize_grads(False)
-        return kernel.sum(-1), (kernel[:, :-1] * kernel[:, partner]).sum(-1), kernel
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None, None]:
-        (kernel,) = ctx.saved_tensors
-        own, joint, direct = gradients
-        by_kernel = torch.zeros_like(kernel) if own is None else own[..., None].expand_as(kernel).contiguous()
-        if joint is not None:
-            by_kernel[:, :-1].addcmul_(joint[..., None], kernel[:, ctx.partner])
-            if ctx.partner == NEXT:
-                by_kernel[:, 1:].addcmul_(joint[..., None], kernel[:, :-1])
-            else:
-                by_kernel[:, -1] += (joint[..., None] * kernel[:, :-1]).sum(1)
-        if direct is not None:  # in a second derivative
-            by_kernel += direct
-        first, *others = (by_kernel * kernel).unbind()
-        by_distance = first * ctx.factors[0]
-        for part, factor in zip(others, ctx.factors[1:], strict=True):
-            by_distance.add_(part, alpha=factor)
-        return by_distance, None, None

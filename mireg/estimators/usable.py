@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
@@ -64,8 +64,8 @@ class Usable(Estimator):
     """
 
     name: ClassVar[str] = "usable"
-    reward_options: ClassVar[Mapping[str, Any]] = {"ridge": 0.1, "per_dimension": True, "shared_noise": 0.1}
     measures: ClassVar[str] = "usable information"
+    reward_options: ClassVar[dict[str, Any]] = {"ridge": 0.1, "per_dimension": True, "shared_noise": 0.1}
 
     def __init__(
         self,

@@ -64,6 +64,7 @@ class Plain(Binning):
         bins = self._bins(z.shape[-1])
         edges = torch.linspace(-SPAN, SPAN, bins + 1, dtype=z.dtype)
         centres, width = (edges[1:] + edges[:-1]) / 2, 2 * SPAN / bins
+        z = z.clamp(-SPAN, SPAN)
         return torch.softmax(-(z[..., None, :] - centres[:, None]).square() / (2 * (self.softness * width) ** 2), -2)
 
     def _entropies(self, cells: Tensor) -> Tensor:

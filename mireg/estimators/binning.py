@@ -64,7 +64,7 @@ class Binning(PairEstimator):
     reward_options: ClassVar[dict[str, Any]] = {
         "slicing": "covarying",
         "bins": 8,
-        "slices": 8,
+        "slices": 32,
         "noise": 1.0,
         "shared_noise": 0.01,
     }

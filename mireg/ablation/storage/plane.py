@@ -58,8 +58,8 @@ def fill_planes(figure: Figure, curves: Mapping[str, Curve]) -> None:
         axes.axhline(looked[0]["plane"]["target"][0] or 0.0, color="#888888", linestyle="--", linewidth=1)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel("information about the target, nats")
-    figure.supxlabel("information about the input, nats per dimension", fontsize="medium")
+    panels[0].set_ylabel("usable information about the target, nats")
+    figure.supxlabel("usable information about the input, nats per dimension", fontsize="medium")
     handles = [
         panels[0].plot([], [], "o", color=colour[step], markersize=6, label=f"step {step:,}")[0] for step in steps
     ]

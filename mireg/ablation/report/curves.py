@@ -40,6 +40,7 @@ def read_curves(source: Any, metric: str | None, mode: str | None, goal: float |
         UserError: naming what is missing or wrong, and the remedy.
     """
     if isinstance(source, str | Path) and Path(source).is_dir():
+        rows: Sequence[Row]
         rows, metric = read_scalars(Path(source), metric)
     else:
         rows = _rows(source)
@@ -196,10 +197,13 @@ def _metric_column(place: str, columns: Sequence[str], metric: str | None) -> st
         return measured[0]
     if metric in columns:
         return str(metric)
-    what = "no column with a metric" if not measured else f"columns {', '.join(measured)}: which is compared?"
     if metric is not None:
-        what = f"no column {metric!r}{nearest(metric, measured)}"
-    raise UserError(f"{place} has {what} Name one with --metric" + (f" from {', '.join(measured)}" if measured else ""))
+        problem = f"has no column {metric!r}{nearest(metric, measured)}"
+    elif measured:
+        problem = "has several columns"
+    else:
+        raise UserError(f"{place} has no column with a metric, only {', '.join(columns)}: add it under its name")
+    raise UserError(f"{place} {problem}: choose --metric from {', '.join(measured)}")
 
 
 def _number(where: str, row: Row, name: str) -> float | None:

@@ -22,7 +22,7 @@ from mireg.ablation.arms import ARMS, BASELINE, TERM
 from mireg.ablation.report.statistics import performance_profile
 from mireg.ablation.report.text import metric_name
 from mireg.ablation.storage.files import write_bytes
-from mireg.ablation.storage.plane import fill_planes, has_plane, step_colour
+from mireg.ablation.storage.plane import fill_planes, has_plane
 from mireg.ablation.study.metric import Metric, to_target
 
 COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
@@ -38,7 +38,7 @@ GREY = "#777777"
 
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
 
-POINTS = 72
+POINTS = 56
 """Approximate number of points per curve in a chart; ``curves.csv`` has all of them."""
 
 MEASURED = "kde"
@@ -168,7 +168,7 @@ def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
     dotted = "" if goal is None else f"; the goal, {metric.show(goal)}, dotted"
     yield _by_arm(
         metric.name,
-        f"Validation {metric.name} by step: median over seeds, band from the lowest to the highest{dotted}",
+        f"By step: {metric_name(cell, 'validation')}, median over seeds, band from lowest to highest{dotted}",
         partial(draw_metric, cell=cell, runs=runs, look=look),
         len(runs),
         for_papers=True,
@@ -185,7 +185,7 @@ def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
         if any(point.get("rewarded") for run in of_arm for point in run["curve"]):
             yield Chart(
                 f"rewarded-{arm}",
-                f"What the term of {arm} rewards, by step, median over seeds; darker is nearer to the input",
+                f"What the term of {arm} rewards, by step, median over seeds, of layers from the input to the output",
                 partial(_rewarded, runs=of_arm, scale=_scale(of_arm, "rewarded")),
                 (4.8, 3.6),
             )
@@ -214,7 +214,7 @@ def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
         )
     yield Chart(
         "final",
-        f"{metric_name(cell).capitalize()} after the last step: a dot per seed, a bar at the median",
+        f"After the last step: {metric_name(cell)}, a dot per seed, a bar at the median",
         _single(_dots, values={arm: [r[metric.final] for r in of] for arm, of in runs.items()}, look=look),
         (4.8, max(1.4, 0.6 + 0.24 * len(runs))),
     )
@@ -238,9 +238,10 @@ def _by_arm(name: str, caption: str, draw: Callable[[Axes], None], arms: int, *,
     def with_legend(figure: Figure) -> None:
         axes = figure.add_subplot()
         draw(axes)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3 if max(map(len, labels)) <= 15 else 2)
 
-    return Chart(name, caption, with_legend, (4.8, 3 + 0.2 * math.ceil(arms / 3)), for_papers)
+    return Chart(name, caption, with_legend, (4.8, 3 + 0.2 * math.ceil(arms / 2)), for_papers)
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ class Scale:
     def label(self, axes: Axes) -> None:
         """Write it on a chart."""
         axes.set_ylabel(self.unit)
-        axes.set_title(self.about, fontsize=8)
+        axes.set_title(self.about, fontsize=8, loc="left")
         axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
 
 
@@ -384,7 +385,7 @@ def _rewarded(figure: Figure, runs: Sequence[dict[str, Any]], scale: Scale) -> N
     for index, key in enumerate(keys[place] for place in chosen):
         curves = [[(p["step"], p["rewarded"][key]) for p in r["curve"] if key in p.get("rewarded", {})] for r in runs]
         steps, values = _on_common_steps([curve for curve in curves if curve])
-        axes.plot(steps, np.nanmedian(values, axis=0), color=step_colour(index, len(chosen)), label=key)
+        axes.plot(steps, np.nanmedian(values, axis=0), color=COLOURS[1 + index], label=key)
     axes.set_xlabel("training step")
     scale.label(axes)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)

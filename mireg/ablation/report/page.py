@@ -95,7 +95,8 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
         charts=charts,
         overviews=overviews(summary),
         settings={cell["cell"]: _settings(cell["cell"], results) for cell in cells},
-        study={key: value for key, value in study.items() if key not in ("study", "arms")},
+        command=study.get("report") or f"mireg report {folder}",
+        study={key: value for key, value in study.items() if key not in ("study", "arms", "report")},
     )
     write_bytes(folder / "report.html", page.encode())
 

@@ -64,7 +64,9 @@ def details(cell: dict[str, Any]) -> Columns:
             "arm": list(cell["arms"]),
             "p (Holm)": [number_text(v.get("p_holm"), "", ".3f") for v in versus],
             "p (log-rank)": [number_text(v.get("logrank_p_value"), "", ".3f") for v in versus],
-            f"validation {cell['metric']} at equal time [95%]": [mean_text(cell, arm["equal_time"]) for arm in arms],
+            f"{metric_name(cell, 'validation')} at equal time [95%]": [
+                mean_text(cell, arm["equal_time"]) for arm in arms
+            ],
             "ms per step": [number_text(arm["step_ms"], "", ".1f") for arm in arms],
         }
     )
@@ -95,7 +97,7 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
             first = name == "arm"
             table.add_column(SHORT.get(name, name), justify="left" if first else "right", no_wrap=first)
         for row in zip(*(columns[name] for name in shown), strict=True):
-            table.add_row(*row)
+            table.add_row(*(text.partition(":")[0] for text in row))  # the counts of a miss are in another column
         console.print(f"[bold]{title(cell)}[/bold]", highlight=False)
         console.print(table)
         console.print(headline(cell), highlight=False)
@@ -312,4 +314,5 @@ def title(cell: dict[str, Any]) -> str:
     if cell["target"] is None:
         return f"{cell['cell']}: {metric_name(cell)} after {cell['budget_steps']} steps{where}"
     goal = Metric.of(cell).show(cell["target"])
-    return f"{cell['cell']}: {goal} validation {cell['metric']} within {cell['budget_steps']} steps{where}"
+    least = "" if cell["mode"] == "max" else "at most "
+    return f"{cell['cell']}: {least}{goal} {metric_name(cell, 'validation')} within {cell['budget_steps']} steps{where}"

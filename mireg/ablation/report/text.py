@@ -8,9 +8,10 @@ from typing import Any
 from mireg.ablation.study.metric import Metric
 
 
-def metric_name(cell: Mapping[str, Any]) -> str:
-    """Name of the final metric of a cell, with its split."""
-    return f"{cell['final_split']} {cell['metric']}"
+def metric_name(cell: Mapping[str, Any], split: str | None = None) -> str:
+    """Name of a metric with its split, by default that of the final one; not twice, as in "validation val_loss"."""
+    split, name = split or cell["final_split"], cell["metric"]
+    return name if name.lower().startswith(("val", "test", "eval", "dev")) else f"{split} {name}"
 
 
 def number_text(value: float | None, missing: str, form: str) -> str:

@@ -31,7 +31,9 @@ def nats(point: Mapping[str, Any], about: str) -> list[float]:
 
 def step_colour(index: int, count: int) -> tuple[float, float, float, float]:
     """Colour of the step with this index among ``count`` steps."""
-    colour: tuple[float, float, float, float] = COLOURS(0.9 * index / max(1, count - 1))
+    colour: tuple[float, float, float, float] = COLOURS(
+        0.25 + 0.65 * index / max(1, count - 1)
+    )  # legible on black, too
     return colour
 
 

@@ -38,6 +38,9 @@ GREY = "#777777"
 
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
 
+FOLDER = "figures"
+"""Folder in a report's with the charts for papers and slides."""
+
 POINTS = 56
 """Approximate number of points per curve in a chart; ``curves.csv`` has all of them."""
 
@@ -158,9 +161,18 @@ def _saved(figure: Figure, form: str, **options: Any) -> bytes:
 def cell_charts(cell: dict[str, Any], runs: Runs, look: Look) -> list[Chart]:
     """The charts of a cell; those of information only if its runs measured it, which an archive does not keep."""
     return [
-        replace(chart, name=re.sub(r"[^\w.-]+", "-", f"{cell['cell']}-{chart.name}"))
+        replace(chart, name=_file_name(cell, chart.name))
         for chart in _charts(cell, {arm: of for arm, of in runs.items() if any(run["curve"] for run in of)}, look)
     ]
+
+
+def _file_name(cell: Mapping[str, Any], chart: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", f"{cell['cell']}-{chart}")
+
+
+def picture(cell: Mapping[str, Any]) -> str:
+    """Path of the picture of a cell's learning curves in the folder of its report."""
+    return f"{FOLDER}/{_file_name(cell, cell['metric'])}.png"
 
 
 def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:

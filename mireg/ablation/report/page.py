@@ -20,9 +20,6 @@ from mireg.ablation.report.verdicts import bounds, headline, verdicts
 from mireg.ablation.storage.files import read_json, write_bytes, write_json
 from mireg.ablation.storage.provenance import RUNS, read_tuning
 
-FIGURES = "figures"
-"""Folder in a report's with the charts for papers and slides."""
-
 
 def write(folder: Path) -> dict[str, Any]:
     """Write the report of a study's folder or archive into it, see :func:`publish`.
@@ -74,7 +71,7 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
     charts = {cell["cell"]: figures.cell_charts(cell, figures.runs_of(cell, results), look) for cell in cells}
     overall = [figures.profile_chart(cells, look)] if len(cells) > 1 and figures.has_profile(cells) else []
     every = [chart for of in (overall, *charts.values()) for chart in of]
-    drawn = {c.name: figures.save(c, folder / FIGURES if c.for_papers else None) for c in every}
+    drawn = {c.name: figures.save(c, folder / figures.FOLDER if c.for_papers else None) for c in every}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

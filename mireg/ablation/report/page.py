@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,12 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
     _write_summary(folder, summary)
     write_bytes(folder / "tables.tex", as_latex(summary).encode())
     write_bytes(folder / "runs.csv", as_csv(results, summary).encode())
-    write_bytes(folder / "curves.csv", as_curves(results).encode())
     cells = summary["cells"]
+    runs = {cell["cell"]: figures.runs_of(cell, results) for cell in cells}
+    in_order = itertools.chain.from_iterable(itertools.chain(*of.values()) for of in runs.values())
+    write_bytes(folder / "curves.csv", as_curves(list(in_order)).encode())
     look = figures.lines(list(dict.fromkeys(arm for cell in cells for arm in cell["arms"])))
-    charts = {cell["cell"]: figures.cell_charts(cell, figures.runs_of(cell, results), look) for cell in cells}
+    charts = {cell["cell"]: figures.cell_charts(cell, runs[cell["cell"]], look) for cell in cells}
     overall = [figures.profile_chart(cells, look)] if len(cells) > 1 and figures.has_profile(cells) else []
     every = [chart for of in (overall, *charts.values()) for chart in of]
     drawn = {c.name: figures.save(c, folder / figures.FOLDER if c.for_papers else None) for c in every}

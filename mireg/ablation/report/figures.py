@@ -41,7 +41,7 @@ INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytic
 FOLDER = "figures"
 """Folder in a report's with the charts for papers and slides."""
 
-POINTS = 56
+POINTS = 40
 """Approximate number of points per curve in a chart; ``curves.csv`` has all of them."""
 
 MEASURED = "kde"

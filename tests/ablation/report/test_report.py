@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -296,7 +297,7 @@ def test_the_main_charts_are_files_legible_on_white_and_black(study: Path) -> No
     assert figures.GREY in svg
     assert figures.INK not in svg
     with Image.open(study / "figures" / "R1-accuracy.png") as picture:
-        assert picture.convert("RGBA").getpixel((0, 0))[3] == 0
+        assert picture.convert("RGBA").getchannel("A").getpixel((0, 0)) == 0
         assert picture.height < 700  # a screen
 
 
@@ -306,7 +307,7 @@ def test_an_arm_of_few_cells_is_not_above_one_that_solves_many() -> None:
     cells = summarise("study", runs)["cells"]
     axes = Figure().subplots()
     figures.draw_profile(axes, cells, figures.lines(["none", "mi", "he"]))
-    heights = {line.get_label(): max(line.get_ydata()) for line in axes.lines}
+    heights = {line.get_label(): np.max(line.get_ydata()) for line in axes.lines}
     assert heights == {"none (3 of 3)": 3, "mi (3 of 3)": 3, "he (1 of 1)": 1}
 
 

@@ -87,10 +87,11 @@ def _pictures(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) 
     cells = summary["cells"]
     found = [
         ("speed.png", overview.CAPTION),
-        ("curves.png", "The metric by step, a chart per cell: median over seeds, band from the lowest to the highest"),
     ]
+    found += [(chart, f"{cell['cell']}, by step: median over seeds, band from the lowest to the highest")
+              for cell in cells if (chart := figures.picture(cell))]  # fmt: skip
     if any(cell["target"] is not None for cell in cells):
-        found.append(("profile.png", "Performance profile: the share of cells that an arm solves within so many times the steps of the fastest arm"))  # fmt: skip  # noqa: E501
+        found.append(("profile.png", "Performance profile: the number of cells that an arm solves within so many times the steps of the fastest arm, and of how many"))  # fmt: skip  # noqa: E501
     if any(arm.get("steps_saved", {}).get("ci95") for cell in cells for arm in cell["arms"].values()):
         found.append(("saved.png", f"Steps saved at the end of a schedule, in per cent of those of `{BASELINE}`, with 95% intervals"))  # fmt: skip  # noqa: E501
     names = [
@@ -111,11 +112,11 @@ def _runs(cell: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict
 
 
 def write_pictures(folder: Path, summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the figures of the page into a folder, in addition to ``curves.png``, which every report has."""
+    """Draw the figures of the page into a folder, in addition to those of every report."""
     cells = summary["cells"]
     look = figures.lines(list(dict.fromkeys(arm for cell in cells for arm in cell["arms"])))
     wanted = {name for name, _ in _pictures(summary, results)}
-    with mpl.rc_context(figures.STYLE):
+    with mpl.rc_context(figures.STYLE | dict.fromkeys(figures.INKED, figures.GREY)):  # legible on white and on black
         _save(folder / "speed.png", overview.draw(summary))
         if "profile.png" in wanted:
             figure = Figure(figsize=(7, 4), layout="constrained")
@@ -127,9 +128,8 @@ def write_pictures(folder: Path, summary: Mapping[str, Any], results: Sequence[M
         for cell in cells:
             if f"plane-{cell['cell']}.png" in wanted:
                 _save(folder / f"plane-{cell['cell']}.png", draw_planes(figures.planes_of(cell, _runs(cell, results))))
-
-    if "layers.png" in wanted:
-        _save(folder / "layers.png", inside.draw_layers(results))
+        if "layers.png" in wanted:
+            _save(folder / "layers.png", inside.draw_layers(results))
 
 
 def _saved_figure(cells: Sequence[dict[str, Any]], look: Mapping[str, figures.Line]) -> Figure:
@@ -155,7 +155,7 @@ def _saved_figure(cells: Sequence[dict[str, Any]], look: Mapping[str, figures.Li
 
 def _save(path: Path, figure: Figure) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, transparent=True)
     write_bytes(path, buffer.getvalue())
 
 

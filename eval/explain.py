@@ -153,24 +153,24 @@ def correlation(stacks: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def draw(cells: dict[str, Any]) -> Figure:
-    """Draw a column per cell and a row per panel; lighter is earlier, the term's lines are dashed."""
+    """Draw a column per cell and a row per panel: the start, which both arms share, and each arm early and at the end.
+
+    A colour per arm; early is dashed.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.2 * len(cells), 8), layout="constrained")
         grid = figure.subplots(len(PANELS), len(cells), squeeze=False)
         for column, (name, arms) in enumerate(cells.items()):
             for row, (panel, title) in enumerate(PANELS.items()):
                 axes = grid[row, column]
-                for index, arm in enumerate(ARMS):
-                    for when, seen in enumerate(arms[arm]["at"]):
-                        values = seen[panel]
-                        axes.plot(
-                            range(1, len(values) + 1),
-                            values,
-                            color=COLOURS[index],
-                            alpha=0.25 + 0.75 * when / (len(STEPS) - 1),
-                            linestyle=("-", (0, (4, 2)))[index],
-                            label=f"{arm}, step {seen['step']}",
-                        )
+                shown = [("before training", arms[ARMS[0]]["at"][0], "#808080", ":")]
+                for colour, arm in zip(COLOURS[1:], ARMS, strict=False):
+                    early, last = arms[arm]["at"][len(STEPS) // 2], arms[arm]["at"][-1]
+                    shown += [(f"{arm}, step {seen['step']}", seen, colour, dash)
+                              for seen, dash in ((early, "--"), (last, "-"))]  # fmt: skip
+                for label, seen, colour, dash in shown:
+                    values = seen[panel]
+                    axes.plot(range(1, len(values) + 1), values, color=colour, linestyle=dash, label=label)
                 if panel == "gradient_norm":
                     axes.set_yscale("log")
                 if row == 0:

@@ -12,7 +12,7 @@ from eval.bar import NOT_RUN
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report import figures
 from mireg.ablation.report.summary import difference_key, final_key
-from mireg.ablation.report.text import difference_text, mean_text, ratio_text
+from mireg.ablation.report.text import difference_text, mean_text, ratio_text, speed_text
 from mireg.ablation.study.config import Cell
 from mireg.ablation.study.convergence import CONVERGENCE, REMEDIES
 from mireg.ablation.study.metric import Metric
@@ -22,24 +22,22 @@ ELSE = (*REMEDIES, "deep-supervision", "lbe", "muon")
 """Alternatives to the term."""
 
 ABOUT = (
-    f"A line per cell: steps to the target of `{BASELINE}` and `{TERM}`, median over seeds; the speed of `{TERM}`, "
+    f"A line per cell: steps to the goal of `{BASELINE}` and `{TERM}`, median over seeds; the speed of `{TERM}`, "
     f"`{BASELINE}` being 1, with its 95% interval; how much better or worse it ends; the speed of the control, whose "
-    "targets are shuffled; and the fastest of what one would do instead. In P cells, which have no target, speed is "
+    "targets are shuffled; and the fastest of what one would do instead. Where a median never reaches the goal, the "
+    "number of seeds that do stands instead of a speed. In P cells, which have no goal, speed is "
     f"the steps that `{BASELINE}` would need for the same end over those of the arm, and the remedy is the one that "
     "ends best. The data are Fashion-MNIST unless named."
 )
 
 COLUMNS = (
     "cell",
-    "network",
-    f"`{BASELINE}`",
-    f"`{TERM}`",
+    f"`{BASELINE}` → `{TERM}`",
     "speed in steps",
-    "speed in seconds",
+    "in seconds",
     f"end, over `{BASELINE}`",
     "control: speed",
     "best remedy",
-    "seeds",
 )
 
 
@@ -53,21 +51,18 @@ def table(summary: Mapping[str, Any]) -> list[str]:
 def _row(cell: Cell, found: dict[str, Any] | None) -> list[str]:
     network = _network(cell) + ("" if cell.dataset == "fashion-mnist" else f", {cell.dataset}")
     if found is None:
-        return [cell.name, network, NOT_RUN, *[""] * (len(COLUMNS) - 3)]
+        return [f"{cell.name}: {network}", NOT_RUN, *[""] * (len(COLUMNS) - 2)]
     arms = found["arms"]
     term = arms.get(TERM, {})
     seconds = _speeds(found, term)[1]
     return [
-        cell.name,
-        network,
-        _reached(found, BASELINE),
-        _reached(found, TERM),
+        f"{cell.name}: {network}, {term.get('n_seeds', 0)} seeds",
+        f"{_reached(found, BASELINE)} → {_reached(found, TERM)}",
         _speed_text(found, term) if term else NOT_RUN,
         ratio_text(*seconds) if seconds else "",
         difference_text(found, term.get(difference_key(Metric.of(found)))),
         _speed_text(found, arms[CONTROL]) if CONTROL in arms else NOT_RUN,
         _remedy(found),
-        str(term.get("n_seeds", 0)),
     ]
 
 
@@ -80,36 +75,32 @@ def _reached(cell: dict[str, Any], arm: str) -> str:
     median = found["steps_to_target"]["median"]
     missed = found["n_seeds"] - found["n_reached"]
     few = f" ({found['n_reached']} of {found['n_seeds']})" if missed else ""
-    return ("never" if median is None else f"{median:,.0f}") + few
+    return (f"not in {cell['budget_steps']:,}" if median is None else f"{median:,.0f}") + few
 
 
-Ratio = tuple[float, str | None, Sequence[float] | None]
-"""A speed, whether it is a bound, and its interval."""
+Ratio = tuple[float, Sequence[float] | None]
+"""A speed and its interval."""
 
 
 def _speeds(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> tuple[Ratio | None, Ratio | None]:
-    """Speed in steps and in seconds, to the target or, without one, to the same final metric; None without any."""
+    """Speed in steps and in seconds, to the goal or, without one, to the same final metric; None without any."""
     if saved := arm.get("steps_saved"):
         if saved["mean"] is None:
             return None, None
         speed, *edges = (1 / (1 - share) for share in (saved["mean"], *(saved["ci95"] or ())))
         seconds = saved["seconds_ratio"]
-        return (speed, None, edges), None if seconds is None else (seconds, None, saved["seconds_ci95"])
+        return (speed, edges), None if seconds is None else (seconds, saved["seconds_ci95"])
     versus = arm.get("vs_none")
-    if cell["target"] is None or not versus or versus["n_pairs"] == 0 or versus["steps_ratio"] is None:
+    if cell["target"] is None or not versus or versus["steps_ratio"] is None or versus["bound"]:
         return None, None
-    bound = versus["bound"]
-    return (versus["steps_ratio"], bound, versus["ci95"]), (versus["seconds_ratio"], bound, versus["seconds_ci95"])
+    return (versus["steps_ratio"], versus["ci95"]), (versus["seconds_ratio"], versus["seconds_ci95"])
 
 
 def _speed_text(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
-    """The speed in steps, or why there is none."""
+    """The speed in steps, or how many seeds reach the goal."""
     if speed := _speeds(cell, arm)[0]:
         return ratio_text(*speed)
-    if cell["target"] is None:
-        return ""
-    reached = arm["n_reached"] + cell["arms"].get(BASELINE, {}).get("n_reached", 0)
-    return "neither reaches it in the median" if reached else "neither reaches it"
+    return speed_text(arm.get("vs_none") or {})
 
 
 def _remedy(cell: dict[str, Any]) -> str:
@@ -126,7 +117,7 @@ def _remedy(cell: dict[str, Any]) -> str:
         return f"`{best}`: {metric.show(others[best][final_key(metric)]['mean'], 1)}"
     steps = {name: m for name, arm in others.items() if (m := arm["steps_to_target"]["median"]) is not None}
     if not steps:
-        return "no other gets there" if others else NOT_RUN
+        return "none gets there" if others else NOT_RUN
     best = min(steps, key=steps.__getitem__)
     return f"`{best}`: {steps[best]:,.0f}"
 
@@ -138,7 +129,7 @@ def markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]
 
 CAPTION = (
     f"Steps that `{BASELINE}` takes over those of the term (blue) and of the term with shuffled targets (orange), "
-    "with 95% intervals: right of 1 is faster; an arrow is a bound, since one of the two never gets there in the median"
+    "with 95% intervals: right of 1 is faster; in words, where one of the two never gets there in the median"
 )
 
 LIMITS = 0.25, 32
@@ -177,10 +168,9 @@ def _draw_speed(axes: Axes, height: float, cell: dict[str, Any], arm: Mapping[st
         )
         axes.text(1.06, height, text, color=colour, fontsize=8, verticalalignment="center")
         return
-    ratio, bound, interval = speed
-    marker = {None: "o", "at least": ">", "at most": "<"}[bound]
+    ratio, interval = speed
     axes.plot(interval or [], [height] * len(interval or []), color=colour, linewidth=2)
-    axes.plot([ratio], [height], marker, color=colour, markersize=6)
+    axes.plot([ratio], [height], "o", color=colour, markersize=6)
 
 
 def _network(cell: Cell) -> str:

@@ -1,6 +1,7 @@
-"""Rebuild the summary, tables and report of a study from the runs in its folder.
+"""Report on curves: those of a study's folder or archive, or from anywhere, as ``mireg report`` does.
 
 python -m eval.report DIR
+python -m eval.report FILE.csv --baseline ARM --goal G
 python -m eval.report DIR --archive TARGET
 python -m eval.report TARGET --page PAGE
 python -m eval.report TARGET --unpack DIR --cells CELL ...
@@ -8,13 +9,13 @@ python -m eval.report TARGET --unpack DIR --cells CELL ...
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from eval import archive, convergence
+from mireg.ablation.command import report as command
 from mireg.ablation.report import print_table, tables, write, write_tables
 from mireg.ablation.storage.files import DamagedError, write_bytes
 from mireg.ablation.study.convergence import CONVERGENCE
@@ -48,16 +49,19 @@ def fill(page: Path, folder: Path) -> None:
 
 def main() -> int:
     """Run the command line and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description="Rebuild a study's summary and report.")
-    parser.add_argument("folder", type=Path, help="the study's folder, as given to train.py --out, or an archive")
-    parser.add_argument("--archive", type=Path, help="add the runs, compacted, to this folder, and write its tables")
-    parser.add_argument("--page", type=Path, help="write the tables into this page, between its markers")
+    parser = command.parser("python -m eval.report")
+    parser.add_argument("--archive", type=Path, help="add the study's runs, compacted, to this folder")
+    parser.add_argument("--page", type=Path, help="write the study's tables into this page, between its markers")
     parser.add_argument("--unpack", type=Path, help="write cells of an archive to this new folder, to run more of them")
     parser.add_argument("--cells", nargs="+", default=[], help="the cells to unpack")
     arguments = parser.parse_args()
     if bool(arguments.unpack) != bool(arguments.cells):
         parser.error("--unpack and --cells go together")
-    folder = arguments.folder
+    if not (arguments.archive or arguments.page or arguments.unpack):
+        return command.report_on(arguments, "eval.report")
+    if len(arguments.curves) > 1:
+        parser.error("--archive, --page and --unpack take the folder of one study")
+    folder = Path(arguments.curves[0])
     try:
         if arguments.unpack:
             archive.unpack(folder, arguments.unpack, arguments.cells)
@@ -69,11 +73,8 @@ def main() -> int:
             summary = write_tables(arguments.archive)[2]
         if arguments.page:
             fill(arguments.page, arguments.archive or folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DamagedError) as error:
         print(f"eval.report: {error}", file=sys.stderr)
-        return 2
-    except DamagedError as error:
-        print(f"eval.report: {error}: give the study's command again, it repeats that run", file=sys.stderr)
         return 2
     print_table(summary, Console())
     print(f"report: {folder / 'report.html'}")

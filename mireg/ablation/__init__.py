@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mireg.ablation import report
     from mireg.ablation.arms import ARMS, Arm, Term
     from mireg.ablation.comparison import compare
     from mireg.ablation.data import Dataset, Samples
@@ -42,6 +43,7 @@ __all__ = [
     "Tuning",
     "UserError",
     "compare",
+    "report",
     "run_study",
 ]
 
@@ -59,6 +61,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "report":  # a package that can be called
+        return importlib.import_module("mireg.ablation.report")
     # The trainer and its report are slow to import, and most of the package needs neither.
     for module, names in _HOME.items():
         if name in names:

@@ -50,11 +50,21 @@ def test_a_line_says_why_there_is_no_speed() -> None:
         for seed, reached in enumerate(of)
     ]
     summary = summarise("convergence", results)
-    rows = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ") for row in overview.table(summary)}
+    rows = {row.split(":")[0].strip("| "): row.strip("| ").split(" | ") for row in overview.table(summary)}
     column = dict(zip(overview.COLUMNS, range(len(overview.COLUMNS)), strict=True))
     control = column["control: speed"]
-    assert (rows["R1"][control], rows["R1"][column["speed in steps"]]) == ("neither reaches it", "≥10.0x [10.0, 10.0]")
-    assert rows["H2"][control] == "neither reaches it in the median"
-    assert (rows["P6"][control], rows["R3"][column["`none`"]]) == ("not run", "not run")
+    assert (rows["R1"][control], rows["R1"][column["speed in steps"]]) == (
+        "neither: 0/6 vs 0/6",
+        "only with it: 6/6 vs 0/6",
+    )
+    assert rows["R1"][column["`none` → `mi`"]] == "not in 1,000 (0 of 6) → 100"
+    assert rows["H2"][control] == "neither: 1/6 vs 0/6"
+    assert (rows["P6"][control], rows["R3"][column["`none` → `mi`"]]) == ("not run", "not run")
     texts = [text.get_text() for text in overview.draw(summary).axes[0].texts]
-    assert texts == ["neither reaches it", "neither reaches it in the median", "points at the end: +0.0 [+0.0, +0.0]"]
+    assert texts == [
+        "only with it: 6/6 vs 0/6",
+        "neither: 0/6 vs 0/6",
+        "only with it: 6/6 vs 0/6",
+        "neither: 1/6 vs 0/6",
+        "points at the end: +0.0 [+0.0, +0.0]",
+    ]

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from mireg.ablation.command import report
 from mireg.ablation.command.arguments import Arguments, parse
 from mireg.ablation.command.printing import config_text, print_list
 from mireg.ablation.command.request import Catalogue, chosen_study
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None, catalogue: Catalogue = WITHOUT_NETWO
         catalogue: the networks that can be named.
         program: at the head of messages.
     """
+    if list(sys.argv[1:] if argv is None else argv)[:1] == ["report"]:
+        return report.main((sys.argv[1:] if argv is None else argv)[1:], f"{program} report")
     try:
         return run(parse(argv, program), catalogue, program)
     except UserError as error:
@@ -91,10 +94,10 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
             return 128 + number
     failed = [result for result in results if result["failure"]]
     if group.writes and len(failed) < len(results):
-        from mireg.ablation import report  # with SciPy and matplotlib: not for --help, nor for workers
+        from mireg.ablation.report import print_places, print_table, write  # not for --help, nor for workers: SciPy
 
-        report.print_table(report.write(out), console)
-        report.print_places(out, console)
+        print_table(write(out), console)
+        print_places(out, console)
     for result in failed:
         print_error(program, f"failed: {result['cell']}/{result['arm']}/seed-{result['seed']}: {result['failure']}")
     return 1 if failed else 0

@@ -1,25 +1,27 @@
-"""Charts of a study: learning curves, survival, performance profile, final accuracy, cost and MI."""
+"""Charts of a study, each with its own legend: on the page as SVG, and as files for papers and slides."""
 
 from __future__ import annotations
 
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from mireg.ablation.arms import BASELINE, TERM
+from mireg import estimators
+from mireg.ablation.arms import ARMS, BASELINE, TERM
 from mireg.ablation.report.statistics import performance_profile
 from mireg.ablation.report.text import metric_name
+from mireg.ablation.storage.files import write_bytes
 from mireg.ablation.storage.plane import fill_planes, has_plane
 from mireg.ablation.study.metric import Metric, to_target
 
@@ -30,13 +32,23 @@ DASHES = ("", "5 2", "1.5 1.5")
 """Dashes (in SVG notation) of the first, second and third arm with the same colour."""
 
 INK = "#010203"
-"""Placeholder for the page's own text colour in embedded figures."""
+"""Placeholder for the text colour: the page's own there; in files mid-grey, legible on white and on black."""
 
-PLANE = "Information plane"
-"""How the caption of the wide figure begins."""
+GREY = "#777777"
 
-POINTS = 72
-"""Approximate number of points per curve in the page; the results have all of them."""
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
+
+FOLDER = "figures"
+"""Folder in a report's with the charts for papers and slides."""
+
+POINTS = 40
+"""Approximate number of points per curve in a chart; ``curves.csv`` has all of them."""
+
+MEASURED = "kde"
+"""Estimator with which the built-in trainer measures every arm, the default of :func:`mireg.measure`."""
+
+LAYERS = 6
+"""Largest number of layers in a chart of what the term rewards, spread from the first to the last."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -50,14 +62,11 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.6,
     "legend.frameon": False,
+    "legend.fontsize": 8.5,
     "svg.fonttype": "none",
     "svg.hashsalt": "mireg",
+    "pdf.fonttype": 42,
 }
-
-ON_PAGE: dict[Any, Any] = dict.fromkeys(
-    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
-) | {"grid.color": INK}
-
 
 WIDE = 20
 """Highest over lowest value of a metric from which its axis is logarithmic: a loss that starts far above its end would
@@ -77,6 +86,37 @@ class Line:
         return {"color": self.colour, "linestyle": (0, [float(x) for x in self.dash.split()]) if self.dash else "-"}
 
 
+Look = Mapping[str, Line]
+"""Line styles by arm."""
+
+Runs = dict[str, list[dict[str, Any]]]
+"""Results of a cell's runs, by arm."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure, its file name and its caption.
+
+    Attributes:
+        name: file name without extension.
+        caption: what it shows.
+        draw: draws into a figure.
+        size: width and height in inches.
+        for_papers: whether it is also written to files.
+    """
+
+    name: str
+    caption: str
+    draw: Callable[[Figure], None]
+    size: tuple[float, float]
+    for_papers: bool = False
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it takes the width of two charts."""
+        return self.size[0] > 6
+
+
 def lines(arms: Sequence[str]) -> dict[str, Line]:
     """Choose a line style for each arm."""
     baseline, *others = COLOURS
@@ -86,58 +126,178 @@ def lines(arms: Sequence[str]) -> dict[str, Line]:
     return look
 
 
-Runs = dict[str, list[dict[str, Any]]]
-"""Results of a cell's runs, by arm."""
+def runs_of(cell: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Runs:
+    """The runs of a cell of a summary, by arm."""
+    return {arm: [dict(r) for r in results if r["cell"] == cell["cell"] and r["arm"] == arm] for arm in cell["arms"]}
 
 
-def cell_figures(cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> dict[str, str]:
-    """The charts of a cell, as SVG by caption; without MI charts if the runs have no MI, as in an archive."""
-    metric, timed = Metric.of(cell), cell["target"] is not None
-    dotted = ", target dotted" if timed else ""
-    survival = (
-        {
-            "Share of the seeds that have reached the target, by step": _svg(
-                lambda axes: _survival(axes, cell, runs, look)
-            )
-        }
-        if timed
-        else {}
+def save(chart: Chart, folder: Path | None = None) -> str:
+    """Draw a chart as SVG in the page's own text colour; with a folder, also write it as PNG, SVG and PDF."""
+    with mpl.rc_context(STYLE | dict.fromkeys(INKED, INK)):
+        text = _saved(_drawn(chart), "svg", metadata={"Date": None, "Creator": None}).decode()
+    text = re.sub(r"(\d\.\d\d)\d+(?!\d*<)", r"\1", text)
+    if folder is not None:
+        write_bytes(folder / f"{chart.name}.svg", text.replace(INK, GREY).encode())
+        with mpl.rc_context(STYLE | dict.fromkeys(INKED, GREY)):
+            write_bytes(folder / f"{chart.name}.png", _saved(_drawn(chart), "png", dpi=160))
+        with mpl.rc_context(STYLE):
+            write_bytes(folder / f"{chart.name}.pdf", _saved(_drawn(chart), "pdf", metadata={"CreationDate": None}))
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    return re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
+
+
+def _drawn(chart: Chart) -> Figure:
+    figure = Figure(figsize=chart.size, layout="constrained")
+    chart.draw(figure)
+    return figure
+
+
+def _saved(figure: Figure, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, transparent=True, **options)
+    return buffer.getvalue()
+
+
+def cell_charts(cell: dict[str, Any], runs: Runs, look: Look) -> list[Chart]:
+    """The charts of a cell; those of information only if its runs measured it, which an archive does not keep."""
+    return [
+        replace(chart, name=_file_name(cell, chart.name))
+        for chart in _charts(cell, {arm: of for arm, of in runs.items() if any(run["curve"] for run in of)}, look)
+    ]
+
+
+def _file_name(cell: Mapping[str, Any], chart: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", f"{cell['cell']}-{chart}")
+
+
+def picture(cell: Mapping[str, Any]) -> str:
+    """Path of the picture of a cell's learning curves in the folder of its report."""
+    return f"{FOLDER}/{_file_name(cell, cell['metric'])}.png"
+
+
+def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
+    metric, goal = Metric.of(cell), cell["target"]
+    dotted = "" if goal is None else f"; the goal, {metric.show(goal)}, dotted"
+    yield _by_arm(
+        metric.name,
+        f"By step: {metric_name(cell, 'validation')}, median over seeds, band from lowest to highest{dotted}",
+        partial(draw_metric, cell=cell, runs=runs, look=look),
+        len(runs),
+        for_papers=True,
     )
-    quantity = "information of a layer about the target" if _about_target(runs) else "MI of a successive pair"
-    order = "layer" if _about_target(runs) else "successive pair"
-    of_information = (
-        {
-            f"Smallest {quantity}, by step: the weakest link": _svg(lambda axes: draw_weakest_link(axes, runs, look)),
-            f"{quantity[0].upper()}{quantity[1:]} after the last step, from the input to the output": _svg(
-                lambda axes: _flow(axes, runs, look, order)
-            ),
-        }
-        if has_information(runs)
-        else {}
-    )
-    planes = planes_of(cell, runs)
-    of_plane = {}
-    if planes:
-        layers = "each layer a point, the last one larger; dashed, what the input tells about the target"
-        of_plane[f"{PLANE} over training: {layers}"] = _svg_figure(
-            partial(fill_planes, curves=planes), (1 + 3.4 * len(planes), 3.2)
+    if goal is not None:
+        yield _by_arm(
+            "reached",
+            "Share of the seeds that have reached the goal, by step",
+            partial(_survival, cell=cell, runs=runs, look=look),
+            len(runs),
+            for_papers=True,
         )
-    return {
-        f"Validation {cell['metric']} by step: median over seeds, band from the lowest to the highest{dotted}": _svg(
-            lambda axes: draw_metric(axes, cell, runs, look)
-        ),
-        **survival,
-        **of_information,
-        **of_plane,
-        f"{metric_name(cell).capitalize()} after the last step: a dot per seed, a bar at the median": _svg(
-            lambda axes: _dots(axes, {arm: [r[metric.final] for r in of] for arm, of in runs.items()}, look),
-            rows=len(runs),
-        ),
-        "Cost: milliseconds per training step, a dot per seed, a bar at the median": _svg(
-            lambda axes: _dots(axes, {arm: [step_ms(r) for r in of] for arm, of in runs.items()}, look, start=0.0),
-            rows=len(runs),
-        ),
-    }
+    for arm, of_arm in runs.items():
+        if any(point.get("rewarded") for run in of_arm for point in run["curve"]):
+            yield Chart(
+                f"rewarded-{arm}",
+                f"What the term of {arm} rewards, by step, median over seeds, of layers from the input to the output",
+                partial(_rewarded, runs=of_arm, scale=_scale(of_arm, "rewarded")),
+                (4.8, 3.6),
+            )
+    informed = {arm: of for arm, of in runs.items() if all(point.get("mi") for run in of for point in run["curve"])}
+    for scale in dict.fromkeys(_scale(of, "mi") for of in informed.values()):  # an axis has one unit
+        same = {arm: of for arm, of in informed.items() if _scale(of, "mi") == scale}
+        yield _by_arm(
+            f"weakest-link-{scale.estimator}",
+            "Smallest estimate of a successive pair, by step: the weakest link",
+            partial(draw_weakest_link, runs=same, look=look, scale=scale),
+            len(same),
+        )
+        yield _by_arm(
+            f"flow-{scale.estimator}",
+            "Estimate for each successive pair after the last step, from the input to the output",
+            partial(_flow, runs=same, look=look, scale=scale),
+            len(same),
+        )
+    if planes := planes_of(cell, runs):
+        yield Chart(
+            "plane",
+            "Information plane over training: each layer a point, the last one larger; dashed, what the input tells "
+            "about the target. usable estimator, floor 0",
+            partial(fill_planes, curves=planes),
+            (1 + 3.4 * len(planes), 3.2),
+        )
+    yield Chart(
+        "final",
+        f"After the last step: {metric_name(cell)}, a dot per seed, a bar at the median",
+        _single(_dots, values={arm: [r[metric.final] for r in of] for arm, of in runs.items()}, look=look),
+        (4.8, max(1.4, 0.6 + 0.24 * len(runs))),
+    )
+    times = {arm: [ms for r in of if (ms := step_ms(r)) is not None] for arm, of in runs.items()}
+    if any(times.values()):
+        yield Chart(
+            "cost",
+            "Cost: milliseconds per training step, a dot per seed, a bar at the median",
+            _single(_dots, values=times, look=look, start=0.0),
+            (4.8, max(1.4, 0.6 + 0.24 * len(runs))),
+        )
+
+
+def _single(draw: Callable[..., None], **options: Any) -> Callable[[Figure], None]:
+    return lambda figure: draw(figure.add_subplot(), **options)
+
+
+def _by_arm(name: str, caption: str, draw: Callable[[Axes], None], arms: int, *, for_papers: bool = False) -> Chart:
+    """A chart with a line per arm, and the arms below it."""
+
+    def with_legend(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        draw(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3 if max(map(len, labels)) <= 15 else 2)
+
+    return Chart(name, caption, with_legend, (4.8, 3 + 0.2 * math.ceil(arms / 2)), for_papers)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How estimates were made, which decides with which others they share an axis.
+
+    Attributes:
+        estimator: name of the estimator.
+        unit: ``"nats"``, or ``"index"`` of an estimator of dependence.
+        about: estimator, floor and ceiling in words.
+    """
+
+    estimator: str
+    unit: str
+    about: str
+
+    def label(self, axes: Axes) -> None:
+        """Write it on a chart."""
+        axes.set_ylabel(self.unit)
+        axes.set_title(self.about, fontsize=8, loc="left")
+        axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
+
+
+def _scale(runs: Sequence[Mapping[str, Any]], of: str) -> Scale:
+    """The scale of what runs measured (``"mi"``) or rewarded (``"rewarded"``), as far as they tell.
+
+    A result has, as ``estimates``, for both the name of the ``estimator``, the number of ``samples``, and ``floor`` and
+    ``ceiling`` in the estimator's unit.
+    """
+    run = runs[0]
+    known, arm = run.get("estimates", {}).get(of, {}), ARMS.get(run["arm"])
+    by_trainer = of == "mi" and "task" in run  # which measures every arm with the same estimator
+    name = known.get("estimator") or (MEASURED if by_trainer else arm.estimator if arm else None)
+    if name not in estimators.REGISTRY:
+        return Scale("unknown", "nats", "estimator not recorded")
+    measures = estimators.REGISTRY[name].measures
+    edges = [f"{edge} {_edge(known.get(edge))}" for edge in ("floor", "ceiling")]
+    samples = f" on {known['samples']} samples" if "samples" in known else ""
+    unit = "index" if measures == "dependence" else "nats"
+    return Scale(name, unit, f"{measures}, {name} estimator{samples}\n{', '.join(edges)}")
+
+
+def _edge(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
 
 
 def planes_of(cell: dict[str, Any], runs: Runs) -> dict[str, list[dict[str, Any]]]:
@@ -147,107 +307,54 @@ def planes_of(cell: dict[str, Any], runs: Runs) -> dict[str, list[dict[str, Any]
     """
     looked = {
         arm: {run["seed"]: run["curve"] for run in runs.get(arm, []) if has_plane(run["curve"])}
-        for arm in (BASELINE, TERM)
+        for arm in (cell.get("baseline", BASELINE), TERM)
     }
     looked = {arm: of for arm, of in looked.items() if of}
     common = sorted(set.intersection(*map(set, looked.values()))) if looked else []
     return {f"{cell['cell']}: {arm}, seed {common[0]}": of[common[0]] for arm, of in looked.items() if common}
 
 
-def profile_figure(summary: dict[str, Any], look: dict[str, Line]) -> str:
-    """The performance profile over the cells, as SVG."""
-    return _svg(lambda axes: draw_profile(axes, summary["cells"], look))
+def has_profile(cells: Sequence[dict[str, Any]]) -> bool:
+    """Whether any arm reaches the goal of a cell."""
+    return bool(performance_profile(cells))
 
 
-def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: dict[str, Line]) -> None:
-    """Draw the performance profile over cells of a summary."""
+def profile_chart(cells: Sequence[dict[str, Any]], look: Look) -> Chart:
+    """The performance profile over the cells."""
+    arms = len(performance_profile(cells))
+    caption = (
+        "Performance profile: the number of cells that an arm solves within so many times the steps of the fastest "
+        "arm; behind its name, how many it solves of those in which it ran, of the cells that any arm solves"
+    )
+    return _by_arm("profile", caption, partial(draw_profile, cells=cells, look=look), arms, for_papers=True)
+
+
+def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: Look) -> None:
+    """Draw the performance profile over the cells of a summary that any arm solves.
+
+    The height is a number of cells, so that an arm that ran in few cells is not above one that solves many.
+    """
     profile = performance_profile(cells)
     end = 1.25 * max([r for ratios in profile.values() for r in ratios if np.isfinite(r)], default=1.0)
-    for arm, ratios in profile.items():
-        solved = [r for r in ratios if np.isfinite(r)]
-        share = np.arange(len(solved) + 1) / len(ratios)
-        axes.step([1, *solved, end], [0, *share[1:], share[-1]], where="post", label=arm, **look[arm].options)
+    order = sorted(profile, key=lambda arm: (-sum(map(math.isfinite, profile[arm])), -len(profile[arm])))
+    for arm in order:
+        solved = [r for r in profile[arm] if np.isfinite(r)]
+        count = np.arange(len(solved) + 1)
+        label = f"{arm} ({len(solved)} of {len(profile[arm])})"
+        axes.step([1, *solved, end], [0, *count[1:], count[-1]], where="post", label=label, **look[arm].options)
     axes.set_xscale("log", subs=[])
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(
-        xlabel="steps to target, over the fastest arm's",
-        ylabel="share of cells",
-        ylim=(-0.02, 1.04),
-        xlim=(0.97, end),
-    )
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="steps to the goal, over the fastest arm's", ylabel="cells solved", xlim=(0.97, end))
+    axes.set_ylim(bottom=0)
 
 
-def curves_png(cells: Sequence[dict[str, Any]], runs: dict[str, Runs], look: dict[str, Line]) -> bytes:
-    """The metric by step of every cell, as PNG on white; for a single cell with MI, also the weakest link.
-
-    Args:
-        cells: cells of a summary.
-        runs: runs by cell.
-        look: line styles of the arms.
-    """
-    first = runs[cells[0]["cell"]]
-    panels: list[Callable[[Axes], None]] = [
-        partial(_learning, cell=cell, runs=runs[cell["cell"]], look=look) for cell in cells
-    ]
-    if len(cells) == 1 and has_information(first):
-        panels.append(partial(_links, runs=first, look=look))
-    columns = min(len(panels), 2)
-    rows = math.ceil(len(panels) / columns)
-    arms = list(dict.fromkeys(arm for cell in cells for arm in cell["arms"]))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 0.8 + 3.2 * rows), layout="constrained")
-        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes, panel in zip(grid, panels, strict=False):
-            panel(axes)
-        for axes in grid[len(panels) :]:
-            axes.remove()
-        handles = [Line2D([], [], **look[arm].options) for arm in arms]
-        labels = [_reached(arm, cells[0]) for arm in arms] if len(cells) == 1 else arms
-        figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(cells) == 1 else 5)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=160 if rows == 1 else 100)
-        return buffer.getvalue()
-
-
-def _reached(arm: str, cell: dict[str, Any]) -> str:
-    found = cell["arms"][arm]
-    if cell["target"] is None:
-        return arm
-    return f"{arm}  ({found['n_reached']} of {found['n_seeds']} seeds reach it)"
-
-
-def _learning(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
-    draw_metric(axes, cell, runs, look)
-    dotted = "" if cell["target"] is None else f" (dotted: target {Metric.of(cell).show(cell['target'])})"
-    axes.set_title(f"{cell['cell']}: validation {cell['metric']}{dotted}")
-
-
-def _links(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
-    draw_weakest_link(axes, runs, look)
-    axes.set_title("Smallest MI between successive layers")
-
-
-def has_information(runs: Runs) -> bool:
-    """Whether any of the runs measured MI."""
-    return bool(_informed(runs))
-
-
-def _about_target(runs: Runs) -> bool:
-    """Whether the runs measured the layers' information about the target, as custom loops do."""
-    return any(key.endswith("→target") for of in runs.values() for run in of for key in run["curve"][-1].get("mi", {}))
-
-
-def _informed(runs: Runs) -> Runs:
-    """The arms whose runs all measured MI up to their end."""
-    return {arm: of for arm, of in runs.items() if all(point.get("mi") for run in of for point in run["curve"])}
-
-
-def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
+def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: Look) -> None:
     """Draw the validation metric by step."""
     metric = Metric.of(cell)
     for arm, of_arm in runs.items():
-        _band(axes, [[(p["step"], p[metric.validation]) for p in r["curve"]] for r in of_arm], look[arm])
+        _band(axes, [[(p["step"], p[metric.validation]) for p in r["curve"]] for r in of_arm], look[arm], arm)
     if cell["target"] is not None:
         axes.axhline(cell["target"], color="#888888", linestyle=":", linewidth=1.2)
     axes.set(xlabel="training step", ylabel=metric.name)
@@ -257,43 +364,57 @@ def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Li
         axes.set_yscale("log")
 
 
-def draw_weakest_link(axes: Axes, runs: Runs, look: dict[str, Line]) -> None:
+def draw_weakest_link(axes: Axes, runs: Runs, look: Look, scale: Scale) -> None:
     """Draw the smallest MI of a pair by step."""
-    for arm, of_arm in _informed(runs).items():
-        _band(
-            axes, [[(p["step"], min(p["mi"].values(), default=np.nan)) for p in r["curve"]] for r in of_arm], look[arm]
-        )
-    axes.set(xlabel="training step", ylabel="nats")
-    axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
+    for arm, of_arm in runs.items():
+        _band(axes, [[(p["step"], min(p["mi"].values())) for p in r["curve"]] for r in of_arm], look[arm], arm)
+    axes.set_xlabel("training step")
+    scale.label(axes)
 
 
-def step_ms(run: dict[str, Any]) -> float:
-    """Median step time over the run; NaN if no step was timed."""
-    times = [point["step_ms"] for point in run["curve"] if point["step_ms"] is not None]
-    return float(np.median(times)) if times else float("nan")
+def step_ms(run: dict[str, Any]) -> float | None:
+    """Median step time over the run; None if no step was timed."""
+    times = [point["step_ms"] for point in run["curve"] if point.get("step_ms") is not None]
+    return float(np.median(times)) if times else None
 
 
-def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: dict[str, Line]) -> None:
+def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: Look) -> None:
     for arm, of_arm in runs.items():
         points = [to_target(run["curve"], cell["target"], Metric.of(cell)) for run in of_arm]
         steps = sorted(point["step"] for point in points if point is not None)
         share = np.arange(len(steps) + 1) / len(of_arm)
-        axes.step([0, *steps, cell["budget_steps"]], [0, *share[1:], share[-1]], where="post", **look[arm].options)
+        where = [0, *steps, cell["budget_steps"]]
+        label = f"{arm} ({len(steps)} of {len(of_arm)})"
+        axes.step(where, [0, *share[1:], share[-1]], where="post", label=label, **look[arm].options)
     axes.set(xlabel="training step", ylabel="share of seeds", ylim=(-0.02, 1.04), xlim=(0, cell["budget_steps"]))
 
 
-def _flow(axes: Axes, runs: Runs, look: dict[str, Line], order: str) -> None:
-    for arm, of_arm in _informed(runs).items():
+def _rewarded(figure: Figure, runs: Sequence[dict[str, Any]], scale: Scale) -> None:
+    """Draw the estimates that a term rewards by step, a line per layer."""
+    axes = figure.add_subplot()
+    keys = max((list(point.get("rewarded", {})) for run in runs for point in run["curve"]), key=len)
+    chosen = np.unique(np.linspace(0, len(keys) - 1, LAYERS).round().astype(int))
+    for index, key in enumerate(keys[place] for place in chosen):
+        curves = [[(p["step"], p["rewarded"][key]) for p in r["curve"] if key in p.get("rewarded", {})] for r in runs]
+        steps, values = _on_common_steps([curve for curve in curves if curve])
+        axes.plot(steps, np.nanmedian(values, axis=0), color=COLOURS[1 + index], label=key)
+    axes.set_xlabel("training step")
+    scale.label(axes)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+
+def _flow(axes: Axes, runs: Runs, look: Look, scale: Scale) -> None:
+    for arm, of_arm in runs.items():
         profiles = [list(run["curve"][-1]["mi"].values()) for run in of_arm]
         profiles = [profile for profile in profiles if len(profile) == max(map(len, profiles))]  # all pairs finite
         pair = np.arange(1, len(profiles[0]) + 1)
-        axes.plot(pair, np.median(profiles, axis=0), marker=".", **look[arm].options)
-    axes.set(xlabel=f"{order}, from the input", ylabel="nats")
-    axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
+        axes.plot(pair, np.median(profiles, axis=0), marker=".", label=arm, **look[arm].options)
+    axes.set_xlabel("successive pair, from the input")
+    scale.label(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _dots(axes: Axes, values: dict[str, list[float | None]], look: dict[str, Line], start: float | None = None) -> None:
+def _dots(axes: Axes, values: dict[str, list[float | None]], look: Look, start: float | None = None) -> None:
     for row, (arm, all_of_arm) in enumerate(values.items()):
         of_arm = [value for value in all_of_arm if value is not None]
         if not of_arm:
@@ -306,42 +427,20 @@ def _dots(axes: Axes, values: dict[str, list[float | None]], look: dict[str, Lin
     axes.set_xlim(left=start)
 
 
-def _band(axes: Axes, curves: list[list[tuple[float, float]]], line: Line) -> None:
+def _band(axes: Axes, curves: list[list[tuple[float, float]]], line: Line, label: str) -> None:
     """Draw the median over seeds by step, and the range from the lowest to the highest."""
-    longest = max(curves, key=len)
-    values = np.full((len(curves), len(longest)), np.nan)
-    for row, curve in zip(values, curves, strict=True):  # a failed run ends early
-        row[: len(curve)] = [value for _, value in curve]
-    kept = np.unique(np.linspace(0, len(longest) - 1, min(len(longest), POINTS)).astype(int))
-    steps, values = np.array([step for step, _ in longest])[kept], values[:, kept]
-    axes.plot(steps, np.nanmedian(values, axis=0), **line.options)
+    steps, values = _on_common_steps([curve for curve in curves if curve])
+    axes.plot(steps, np.nanmedian(values, axis=0), label=label, **line.options)
     low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
     axes.fill_between(steps, low, high, color=line.colour, alpha=0.18, linewidth=0)
 
 
-def _svg(draw: Callable[[Axes], None], rows: int | None = None) -> str:
-    """Draw a chart in the page's own text colour, small enough for a phone.
-
-    Args:
-        draw: draws into the axes.
-        rows: number of rows of a chart with one row per arm; its height grows with them.
-    """
-    size = (4.8, 3 if rows is None else max(1.4, 0.6 + 0.24 * rows))
-    return _svg_figure(lambda figure: draw(figure.add_subplot()), size)
-
-
-def _svg_figure(draw: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    """Draw a figure in the page's own text colour.
-
-    Args:
-        draw: draws into the figure.
-        size: width and height in inches.
-    """
-    with mpl.rc_context(STYLE | ON_PAGE):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = re.sub(r"(\d\.\d\d)\d+(?!\d*<)", r"\1", text[text.index("<svg") :].replace(INK, "currentColor"))
-    return re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
+def _on_common_steps(curves: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Some of the steps of all curves, and their (curves, steps) values there, interpolated; NaN beyond a curve."""
+    steps = np.unique([step for curve in curves for step, _ in curve])
+    steps = steps[np.unique(np.linspace(0, len(steps) - 1, min(len(steps), POINTS)).astype(int))]
+    values = np.full((len(curves), len(steps)), np.nan)
+    for row, curve in zip(values, curves, strict=True):
+        x, y = np.array(curve, dtype=float).T
+        row[:] = np.interp(steps, x, y, left=np.nan, right=np.nan)
+    return steps, values

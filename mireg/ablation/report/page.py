@@ -1,8 +1,9 @@
-"""The report of a study: its summary, tables, charts and page, rebuilt from the runs in its folder."""
+"""The report of a study: its summary, tables, charts and page, in one folder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,19 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from rich.console import Console
 
+from mireg.ablation.arms import BASELINE
 from mireg.ablation.report import figures
+from mireg.ablation.report.curves import as_curves
 from mireg.ablation.report.results import load_results
 from mireg.ablation.report.summary import summarise
-from mireg.ablation.report.tables import as_csv, as_markdown, comparison, details, overviews, title
-from mireg.ablation.report.verdicts import headline, verdicts
+from mireg.ablation.report.tables import as_csv, as_latex, as_markdown, comparison, details, heading, overviews, title
+from mireg.ablation.report.verdicts import bounds, headline, verdicts
 from mireg.ablation.storage.files import read_json, write_bytes, write_json
 from mireg.ablation.storage.provenance import RUNS, read_tuning
-from mireg.ablation.storage.tensorboard import write_spread
-from mireg.ablation.study.metric import Metric
 
 
 def write(folder: Path) -> dict[str, Any]:
-    """Write ``summary.json``, ``report.html``, ``report.md``, ``runs.csv`` and ``curves.png`` into a study's folder.
-
-    Also write the spread of the runs over seeds, for TensorBoard.
+    """Write the report of a study's folder or archive into it, see :func:`publish`.
 
     Returns:
         The summary.
@@ -33,63 +32,80 @@ def write(folder: Path) -> dict[str, Any]:
         FileNotFoundError: if the folder has no finished run.
     """
     results, study, summary = write_tables(folder)
-    write_bytes(folder / "runs.csv", as_csv(results, summary).encode())
-    look = figures.lines(list(dict.fromkeys(arm for cell in summary["cells"] for arm in cell["arms"])))
-    runs = {
-        cell["cell"]: {
-            arm: [r for r in results if r["cell"] == cell["cell"] and r["arm"] == arm] for arm in cell["arms"]
-        }
-        for cell in summary["cells"]
-    }
-    metrics = {cell["cell"]: Metric.of(cell) for cell in summary["cells"]}
-    for cell, of_cell in runs.items():
-        for arm, of_arm in of_cell.items():
-            if (folder / RUNS).exists():  # not in an archive
-                write_spread(folder / RUNS / cell / arm, [run["curve"] for run in of_arm], metrics[cell])
-    write_bytes(folder / "curves.png", figures.curves_png(summary["cells"], runs, look))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html.j2").render(
-        summary=summary,
-        folder=folder,
-        look=look,
-        title=title,
-        plane=figures.PLANE,
-        zip=zip,
-        comparison=comparison,
-        details=details,
-        headline=headline,
-        verdicts=verdicts,
-        profile=Markup(figures.profile_figure(summary, look)) if len(summary["cells"]) > 1 else None,
-        figures={
-            cell["cell"]: {
-                caption: Markup(svg) for caption, svg in figures.cell_figures(cell, runs[cell["cell"]], look).items()
-            }
-            for cell in summary["cells"]
-        },
-        overviews=overviews(summary),
-        settings={cell["cell"]: _settings(cell["cell"], results) for cell in summary["cells"]},
-        study={key: value for key, value in study.items() if key not in ("study", "arms")},
-    )
-    write_bytes(folder / "report.html", page.encode())
+    publish(folder, results, study, summary)
     return summary
-
-
-def print_places(folder: Path, console: Console) -> None:
-    """Print where the report is, and how to view the curves."""
-    console.print(f"report:      {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"TensorBoard: tensorboard --logdir {folder / RUNS}", highlight=False, soft_wrap=True)
 
 
 def write_tables(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Write ``summary.json`` and ``report.md``, and return the runs, the study's record and the summary."""
     results = load_results(folder)
     study = read_json(folder / "study.json") or {"study": folder.name, "arms": []}
-    summary = summarise(study["study"], results, study["arms"], read_tuning(folder))
+    baseline = study.get("baseline", BASELINE)
+    summary = summarise(study["study"], results, study["arms"], read_tuning(folder), baseline)
+    _write_summary(folder, summary)
+    return results, study, summary
+
+
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
     write_json(folder / "summary.json", summary)
     write_bytes(folder / "report.md", as_markdown(summary).encode())
-    return results, study, summary
+
+
+def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str, Any], summary: dict[str, Any]) -> None:
+    """Write a report into a folder.
+
+    ``summary.json``; ``report.html``, the page; ``report.md`` and ``tables.tex``, the tables; ``runs.csv``, a row per
+    run; ``curves.csv``, a row per point; and ``figures/``, the main charts as PNG, SVG and PDF.
+
+    Args:
+        folder: where to write.
+        results: results of the runs.
+        study: record of the study, printed at the end of the page.
+        summary: their summary.
+    """
+    _write_summary(folder, summary)
+    write_bytes(folder / "tables.tex", as_latex(summary).encode())
+    write_bytes(folder / "runs.csv", as_csv(results, summary).encode())
+    cells = summary["cells"]
+    runs = {cell["cell"]: figures.runs_of(cell, results) for cell in cells}
+    in_order = itertools.chain.from_iterable(itertools.chain(*of.values()) for of in runs.values())
+    write_bytes(folder / "curves.csv", as_curves(list(in_order)).encode())
+    look = figures.lines(list(dict.fromkeys(arm for cell in cells for arm in cell["arms"])))
+    charts = {cell["cell"]: figures.cell_charts(cell, runs[cell["cell"]], look) for cell in cells}
+    overall = [figures.profile_chart(cells, look)] if len(cells) > 1 and figures.has_profile(cells) else []
+    every = [chart for of in (overall, *charts.values()) for chart in of]
+    drawn = {c.name: figures.save(c, folder / figures.FOLDER if c.for_papers else None) for c in every}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["svg"] = lambda chart: Markup(drawn[chart.name])
+    page = environment.get_template("report.html.j2").render(
+        summary=summary,
+        folder=folder,
+        runs=folder / RUNS if (folder / RUNS).exists() else None,
+        heading=heading(summary),
+        title=title,
+        zip=zip,
+        comparison=comparison,
+        details=details,
+        headline=headline,
+        verdicts=verdicts,
+        bounds=bounds,
+        overall=overall,
+        charts=charts,
+        overviews=overviews(summary),
+        settings={cell["cell"]: _settings(cell["cell"], results) for cell in cells},
+        command=study.get("report") or f"mireg report {folder}",
+        study={key: value for key, value in study.items() if key not in ("study", "arms", "report")},
+    )
+    write_bytes(folder / "report.html", page.encode())
+
+
+def print_places(folder: Path, console: Console) -> None:
+    """Print where the report is, and how to view the curves."""
+    console.print(f"report:      {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    if (folder / RUNS).exists():
+        console.print(f"TensorBoard: tensorboard --logdir {folder / RUNS}", highlight=False, soft_wrap=True)
 
 
 def _settings(cell: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:

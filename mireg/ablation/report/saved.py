@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mireg.ablation.arms import BASELINE
 from mireg.ablation.report.statistics import CONFIDENCE, RESAMPLES
 from mireg.ablation.study.metric import Metric
 
@@ -101,18 +100,18 @@ def add_steps_saved(cell: dict[str, Any], runs: Sequence[dict[str, Any]], others
         runs: the runs of that cell.
         others: runs of the same cell with other budgets.
     """
-    metric = Metric.of(cell)
+    metric, reference = Metric.of(cell), cell["baseline"]
     finals: dict[tuple[str, int], dict[int, float]] = {}
     for run in (*runs, *others):
         if run[metric.final] is not None and run["failure"] is None:
             finals.setdefault((run["arm"], run["spec"]["cell"]["steps"]), {})[run["seed"]] = run[metric.final]
-    seconds = {(run["arm"], run["seed"]): max(run["seconds"], SHORTEST) for run in runs}
-    baseline = {steps: of for (arm, steps), of in finals.items() if arm == BASELINE}
+    seconds = {(run["arm"], run["seed"]): max(run["seconds"] or 0.0, SHORTEST) for run in runs}
+    baseline = {steps: of for (arm, steps), of in finals.items() if arm == reference}
     for name, arm in cell["arms"].items():
         ours = finals.get((name, cell["budget_steps"]), {})
         seeds = sorted(set(ours).intersection(*baseline.values()))
-        if name != BASELINE and len(baseline) >= 2 and seeds:
+        if name != reference and len(baseline) >= 2 and seeds:
             by_budget = {steps: [of[seed] for seed in seeds] for steps, of in baseline.items()}
             finals_of_arm = [ours[seed] for seed in seeds]
-            costs = [seconds[name, seed] / seconds[BASELINE, seed] for seed in seeds]
+            costs = [seconds[name, seed] / seconds[reference, seed] for seed in seeds]
             arm["steps_saved"] = steps_saved(cell["budget_steps"], finals_of_arm, by_budget, metric, costs)

@@ -14,50 +14,59 @@ from rich.table import Table
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report.statistics import median
 from mireg.ablation.report.summary import AT, difference_key, final_key
-from mireg.ablation.report.text import difference_text, mean_text, metric_name, number_text, ratio_text
-from mireg.ablation.report.verdicts import headline
+from mireg.ablation.report.text import (
+    difference_text,
+    mean_text,
+    metric_name,
+    number_text,
+    seconds_text,
+    speed_text,
+)
+from mireg.ablation.report.verdicts import bounds, headline
 from mireg.ablation.study.metric import MODES, Metric, to_target
 
 Columns = dict[str, list[str]]
 """A table: the text of every row, by column name."""
 
-SHORT = {"steps to target": "steps"}
+SHORT = {"steps to goal": "steps"}
 """Shorter column names for a terminal."""
 
 
 def comparison(cell: dict[str, Any]) -> Columns:
-    """The main table of a cell, a row per arm: speed to the target, and the final metric."""
+    """The main table of a cell, a row per arm: speed to the goal, and the final metric."""
     metric, versus = Metric.of(cell), _versus(cell)
     points = ", points" if metric.is_share else ""
     arms = cell["arms"].values()
-    never = "never" if cell["target"] is not None else ""
+    never = f"not in {cell['budget_steps']}" if cell["target"] is not None else ""
     return _filled(
         {
             "arm": list(cell["arms"]),
             "learning rate": [number_text(arm["lr"], "", "g") for arm in arms],
             "reached": [_reached(cell, arm) for arm in arms],
-            "steps to target": [number_text(arm["steps_to_target"]["median"], never, ".0f") for arm in arms],
-            "speed [95%]": [ratio_text(v.get("steps_ratio"), v.get("bound"), v.get("ci95")) for v in versus],
+            "steps to goal": [number_text(arm["steps_to_target"]["median"], never, ".0f") for arm in arms],
+            "speed [95%]": [speed_text(v) for v in versus],
             "p": [number_text(v.get("p_value"), "", ".3f") for v in versus],
-            "seconds to target": [number_text(arm["seconds_to_target"]["median"], never, ".1f") for arm in arms],
-            "speed in seconds [95%]": [
-                ratio_text(v.get("seconds_ratio"), v.get("bound"), v.get("seconds_ci95")) for v in versus
-            ],
+            "seconds to goal": [number_text(arm["seconds_to_target"]["median"], "", ".1f") for arm in arms],
+            "speed in seconds [95%]": [seconds_text(v) for v in versus],
             f"{metric_name(cell)} [95%]": [mean_text(cell, arm[final_key(metric)]) for arm in arms],
-            f"over {BASELINE}{points} [95%]": [difference_text(cell, arm.get(difference_key(metric))) for arm in arms],
+            f"over {cell['baseline']}{points} [95%]": [
+                difference_text(cell, arm.get(difference_key(metric))) for arm in arms
+            ],
         }
     )
 
 
 def details(cell: dict[str, Any]) -> Columns:
-    """Further details, a row per arm: other tests of the steps to the target, equal time, and cost."""
+    """Further details, a row per arm: other tests of the steps to the goal, equal time, and cost."""
     versus, arms = _versus(cell), cell["arms"].values()
     return _filled(
         {
             "arm": list(cell["arms"]),
             "p (Holm)": [number_text(v.get("p_holm"), "", ".3f") for v in versus],
             "p (log-rank)": [number_text(v.get("logrank_p_value"), "", ".3f") for v in versus],
-            f"validation {cell['metric']} at equal time [95%]": [mean_text(cell, arm["equal_time"]) for arm in arms],
+            f"{metric_name(cell, 'validation')} at equal time [95%]": [
+                mean_text(cell, arm["equal_time"]) for arm in arms
+            ],
             "ms per step": [number_text(arm["step_ms"], "", ".1f") for arm in arms],
         }
     )
@@ -82,13 +91,13 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
     for cell in summary["cells"]:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         columns = comparison(cell)
-        narrow = ("arm", "reached", "steps to target", "speed [95%]", "p", f"{metric_name(cell)} [95%]")
+        narrow = ("arm", "reached", "steps to goal", "speed [95%]", "p", f"{metric_name(cell)} [95%]")
         shown = [name for name in narrow if name in columns]
         for name in shown:
             first = name == "arm"
             table.add_column(SHORT.get(name, name), justify="left" if first else "right", no_wrap=first)
         for row in zip(*(columns[name] for name in shown), strict=True):
-            table.add_row(*row)
+            table.add_row(*(text.partition(":")[0] for text in row))  # the counts of a miss are in another column
         console.print(f"[bold]{title(cell)}[/bold]", highlight=False)
         console.print(table)
         console.print(headline(cell), highlight=False)
@@ -96,7 +105,14 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
 
 def as_markdown(summary: dict[str, Any]) -> str:
     """Format the verdicts and tables of all cells in Markdown."""
-    return f"# {summary['study']}: with and without the MI term\n\n{tables(summary)}"
+    return f"# {heading(summary)}\n\n{tables(summary)}"
+
+
+def heading(summary: dict[str, Any]) -> str:
+    """Heading of the report: the study and what its arms are compared with."""
+    baselines = list(dict.fromkeys(cell["baseline"] for cell in summary["cells"]))
+    without = baselines == [BASELINE]
+    return f"{summary['study']}: {'with and without the MI term' if without else f'against {baselines[0]}'}"
 
 
 def tables(summary: dict[str, Any], level: int = 2) -> str:
@@ -111,6 +127,7 @@ def tables(summary: dict[str, Any], level: int = 2) -> str:
         parts += [f"{mark} {title(cell)}", "", headline(cell), ""]
         for table in (comparison(cell), details(cell)):
             parts += [*_markdown(list(table), list(zip(*table.values(), strict=True))), ""]
+        parts += [bounds(cell), ""] if bounds(cell) else []
     for heading, about, columns, body in overviews(summary):
         parts += [f"{mark} {heading}", "", about, "", *_markdown(columns, body), ""]
     return "\n".join(parts)
@@ -122,6 +139,7 @@ def overviews(summary: dict[str, Any]) -> list[tuple[str, str, list[str], list[l
         ("Early in training", EARLY, *early_table(summary)),
         ("Steps saved", SAVED, *saved_table(summary)),
         ("The term against the other arms", AGAINST, *against_table(summary)),
+        ("Side by side", SIDE_BY_SIDE, *side_table(summary)),
         ("How the learning rates were chosen", TUNING, *tuning_table(summary)),
     ]
     return [overview for overview in found if overview[3]]
@@ -152,8 +170,8 @@ def _range(cell: dict[str, Any], values: Sequence[float] | None) -> str:
 
 
 SAVED = (
-    f"The share of `{BASELINE}`'s steps that an arm does without: how much shorter its budget is than the one with "
-    f"which `{BASELINE}` would end as well, read off `{BASELINE}`'s own end at several budgets."
+    "The share of the baseline's steps that an arm does without: how much shorter its budget is than the one with "
+    "which the baseline would end as well, read off the baseline's own end at several budgets."
 )
 
 
@@ -164,49 +182,61 @@ def saved_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             cell["cell"],
             name,
             ", ".join(map(str, saved["budgets"])),
-            _share(saved),
+            _share(saved, cell["baseline"]),
             number_text(saved["n_pairs"], "", "d"),
         ]
         for cell in summary["cells"]
         for name, arm in cell["arms"].items()
         if (saved := arm.get("steps_saved"))
     ]
-    return ["cell", "arm", f"budgets of {BASELINE}", "steps saved [95%]", "paired seeds"], body
+    return ["cell", "arm", "budgets of the baseline", "steps saved [95%]", "paired seeds"], body
 
 
-def _share(saved: dict[str, Any]) -> str:
+def _share(saved: dict[str, Any], baseline: str) -> str:
     if saved["mean"] is None:
-        return f"{BASELINE} gains nothing by more steps"
+        return f"{baseline} gains nothing by more steps"
     interval = saved["ci95"]
     return f"{saved['mean']:.0%}" + (f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else "")
 
 
 AGAINST = (
-    f"Median steps to target of each arm over those of `{TERM}`, on paired seeds: above 1 `{TERM}` is faster. A miss "
-    "counts the whole budget."
+    f"Median steps to the goal of each arm over those of `{TERM}`, on paired seeds: above 1 `{TERM}` is faster. Where "
+    f"a median never reaches the goal, how many seeds do instead, of `{TERM}` and of the other arm."
 )
 
 
 def against_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the term against arms other than the baseline; no rows if there is no such arm."""
     body = [
-        [
-            cell["cell"],
-            arm,
-            ""
-            if cell["target"] is None
-            else ratio_text(versus["steps_ratio"], versus.get("bound"), versus["ci95"]) or "neither reached the target",
-            number_text(versus["p_value"], "", ".3f"),
-            difference_text(cell, versus[difference_key(Metric.of(cell))]),
-        ]
+        [cell["cell"], arm, speed_text(versus, TERM, arm), *_test(cell, versus)]
         for cell in summary["cells"]
         for arm, versus in cell["arms"].get(TERM, {}).get("over", {}).items()
     ]
     return ["cell", "arm", f"speed of {TERM} [95%]", "p", f"final metric of {TERM} over it [95%]"], body
 
 
+SIDE_BY_SIDE = (
+    "Each arm of a study against the same arm of the first one, on the seeds that both have: median steps to the goal "
+    "of the first over those of the other, so above 1 the other is faster."
+)
+
+
+def side_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of studies side by side; no rows for a single study."""
+    body = [
+        [row["study"], row["cell"], row["arm"], speed_text(row, row["study"], row["first"]), *_test(row, row)]
+        for row in summary.get("side_by_side", [])
+    ]
+    return ["study", "cell", "arm", "speed [95%]", "p", "final metric over the first [95%]"], body
+
+
+def _test(cell: dict[str, Any], versus: dict[str, Any]) -> list[str]:
+    difference = difference_text(cell, versus[difference_key(Metric.of(cell))])
+    return [number_text(versus["p_value"], "", ".3f"), difference]
+
+
 TUNING = (
-    "Median steps to target of the tuning runs at each learning rate, and the mean of their validation metric at the "
+    "Median steps to the goal of the tuning runs at each learning rate, and the mean of their validation metric at the "
     "end; the rate in bold was taken."
 )
 
@@ -240,24 +270,49 @@ def _markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str
     return lines + [f"| {' | '.join(row)} |" for row in body]
 
 
+def as_latex(summary: dict[str, Any]) -> str:
+    """The main table of each cell, for LaTeX with the package booktabs."""
+    lines = ["% \\usepackage{booktabs}"]
+    for cell in summary["cells"]:
+        columns = comparison(cell)
+        rows = [[_latex(text) for text in row] for row in (list(columns), *zip(*columns.values(), strict=True))]
+        head, *body = (" & ".join(row) + r" \\" for row in rows)
+        lines += ["", r"\begin{table}", r"\centering", rf"\caption{{{_latex(title(cell))}. {_latex(headline(cell))}}}"]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", head, r"\midrule", *body]
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _latex(text: str) -> str:
+    """Escape what LaTeX would read as a command.
+
+    >>> print(_latex("mi_kde: 90%"))
+    mi\\_kde: 90\\%
+    """
+    return "".join(
+        {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"}.get(c, rf"\{c}" if c in "%&#_{}$" else c) for c in text
+    )
+
+
 def as_csv(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
-    """Format a row per run; the columns of a target that was not reached are empty."""
+    """Format a row per run; the columns of a goal that was not reached are empty."""
     finals = list(dict.fromkeys(Metric.of(cell).final for cell in summary["cells"]))
     text = io.StringIO()
-    columns = ["cell", "arm", "seed", "lr", "steps_to_target", "seconds_to_target", *finals, "seconds"]
+    columns = ["cell", "arm", "seed", "lr", "steps_to_goal", "seconds_to_goal", *finals, "seconds"]
     table = csv.DictWriter(text, [*columns, "failure"], lineterminator="\n")
     table.writeheader()
     for run in results:
         reached = to_target(run["curve"], run["spec"]["cell"]["target"], Metric.of(run["spec"]["cell"])) or {}
         row = {key: run[key] for key in ("cell", "arm", "seed", "lr", *finals, "seconds", "failure") if key in run}
-        table.writerow({**row, "steps_to_target": reached.get("step"), "seconds_to_target": reached.get("seconds")})
+        table.writerow({**row, "steps_to_goal": reached.get("step"), "seconds_to_goal": reached.get("seconds")})
     return text.getvalue()
 
 
 def title(cell: dict[str, Any]) -> str:
-    """Title of a cell: its target or budget, and its devices."""
+    """Title of a cell: its goal or budget, and its devices."""
     where = f", on {', '.join(cell['devices'])}" if cell["devices"] else ""
     if cell["target"] is None:
         return f"{cell['cell']}: {metric_name(cell)} after {cell['budget_steps']} steps{where}"
-    target = Metric.of(cell).show(cell["target"])
-    return f"{cell['cell']}: {target} validation {cell['metric']} within {cell['budget_steps']} steps{where}"
+    goal = Metric.of(cell).show(cell["target"])
+    least = "" if cell["mode"] == "max" else "at most "
+    return f"{cell['cell']}: {least}{goal} {metric_name(cell, 'validation')} within {cell['budget_steps']} steps{where}"

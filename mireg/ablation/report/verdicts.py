@@ -1,13 +1,12 @@
-"""Verdicts of a comparison in sentences, on the speed to the target and on the final metric."""
+"""Verdicts of a comparison in sentences, on the speed to the goal and on the final metric."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mireg.ablation.arms import BASELINE
 from mireg.ablation.report.statistics import CONFIDENCE
 from mireg.ablation.report.summary import difference_key, final_key
-from mireg.ablation.report.text import difference_text, metric_name, number_text, ratio_text
+from mireg.ablation.report.text import difference_text, metric_name, ratio_text
 from mireg.ablation.study.metric import Metric
 
 SEEDS_FOR_A_TEST = 6
@@ -20,26 +19,28 @@ with 3 pairs, in one of nine with 4, in one of twenty with 5."""
 TOO_FEW = "too few seeds to say"
 NO_DIFFERENCE = "no difference shown"
 
-SPEEDS = ("faster", "slower", NO_DIFFERENCE, TOO_FEW)
-ENDS = ("better", "worse")
-
 
 def headline(cell: dict[str, Any]) -> str:
     """The verdict on the first arm after the baseline, and the other arms grouped by verdict."""
     compared = {name: arm for name, arm in cell["arms"].items() if arm.get("vs_none")}
     if not compared:
-        return f"There is nothing to compare: the baseline {BASELINE!r} or every other arm is missing."
+        return f"There is nothing to compare: the baseline {cell['baseline']!r} or every other arm is missing."
     first, *others = compared
-    parts = [verdicts(cell)[first]]
-    if cell["target"] is not None:
-        parts += _grouped({name: speed_verdict(compared[name]) for name in others}, SPEEDS, "{}")
-    parts += _grouped({name: final_verdict(cell, compared[name]) for name in others}, ENDS, "{} in the end")
-    return " ".join(parts)
+    groups: dict[tuple[int, str], list[str]] = {}
+    for name in others:
+        speed = None if cell["target"] is None else speed_verdict(compared[name])
+        words = [] if speed is None else ["no difference in speed shown" if speed == NO_DIFFERENCE else speed]
+        if (end := final_verdict(cell, compared[name])) in ENDS:
+            words.append(f"{end} in the end")
+        if words:
+            order = ENDS.index(end) if speed is None else SPEEDS.index(speed)
+            groups.setdefault((order, ", ".join(words)), []).append(name)
+    grouped = (f"{words.capitalize()}: {', '.join(names)}." for (_, words), names in sorted(groups.items()))
+    return " ".join([verdicts(cell)[first], *grouped])
 
 
-def _grouped(found: dict[str, str], words: tuple[str, ...], form: str) -> list[str]:
-    named = {word: [name for name in found if found[name] == word] for word in words}
-    return [f"{form.format(word.capitalize())}: {', '.join(names)}." for word, names in named.items() if names]
+SPEEDS = ("faster", "slower", NO_DIFFERENCE, TOO_FEW)
+ENDS = ("better", "worse")
 
 
 def verdicts(cell: dict[str, Any]) -> dict[str, str]:
@@ -56,29 +57,46 @@ def verdicts(cell: dict[str, Any]) -> dict[str, str]:
 
 
 def _speed(cell: dict[str, Any], name: str, arm: dict[str, Any]) -> str:
-    versus, target = arm["vs_none"], Metric.of(cell).show(cell["target"])
-    reached = f"{name} reached {target} on {arm['n_reached']} of {arm['n_seeds']} seeds"
-    if versus["steps_ratio"] is None:
-        return f"{reached}: the median of neither it nor {BASELINE} reached it in {cell['budget_steps']} steps."
-    median = number_text(arm["steps_to_target"]["median"], "no median", ".0f")
-    factor = ratio_text(versus["steps_ratio"], versus["bound"], None)
+    versus, goal, baseline = arm["vs_none"], Metric.of(cell).show(cell["target"]), cell["baseline"]
+    ours = f"{name} reached {goal} {_how_often(cell, arm)}"
+    verdict = f"{speed_verdict(arm)}{_few(versus['n_pairs'])}"
+    if versus["steps_ratio"] is None or versus["bound"]:
+        return f"{ours}, {baseline} {_how_often(cell, cell['arms'][baseline])}: {verdict}."
     interval = versus["ci95"]
     sure = f"95% interval {interval[0]:.1f} to {interval[1]:.1f}" if interval else "no interval from one seed"
-    return (
-        f"{reached} (median {median} steps), {factor} the speed of {BASELINE} ({sure}): "
-        f"{speed_verdict(arm)}{_few(versus['n_pairs'])}."
-    )
+    return f"{ours}, {ratio_text(versus['steps_ratio'], None)} the speed of {baseline} ({sure}): {verdict}."
+
+
+def _how_often(cell: dict[str, Any], arm: dict[str, Any]) -> str:
+    median, reached, seeds = arm["steps_to_target"]["median"], arm["n_reached"], arm["n_seeds"]
+    if reached == 0:
+        return f"on 0 of {seeds} seeds in {cell['budget_steps']} steps"
+    typical = f"not in {cell['budget_steps']} steps in the median" if median is None else f"median {median:.0f} steps"
+    return f"on {reached} of {seeds} seeds ({typical})"
+
+
+def bounds(cell: dict[str, Any]) -> str:
+    """The speeds of which only a bound is known, in a sentence; empty if there are none."""
+    found = [
+        f"{name} {versus['bound']} {versus['steps_ratio']:.1f}x"
+        for name, arm in cell["arms"].items()
+        if (versus := arm.get("vs_none")) and versus["bound"]
+    ]
+    if not found:
+        return ""
+    budget = f"Bounds on the speed, if a miss counts as the whole budget of {cell['budget_steps']} steps"
+    return f"{budget}: {', '.join(found)}. A larger budget would move them."
 
 
 def _end(cell: dict[str, Any], arm: dict[str, Any], name: str) -> str:
     metric = Metric.of(cell)
-    ours, theirs = arm[final_key(metric)]["mean"], cell["arms"][BASELINE][final_key(metric)]["mean"]
+    ours, theirs = arm[final_key(metric)]["mean"], cell["arms"][cell["baseline"]][final_key(metric)]["mean"]
     if ours is None or theirs is None:
-        return f"{name} has no {metric_name(cell)} to compare: its runs or those of {BASELINE} broke."
+        return f"{name} has no {metric_name(cell)} to compare: its runs or those of {cell['baseline']} broke."
     unit = " points" if metric.is_share else ""
     difference = difference_text(cell, arm.get(difference_key(metric)))
     return (
-        f"{name} ended at {metric.show(ours, 1)} {metric_name(cell)}, {BASELINE} at {metric.show(theirs, 1)} "
+        f"{name} ended at {metric.show(ours, 1)} {metric_name(cell)}, {cell['baseline']} at {metric.show(theirs, 1)} "
         f"({difference}{unit}): {final_verdict(cell, arm)}."
     )
 

@@ -31,7 +31,9 @@ def nats(point: Mapping[str, Any], about: str) -> list[float]:
 
 def step_colour(index: int, count: int) -> tuple[float, float, float, float]:
     """Colour of the step with this index among ``count`` steps."""
-    colour: tuple[float, float, float, float] = COLOURS(0.9 * index / max(1, count - 1))
+    colour: tuple[float, float, float, float] = COLOURS(
+        0.25 + 0.65 * index / max(1, count - 1)
+    )  # legible on black, too
     return colour
 
 
@@ -58,8 +60,8 @@ def fill_planes(figure: Figure, curves: Mapping[str, Curve]) -> None:
         axes.axhline(looked[0]["plane"]["target"][0] or 0.0, color="#888888", linestyle="--", linewidth=1)
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel("information about the target, nats")
-    figure.supxlabel("information about the input, nats per dimension", fontsize="medium")
+    panels[0].set_ylabel("usable information about the target, nats")
+    figure.supxlabel("usable information about the input, nats per dimension", fontsize="medium")
     handles = [
         panels[0].plot([], [], "o", color=colour[step], markersize=6, label=f"step {step:,}")[0] for step in steps
     ]

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from mireg.ablation.arms import ARMS, BASELINE, LossTerm, Term
 from mireg.ablation.errors import Stopped
 from mireg.ablation.events import EventHandler
-from mireg.ablation.storage.tensorboard import as_table, layout
+from mireg.ablation.storage.tensorboard import as_table
 from mireg.ablation.study.metric import Metric
 from mireg.ablation.training.window import clock
 
@@ -56,7 +56,6 @@ class Run:
         self._writer = SummaryWriter(str(folder), flush_secs=10)
         settings = {"arm": arm, "seed": seed, "metric": metric.name, "mode": metric.mode, "target": target}
         self._writer.add_text("configuration", as_table({**settings, "device": device}))
-        self._writer.add_custom_scalars(layout(metric))
         self._seconds = 0.0
         self._began = clock(device)
 

@@ -63,6 +63,7 @@ def result(
         "failure": None,
         "seconds": curve[-1]["seconds"],
         f"test_{metric}": after if values else final,
+        "task": "classification",
         "curve": curve,
         "spec": spec.as_dict(),
     }

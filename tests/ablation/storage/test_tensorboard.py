@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_rgb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mireg.ablation import report
@@ -46,6 +47,8 @@ def track(
     for point in run["curve"]:
         low = min(point["mi"].values())
         point["mi"] = {f"layers.{i}→layers.{i + 1}": low + 2 * (pairs - i) / pairs for i in range(pairs)}
+        if arm != "none":
+            point["rewarded"] = {f"layers.{i}→target": low / (1 + i) for i in range(pairs)}
         if resume_at is None or point["step"] > resume_at:
             tracker.log(point)
     tracker.finish(run)
@@ -74,34 +77,23 @@ def events(folder: Path) -> EventAccumulator:
 def test_arms_share_their_tags(study: Path) -> None:
     runs = study / "runs" / "cell"
     none, mi = (set(events(runs / arm / "seed-0").Tags()["scalars"]) for arm in ("none", "mi-kde"))
-    assert mi - none == {"term/share_of_loss", "result/steps_to_target", "result/seconds_to_target"}
+    assert mi - none == {"term/share_of_loss", *(f"rewarded/layers.{i}→target" for i in range(PAIRS))}
     assert none < mi
     assert sum(tag.startswith("mi_nats/") for tag in none) == PAIRS
 
 
 def test_one_run_is_one_directory(study: Path) -> None:
     assert sorted(path.parent.name for path in study.glob("runs/cell/none/**/events.*")) == [
-        "all-seeds",
         "seed-0",
         "seed-1",
     ]
 
 
-def test_outcome_stands_beside_the_curve(study: Path) -> None:
+def test_what_is_rewarded_has_a_tag_per_layer(study: Path) -> None:
     accumulator = events(study / "runs" / "cell" / "mi-kde" / "seed-1")
-    (steps,) = accumulator.Scalars("result/steps_to_target")
-    assert (steps.step, steps.value) == (STEPS, 150)
-    assert accumulator.Scalars("validation/accuracy")[-1].value == pytest.approx(0.9)
-
-
-def test_spread_is_that_of_the_seeds_and_is_replaced(study: Path) -> None:
-    report.write(study)
-    accumulator = events(study / "runs" / "cell" / "none" / "all-seeds")
-    last = {tag: accumulator.Scalars(tag)[-1].value for tag in accumulator.Tags()["scalars"]}
-    assert len(accumulator.Scalars("over_seeds/accuracy")) == STEPS // 25 + 1
-    assert last["over_seeds/accuracy_lowest"] == pytest.approx(0.10)
-    assert last["over_seeds/accuracy"] == pytest.approx(0.105)
-    assert last["over_seeds/accuracy_highest"] == pytest.approx(0.11)
+    rewarded = accumulator.Scalars("rewarded/layers.3→target")
+    assert [event.step for event in rewarded] == list(range(0, STEPS + 1, 25))
+    assert rewarded[-1].value == pytest.approx(0.5)
 
 
 def test_event_files_of_a_deep_network_stay_small(tmp_path: Path) -> None:
@@ -135,14 +127,8 @@ def test_a_real_run_is_tracked_with_its_diagnostics(tmp_path: Path) -> None:
     cell = Cell("cell", "digits", "mlp", 0.8, 4, model_options={"depth": 3}, eval_every=2, diagnostics=True)
     run(tmp_path, cell, "mi")
     tags = events(tmp_path).Tags()
-    assert {"mi_nats/000_input→layers.0", "result/test_accuracy", "diagnostics_feature_drift/layer_001"} <= set(
-        tags["scalars"]
-    )
-    assert tags["images"] == [
-        "mi/by_pair_and_step",
-        "mi/flow_from_input_to_output",
-        "information_plane/layers_by_step",
-    ]
+    assert {"mi_nats/000_input→layers.0", "diagnostics_feature_drift/layer_001"} <= set(tags["scalars"])
+    assert tags["images"] == ["mi/by_pair_and_step", "mi/flow_from_input_to_output"]
     assert {"information/last_layer_about_target", "information/last_layer_about_input"} <= set(tags["scalars"])
 
 
@@ -155,6 +141,22 @@ def test_figures_and_settings_say_which_run_they_are_of() -> None:
     assert {"| arm | mi |", "| seed | 3 |", "| model options | depth=4 |", "| optimizer | adam |"} <= set(lines)
     assert any(line.startswith("| term weight |") for line in lines)
     assert not any("term" in line for line in as_table(settings_of(replace(spec, arm="none"))).splitlines())
+
+
+CURVE = [{"step": step, "mi": {"a→b": 1.0 + step / 1000, "b→c": 0.5}} for step in range(0, 1001, 25)]
+
+
+def test_later_is_lighter_in_the_flow_as_in_the_heat_map() -> None:
+    lines = draw_flow(CURVE, "run").axes[0].lines
+    assert [line.get_label() for line in lines][:: len(lines) - 1] == ["step 0", "step 1,000"]
+    light = [sum(to_rgb(line.get_color())) for line in lines]
+    assert light == sorted(light)
+
+
+def test_the_first_steps_of_the_heat_map_are_as_wide_as_a_doubling_later() -> None:
+    axes = draw_heat_map(CURVE, "run").axes[0]
+    width = axes.transData.transform([(step, 0) for step in (0, 25, 500, 1000)])[:, 0]
+    assert width[1] - width[0] > 0.9 * (width[3] - width[2])
 
 
 @pytest.fixture(scope="module")
@@ -184,13 +186,7 @@ def server(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 SHOWN = {
-    "scalars": ["mi_nats/000_layers.0→layers.1", "cell/mi-kde/seed-1"],
-    "hparams": ["arm", "estimator", "weight", "depth", "lr", "seed", "result/steps_to_target", "result/test_accuracy"],
-    "custom_scalars": [
-        "validation accuracy: median over seeds, band from the lowest to the highest",
-        "validation accuracy of every run",
-        "weakest link: median over seeds of the smallest MI of a pair, in nats",
-    ],
+    "scalars": ["mi_nats/000_layers.0→layers.1", "rewarded/layers.0→target", "cell/mi-kde/seed-1"],
     "images": ["mi/by_pair_and_step", "mi/flow_from_input_to_output"],
     "text": ["configuration/text_summary", "term decay steps"],
 }
@@ -212,13 +208,6 @@ def test_pages_show_the_study(server: str) -> None:
                 image = page.locator("tf-image-loader img").first
                 image.wait_for()
                 page.wait_for_function("image => image.naturalWidth > 400", arg=image.element_handle())
-            if tab == "hparams":
-                rows = page.locator("vaadin-grid-cell-content", has_text=re.compile(r"^\s*cell/(none|mi-kde)/seed-"))
-                rows.first.wait_for()
-                assert rows.count() == 4  # a row per run, none for the spread over seeds
-            if tab == "custom_scalars":
-                page.get_by_text("Matches (2)").first.wait_for()  # the two arms' bands
-                page.get_by_text("Matches (4)").first.wait_for()  # a line per run, and no chart has more
             page.wait_for_timeout(700)  # charts fade in
             keep_screenshot(page, f"tensorboard-{tab}.png")
     assert all(url.startswith((server, "data:", "blob:")) for url in requests)

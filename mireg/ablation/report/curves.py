@@ -1,0 +1,224 @@
+"""Curves that anything logged, as results of runs, and the curves of results as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mireg.ablation.errors import UserError, nearest
+from mireg.ablation.storage.scalars import read_scalars
+from mireg.ablation.study.metric import MODES, Metric
+
+COLUMNS = ("study", "arm", "seed", "step")
+"""Columns that every table of curves has, beside one with the metric."""
+
+LOWER = re.compile(r"(^|[\W_])(loss|error|err|perplexity|ppl|nll|mse|rmse|mae)($|[\W_])", re.IGNORECASE)
+"""Names of metrics that are better the lower they are."""
+
+Row = Mapping[str, Any]
+
+
+def read_curves(source: Any, metric: str | None, mode: str | None, goal: float | None) -> list[dict[str, Any]]:
+    """Read curves as results of runs, which :func:`mireg.ablation.report.summary.summarise` takes.
+
+    The budget of a study is its last step. The final metric is the last one, or that of the column ``test_METRIC``. A
+    run whose metric is not finite broke there. Rows without a value of the metric are skipped.
+
+    Args:
+        source: a CSV file, a folder of TensorBoard runs, a DataFrame or records.
+        metric: name of the column or tag; None if there is only one.
+        mode: ``"max"`` or ``"min"``; None goes by the name.
+        goal: value of the metric to reach.
+
+    Raises:
+        UserError: naming what is missing or wrong, and the remedy.
+    """
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        rows: Sequence[Row]
+        rows, metric = read_scalars(Path(source), metric)
+    else:
+        rows = _rows(source)
+    place = str(source) if isinstance(source, str | Path) else "the records"
+    if not rows:
+        raise UserError(f"{place}: there are no rows: give columns {', '.join(COLUMNS)} and the metric")
+    name = _metric_column(place, list(rows[0]), metric)
+    measured = Metric(name, mode or MODES.get(name) or ("min" if LOWER.search(name) else "max"))
+    runs: dict[tuple[str, str, int], list[dict[str, float]]] = {}
+    for number, row in enumerate(rows, start=2):  # as in a file, whose first line is the header
+        where = f"{place}, line {number}"
+        if (value := _number(where, row, name)) is None:
+            continue
+        if measured.is_share and value > 1 + 1e-6:
+            raise UserError(f"{where}: an accuracy of {value:g} is above 1: divide it by 100, or rename its column")
+        run = str(row["study"]), str(row["arm"]), _whole(where, row, "seed")
+        numbers = {
+            "value": value,
+            "seconds": _number(where, row, "seconds"),
+            "test": _number(where, row, f"test_{name}"),
+        }
+        known = {key: number for key, number in numbers.items() if number is not None}
+        runs.setdefault(run, []).append({"step": _whole(where, row, "step"), **known})
+    for (study, arm, seed), points in runs.items():
+        points.sort(key=lambda point: point["step"])
+        for before, after in itertools.pairwise(points):
+            if before["step"] == after["step"]:
+                raise UserError(
+                    f"{place}: study {study}, arm {arm}, seed {seed} has two rows of step {after['step']:g}: "
+                    "give each run a seed of its own"
+                )
+    budgets: dict[str, int] = {}
+    for (study, _, _), points in runs.items():
+        budgets[study] = max(budgets.get(study, 0), int(points[-1]["step"]))
+    return [_result(*run, points, measured, goal, budgets[run[0]]) for run, points in runs.items()]
+
+
+def _result(
+    study: str, arm: str, seed: int, points: Sequence[dict[str, float]], metric: Metric, goal: float | None, budget: int
+) -> dict[str, Any]:
+    """A result as :func:`mireg.ablation.training.loop.train` writes it, as far as the curve tells."""
+    whole = list(itertools.takewhile(lambda point: math.isfinite(point["value"]), points))
+    curve: list[dict[str, Any]] = []
+    for point in whole:
+        last = curve[-1] if curve else {"step": 0, "seconds": 0.0}
+        new: dict[str, Any] = {"step": int(point["step"]), metric.validation: point["value"], "step_ms": None}
+        if "seconds" in point:
+            new["seconds"] = point["seconds"]
+            if "seconds" in last and (taken := new["step"] - last["step"]):
+                new["step_ms"] = round(1000 * (new["seconds"] - last["seconds"]) / taken, 3)
+        curve.append(new)
+    tested = [point["test"] for point in points if "test" in point]
+    cell = {"name": study, "metric": metric.name, "mode": metric.mode, "target": goal, "steps": budget}
+    return {
+        "cell": study,
+        "arm": arm,
+        "seed": seed,
+        "lr": None,
+        "failure": f"{metric.name} is not finite" if len(whole) < len(points) else None,
+        "seconds": curve[-1].get("seconds") if curve else None,
+        "final_split": "test" if tested else "validation",
+        metric.final: tested[-1] if tested else curve[-1][metric.validation] if curve else None,
+        "curve": curve,
+        "spec": {"cell": cell, "arm": arm, "seed": seed, "term": {}},
+    }
+
+
+def _seeds(results: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, set[int]]]:
+    """Seeds by study and arm."""
+    found: dict[str, dict[str, set[int]]] = {}
+    for run in results:
+        found.setdefault(run["cell"], {}).setdefault(run["arm"], set()).add(run["seed"])
+    return found
+
+
+def check_baseline(results: Iterable[Mapping[str, Any]], baseline: str) -> None:
+    """Refuse a baseline that no study has.
+
+    Raises:
+        UserError: naming the arms.
+    """
+    studies = _seeds(results)
+    arms = list(dict.fromkeys(itertools.chain(*studies.values())))
+    if baseline not in arms:
+        raise UserError(
+            f"no arm is the baseline {baseline!r}{nearest(baseline, arms)}: choose --baseline from {', '.join(arms)}"
+        )
+
+
+def check_pairs(results: Iterable[Mapping[str, Any]], baseline: str) -> None:
+    """Refuse curves that cannot be compared in pairs: an arm and the baseline must have the same seeds.
+
+    Raises:
+        UserError: naming the seeds without a partner.
+    """
+    for study, arms in _seeds(results).items():
+        base = arms.get(baseline, set())
+        for arm, seeds in arms.items() if base else ():
+            for one, other, alone in ((arm, baseline, seeds - base), (baseline, arm, base - seeds)):
+                if alone:
+                    which = f"of arm {one}, seed {', '.join(map(str, sorted(alone)))} has no partner in arm {other}"
+                    remedy = "add its curve (if the run broke, a row with nan), or leave that seed out of both"
+                    raise UserError(f"study {study}: {which}: {remedy}")
+
+
+def as_curves(results: Sequence[Mapping[str, Any]]) -> str:
+    """Format the curves of runs as CSV, a row per point, in the form that :func:`read_curves` takes.
+
+    A column per metric; ``seconds`` where they are known; and ``test_METRIC``, in the last row of a run, of runs that
+    were tested on other data than their curve.
+    """
+    metrics = {run["cell"]: Metric.of(run["spec"]["cell"]) for run in results}
+    names = dict.fromkeys(metric.name for metric in metrics.values())
+    tests = dict.fromkeys(metrics[run["cell"]].final for run in results if run.get("final_split", "test") == "test")
+    timed = any("seconds" in point for run in results for point in run["curve"])
+    text = io.StringIO()
+    columns = [*COLUMNS, *names, *(["seconds"] if timed else []), *tests]
+    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    table.writeheader()
+    for run in results:
+        metric, curve = metrics[run["cell"]], run["curve"]
+        head = {"study": run["cell"], "arm": run["arm"], "seed": run["seed"]}
+        for point in curve:
+            row = {**head, **point, metric.name: point[metric.validation]}
+            table.writerow(row | ({metric.final: run[metric.final]} if point is curve[-1] else {}))
+        if run["failure"]:
+            table.writerow({**head, "step": curve[-1]["step"] + 1 if curve else 0, metric.name: "nan"})
+    return text.getvalue()
+
+
+def _rows(source: Any) -> list[Row]:
+    """Rows of a CSV file, of a DataFrame (pandas, Polars) or of records."""
+    if isinstance(source, str | Path):
+        try:
+            with Path(source).open(newline="", encoding="utf-8-sig") as file:
+                return list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"cannot read {source} ({reason}): give a CSV file or a folder of runs") from error
+    if not hasattr(source, "to_dict"):
+        return list(source)
+    frame = source.to_dicts() if hasattr(source, "to_dicts") else source.to_dict("records")
+    return [{key: None if value != value else value for key, value in row.items()} for row in frame]  # NaN is missing
+
+
+def _metric_column(place: str, columns: Sequence[str], metric: str | None) -> str:
+    for name in COLUMNS:
+        if name not in columns:
+            remedy = "one name for all rows will do" if name == "study" else "or rename the one that has it"
+            guess = nearest(name, columns)
+            raise UserError(f"{place}: column {name!r} is missing{guess} among {', '.join(columns)}: add it, {remedy}")
+    measured = [c for c in columns if c and c not in (*COLUMNS, "seconds") and not c.startswith("test_")]
+    if metric is None and len(measured) == 1:
+        return measured[0]
+    if metric in columns:
+        return str(metric)
+    if metric is not None:
+        problem = f"has no column {metric!r}{nearest(metric, measured)}"
+    elif measured:
+        problem = "has several columns"
+    else:
+        raise UserError(f"{place} has no column with a metric, only {', '.join(columns)}: add it under its name")
+    raise UserError(f"{place} {problem}: choose --metric from {', '.join(measured)}")
+
+
+def _number(where: str, row: Row, name: str) -> float | None:
+    """A number of a row; None for an empty field."""
+    value = row.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: {name} is {value!r}: give a number, or nothing") from None
+
+
+def _whole(where: str, row: Row, name: str) -> int:
+    number = _number(where, row, name)
+    if number is None or not number.is_integer() or number < 0:
+        raise UserError(f"{where}: {name} is {row.get(name)!r}: give a whole number")
+    return int(number)

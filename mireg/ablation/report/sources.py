@@ -1,0 +1,132 @@
+"""The report on curves from anywhere: studies, CSV files, DataFrames and TensorBoard runs."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mireg.ablation.arms import BASELINE
+from mireg.ablation.errors import UserError
+from mireg.ablation.report.curves import check_baseline, check_pairs, read_curves
+from mireg.ablation.report.page import publish
+from mireg.ablation.report.results import ARCHIVE, load_results
+from mireg.ablation.report.summary import side_by_side, summarise
+from mireg.ablation.storage.files import read_json
+from mireg.ablation.storage.provenance import RECORD, read_tuning
+from mireg.ablation.study.metric import Metric
+
+
+def report(
+    *curves: Any,
+    baseline: str | None = None,
+    goal: float | None = None,
+    metric: str | None = None,
+    mode: str | None = None,
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Report on curves that anything logged, with the tables, tests and charts of a study.
+
+    Args:
+        curves: a CSV file, a DataFrame or records with columns ``study``, ``arm``, ``seed``, ``step``, the metric and,
+            optionally, ``seconds``; a folder of TensorBoard runs (``[STUDY/]ARM/seed-N``); or a study's folder. With
+            two or more, each arm is also compared with the same arm of the first.
+        baseline: the arm with which the others are compared; by default ``"none"``, or that of a study.
+        goal: value of the metric to reach; steps and seconds to it are compared. None compares only the final values,
+            or keeps a study's own goal.
+        metric: name of the column or tag; it can be left out if there is only one.
+        mode: ``"max"`` if higher is better, ``"min"`` if lower is; by default as the name of the metric suggests.
+        out: folder of the report; by default that of a single study, else ``out/`` and the name of the file.
+
+    Returns:
+        The summary, as in ``summary.json``.
+
+    Raises:
+        UserError: naming the column, seed, arm or metric that is missing, and the remedy.
+        FileNotFoundError: if a study has no finished run.
+
+    >>> rows = [
+    ...     {"study": "s", "arm": arm, "seed": seed, "step": step, "f1": step * speed / 100}
+    ...     for arm, speed in (("adam", 1), ("lion", 2)) for seed in range(6) for step in (10, 20, 40)
+    ... ]
+    >>> summary = report(rows, baseline="adam", goal=0.4, out=getfixture("tmp_path"))
+    >>> summary["cells"][0]["arms"]["lion"]["vs_none"]["steps_ratio"]
+    2.0
+    """
+    if not curves:
+        raise UserError("no curves to report on: give a CSV file, records, or a folder of runs")
+    studies: dict[str, list[dict[str, Any]]] = {}
+    arms: list[str] = []
+    for source in curves:
+        name = name_of(source)
+        while name in studies:
+            name += "-again"
+        if is_study(source):
+            record = read_json(Path(source) / RECORD) or {}
+            arms += record.get("arms", [])
+            studies[name] = [_changed(run, goal, metric, mode) for run in load_results(Path(source))]
+            baseline = baseline or record.get("baseline", BASELINE)
+        else:
+            studies[name] = read_curves(source, metric, mode, goal)
+            arms += [run["arm"] for run in studies[name]]
+            baseline = baseline or BASELINE
+            check_pairs(studies[name], baseline)
+        check_baseline(studies[name], baseline)
+    joined = list(itertools.chain(*studies.values()))
+    if len(studies) > 1:
+        joined = [_renamed(run, study) for study, results in studies.items() for run in results]
+    single, folder = len(curves) == 1 and is_study(curves[0]), destination(curves, out)
+    record = (read_json(Path(curves[0]) / RECORD) or {}) if single else {}
+    tuning = read_tuning(Path(curves[0])) if single else None
+    study = record.get("study", " and ".join(studies))
+    summary = summarise(study, joined, list(dict.fromkeys(arms)), tuning, baseline or BASELINE)
+    if len(studies) > 1:
+        summary["side_by_side"] = side_by_side(studies)
+    options = {"baseline": baseline, "goal": goal, "metric": metric, "mode": mode, "out": folder}
+    words = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
+    named = [shlex.quote(str(source)) if isinstance(source, str | Path) else "CURVES" for source in curves]
+    publish(folder, joined, {**record, "report": " ".join(["mireg report", *named, *words])}, summary)
+    return summary
+
+
+def destination(curves: Sequence[Any], out: str | Path | None) -> Path:
+    """The folder of the report."""
+    if out is not None:
+        return Path(out)
+    if len(curves) == 1 and is_study(curves[0]):
+        return Path(curves[0])
+    return Path("out") / "-".join(map(name_of, curves))
+
+
+def name_of(source: Any) -> str:
+    """What a source is called: the name of its file or folder."""
+    return Path(source).resolve().stem if isinstance(source, str | Path) else "curves"
+
+
+def is_study(source: Any) -> bool:
+    """Whether it is the folder of a study, or an archive."""
+    if not isinstance(source, str | Path):
+        return False
+    folder = Path(source)
+    return any((folder / name).exists() for name in (RECORD, ARCHIVE)) or any(folder.glob("runs/*/*/*/result.json"))
+
+
+def _changed(run: dict[str, Any], goal: float | None, metric: str | None, mode: str | None) -> dict[str, Any]:
+    """A run of a study with another goal."""
+    cell = run["spec"]["cell"]
+    own = Metric.of(cell)
+    for name, given, has in (("metric", metric, own.name), ("mode", mode, own.mode)):
+        if given not in (None, has):
+            raise UserError(f"--{name} {given}: the runs of {run['cell']} have {name} {has}; leave --{name} out")
+    target = cell["target"] if goal is None else goal
+    return {**run, "spec": {**run["spec"], "cell": {**cell, "target": target}}}
+
+
+def _renamed(run: dict[str, Any], study: str) -> dict[str, Any]:
+    """A run whose cell is named after its study too."""
+    cell = run["spec"]["cell"]
+    parent = cell.get("budget_of")
+    changed = {**cell, "name": f"{study}/{cell['name']}", "budget_of": f"{study}/{parent}" if parent else None}
+    return {**run, "cell": changed["name"], "spec": {**run["spec"], "cell": changed}}

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from models.cnn import cnn
-from models.gpt import gpt
-from models.mlp import mlp
-from models.resnet import resnet, resnet18
-from models.rnn import rnn
-from models.vgg import vgg
-from models.vit import vit
+from .cnn import cnn
+from .gpt import gpt
+from .mlp import mlp
+from .resnet import resnet, resnet18
+from .rnn import rnn
+from .vgg import vgg
+from .vit import vit
 
 REGISTRY: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,

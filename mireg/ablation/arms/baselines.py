@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss
 
 from mireg.ablation.arms.loss_term import LossTerm, Term
+from mireg.ablation.tasks import arguments
 from mireg.estimators.gram import standardise
 from mireg.layers import INPUT, Taps
 from mireg.rows import choose_rows, pool
@@ -53,12 +53,13 @@ class LayerwiseBatchEntropy(LossTerm):
     """
 
     name = "the batch-entropy term"
+    needs_loss = True
 
     def __init__(
         self,
         network: nn.Module,
         settings: Term,
-        example: Tensor,
+        example: Any,
         *,
         beta: float = 0.1,
         alpha: float = 0.5,
@@ -68,7 +69,9 @@ class LayerwiseBatchEntropy(LossTerm):
         self.model = self._watched = _Watched(network, Taps(network, settings.layer_spec))
         _, layers = self._watched.look(example)
         # Part of the trained module, so that processes that share a batch keep it in sync.
-        self._watched.alphas = self._alphas = nn.Parameter(torch.full((len(layers),), alpha, device=example.device))
+        self._watched.alphas = self._alphas = nn.Parameter(
+            torch.full((len(layers),), alpha, device=arguments(example)[0].device)
+        )
         self._beta, self._alpha_min = beta, alpha_min
         self._entropies: dict[str, Tensor] = {}
 
@@ -106,20 +109,20 @@ class _Watched(nn.Module):
         self._hidden: list[str] = []
         self._caught: dict[str, Tensor] = {}
 
-    def look(self, example: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def look(self, example: Any) -> tuple[Tensor, list[Tensor]]:
         """The outputs of the network and of each hidden layer for a few inputs."""
         training = self.network.training
         self.network.eval()  # so that this pass changes no statistics and draws no random numbers
         with torch.no_grad():
-            outputs, caught = self.taps.run(example)
+            outputs, caught = self.taps.run(*arguments(example))
         self.network.train(training)
         self._hidden = [name for name in caught if name != INPUT]
         return outputs, [caught[name] for name in self._hidden]
 
-    def forward(self, inputs: Tensor) -> Any:
+    def forward(self, *inputs: Any) -> Any:
         if not (self.active and self.training and torch.is_grad_enabled()):
-            return self.network(inputs)
-        result, self._caught = self.taps.run(inputs)
+            return self.network(*inputs)
+        result, self._caught = self.taps.run(*inputs)
         return result
 
     def take(self) -> dict[str, Tensor]:
@@ -150,14 +153,17 @@ class DeepSupervision(LossTerm):
 
     name = "deep supervision"
 
-    def __init__(self, network: nn.Module, settings: Term, example: Tensor) -> None:
+    def __init__(self, network: nn.Module, settings: Term, example: Any) -> None:
         self.network = network
         self.model = self._watched = _Watched(network, Taps(network, settings.layer_spec))
         outputs, layers = self._watched.look(example)
         widths = [layer.shape[1] if outputs.ndim > 2 else pool(layer, 1).numel() for layer in layers]
         with torch.random.fork_rng():  # so that every arm sees the same batches
-            heads = (nn.Sequential(Standardise(), nn.Linear(width, outputs.shape[-1])) for width in widths)
-            self._heads = nn.ModuleList(heads).to(example.device)
+            heads = (
+                nn.Sequential(Standardise(), nn.Linear(width, outputs.shape[1 if outputs.ndim > 3 else -1]))
+                for width in widths
+            )
+            self._heads = nn.ModuleList(heads).to(outputs.device)
         self._watched.heads = self._heads  # kept in sync like the alphas of the batch entropy
         self._weight = Linear(1.0, settings.decay_steps)
         self._samples = settings.samples
@@ -174,10 +180,7 @@ class DeepSupervision(LossTerm):
             return torch.zeros_like(task)
         rows, code = choose_rows(list(caught.values()), target, self._samples, self._step)
         assert code is not None
-        losses = [
-            mse_loss(head(row), code) if code.is_floating_point() else cross_entropy(head(row), code)
-            for head, row in zip(self._heads, rows, strict=True)
-        ]
+        losses = [self.loss(head(row), code) for head, row in zip(self._heads, rows, strict=True)]
         self._losses = {name: loss.detach() for name, loss in zip(caught, losses, strict=True)}
         return weight * torch.stack(losses).mean()
 

@@ -12,7 +12,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from mireg.ablation.arms import ARMS
+from mireg.ablation.arms import estimator_of
 from mireg.ablation.storage.plane import draw_planes, has_plane
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.study.metric import Metric, to_target
@@ -78,9 +78,9 @@ class Tracker:
         """Write one point of the run's curve, see :func:`mireg.ablation.training.loop.train`."""
         scalars = {
             f"validation/{self._metric.name}": point[self._metric.validation],
-            "train/loss": point["loss"],
+            "train/loss": point.get("loss"),
             "train/step_ms": point["step_ms"],
-            "term/share_of_loss": point["term_share"],
+            "term/share_of_loss": point.get("term_share"),
             **point.get("diagnostics", {}),
         }
         if "plane" in point:
@@ -95,6 +95,10 @@ class Tracker:
             began = time.monotonic()
             self._draw(self._points)
             self._drawing += time.monotonic() - began
+
+    def log_numbers(self, numbers: Mapping[str, float], step: int) -> None:
+        """Write what a user's own loop logs beside the metric."""
+        self._add_scalars({f"logged/{name}": number for name, number in numbers.items()}, step)
 
     def flush(self) -> None:
         """Write the logged values to the file."""
@@ -126,7 +130,7 @@ class Tracker:
 
     def _hparams(self) -> dict[str, Any]:
         spec, cell = self._spec, self._spec.cell
-        estimator = ARMS[spec.arm].estimator
+        estimator = estimator_of(spec.arm)
         return {
             "arm": spec.arm,
             "cell": cell.name,
@@ -179,12 +183,11 @@ def write_spread(folder: Path, curves: Sequence[Sequence[dict[str, Any]]], metri
 
 def settings_of(spec: RunSpec) -> dict[str, Any]:
     """Give the settings of a run by name, without those that its arm does not use."""
-    settings: dict[str, Any] = {"arm": spec.arm, "seed": spec.seed, **spec.as_dict()["cell"], "lr": spec.lr}
+    settings: dict[str, Any] = {"arm": spec.arm, "seed": spec.seed, **spec.as_dict()["cell"], "lr": spec.lr or None}
     settings["model_options"] = ", ".join(f"{key}={value}" for key, value in spec.cell.model_options.items())
-    if ARMS[spec.arm].estimator:
+    if estimator_of(spec.arm):
         settings |= {f"term {key}": value for key, value in spec.as_dict()["term"].items()}
-    del settings["arm_lr"], settings["arms"], settings["seeds"]
-    return settings
+    return {key: value for key, value in settings.items() if key not in ("arm_lr", "arms", "seeds")}
 
 
 def as_table(settings: Mapping[str, Any]) -> str:
@@ -235,6 +238,9 @@ class NoTracker:
     """Replaces the tracker if another process writes the curves."""
 
     def log(self, point: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def log_numbers(self, numbers: Mapping[str, float], step: int) -> None:
         """Do nothing."""
 
     def finish(self, result: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ def loaded(here: Path, body: str, name: str = "mine:load") -> Dataset:
 )
 def test_classification_in_every_form(here: Path, body: str) -> None:
     data = loaded(here, body)
-    assert (data.task, data.outputs, data.input_shape) == ("classification", 3, (5,))
+    assert (data.task.name, data.outputs, data.input_shape) == ("classification", 3, (5,))
     inputs, targets = data.train.batch(slice(None))
     assert (inputs.dtype, targets.dtype) == (torch.float32, torch.int64)
     assert targets.tolist() == [i % 3 for i in range(12)]
@@ -73,7 +73,7 @@ def test_classification_in_every_form(here: Path, body: str) -> None:
 
 def test_regression(here: Path) -> None:
     data = loaded(here, "return (X, X[:, 0]), (X, X[:, 0]), (X[:2], X[:2, 0])")
-    assert (data.task, data.outputs) == ("regression", 1)
+    assert (data.task.name, data.outputs) == ("regression", 1)
     inputs, targets = data.train.batch(slice(None))
     assert torch.equal(inputs[:, :1], targets)
     assert data.test is not None
@@ -91,7 +91,7 @@ def loaded_again(here: Path, body: str) -> Dataset:
 
 def test_next_token(here: Path) -> None:
     data = loaded(here, "t = torch.arange(40).reshape(4, 10) % 7; return (t[:, :-1], t[:, 1:]), (t[:, :-1], t[:, 1:])")
-    assert (data.task, data.outputs, data.input_shape) == ("next-token", 7, (9,))
+    assert (data.task.name, data.outputs, data.input_shape) == ("next-token", 7, (9,))
 
 
 def test_bytes_are_standardised_over_the_training_part(here: Path) -> None:

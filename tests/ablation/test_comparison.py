@@ -308,7 +308,9 @@ WEIGHTS: list[torch.Tensor] = []
 
 
 def resumable(run: Run) -> None:
-    model = run.wrap(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Dropout(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
+    model = run.wrap(
+        nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Dropout(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    )
     optimizer = torch.optim.Adam(model.parameters())
     for step in range(run.restore(model=model, optimizer=optimizer), 6):
         run.save(step, model=model, optimizer=optimizer)
@@ -356,9 +358,7 @@ def write_loop(folder: Path, value: float, layer: str = "") -> Any:
     return importlib.import_module("loop_of_mine").work
 
 
-def test_results_of_other_code_are_refused_with_three_ways_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_of_other_code_are_refused_with_three_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     out = tmp_path / "out"

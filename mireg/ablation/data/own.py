@@ -148,11 +148,11 @@ def _samples(where: str, part: Any) -> Samples:
             raise UserError(f"{where} has {len(inputs[0])} inputs but {len(other)} {what}")
     if len(inputs[0]) < 2:
         raise UserError(f"{where} has {len(inputs[0])} samples: give at least 2")
-    for x in inputs[:1]:
-        if x.ndim < 2:
-            raise UserError(f"{where} inputs have shape {tuple(x.shape)}: give (samples, features...)")
+    if inputs[0].ndim < 2:
+        raise UserError(f"{where} inputs have shape {tuple(inputs[0].shape)}: give (samples, features...)")
     targets = [y[:, None] if y.is_floating_point() and y.ndim == 1 else y for y in targets]
-    targets = [y if y.is_floating_point() or y.dtype == torch.bool else y.long() for y in targets]
+    targets = [y if y.is_floating_point() or (y.dtype == torch.bool and y.ndim == 2) else y.long() for y in targets]
+    inputs = [x.to(torch.uint8) if x.dtype == torch.bool else x for x in inputs]
     inputs = [x if x.is_floating_point() or x.dtype == torch.uint8 else x.long() for x in inputs]
     inputs, targets = (tuple(part) if len(part) > 1 else part[0] for part in (inputs, targets))
     return Samples(inputs, targets)

@@ -168,6 +168,7 @@ class Loop(Cell):
     def __post_init__(self) -> None:
         _check_name("name", self.name)
         _check_goal(self)
+        Metric(self.metric, self.mode or MODES.get(self.metric, ""))
         if self.metric in MODES and self.mode not in (None, MODES[self.metric]):
             raise UserError(
                 f"mode={self.mode!r}: {self.metric} has mode {MODES[self.metric]!r}; give it, or another name to the "

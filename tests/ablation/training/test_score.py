@@ -60,7 +60,7 @@ def test_a_metric_of_less_is_better() -> None:
     assert loss.worst == math.inf
 
 
-def regression() -> Dataset:
+def difference() -> Dataset:
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     split = Samples(x, x[:, :1] - x[:, 1:2])
     return Dataset("own", regression(1), split, split, None)
@@ -84,7 +84,7 @@ def trained(folder: Path, data: Dataset, network: nn.Module, **changes: object) 
 
 
 def test_a_regression_is_trained(tmp_path: Path) -> None:
-    result = trained(tmp_path, regression(), nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)))
+    result = trained(tmp_path, difference(), nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)))
     first, *_, last = result["curve"]
     assert last["validation_loss"] < 0.5 * first["validation_loss"]
     assert result["test_loss"] == last["validation_loss"]  # there is no test part
@@ -102,7 +102,7 @@ def test_a_run_whose_validation_loss_is_not_finite_breaks(tmp_path: Path) -> Non
             self.evaluations += not self.training
             return self.layers(x) * (math.inf if self.evaluations > 2 and not self.training else 1)
 
-    result = trained(tmp_path, regression(), Diverges())
+    result = trained(tmp_path, difference(), Diverges())
     assert result["failure"] == "step 10, arm none: the validation loss is not finite; a lower learning rate may help"
     assert [point["step"] for point in result["curve"]] == [0]
     assert result["test_loss"] is None

@@ -77,7 +77,12 @@ def _add_module(name: str, found: dict[str, str]) -> None:
     top = name.partition(".")[0]
     try:
         spec = importlib.util.find_spec(top)
-        if spec is not None and name != top and _is_own((spec.submodule_search_locations or [None])[0]):
+        if (
+            spec is not None
+            and name != top
+            and spec.submodule_search_locations
+            and _is_own(spec.submodule_search_locations[0])
+        ):
             spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return

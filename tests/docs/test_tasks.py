@@ -61,7 +61,7 @@ def test_arms_from_a_file(tmp_path: Path) -> None:
 
 
 def test_the_table_names_every_task() -> None:
-    rows = {row[0]: row[1] for row in re.findall(r"^\| `([\w-]+)` \|.*\| (.*?) \|$", TEXT, re.MULTILINE)}
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `(\w[\w-]*)` \|.*\| (.*?) \|$", TEXT, re.MULTILINE)}
     assert set(rows) == set(TASKS)
     for name, task in TASKS.items():
         assert list(task(3).modes) == re.findall(r"`(\w+)`", rows[name])

@@ -56,4 +56,4 @@ def test_commands_name_a_study(command: str, tmp_path: Path, monkeypatch: pytest
 def test_ablation_is_reached_from_the_package() -> None:
     assert mireg.ablation.compare is not None
     with pytest.raises(AttributeError, match="module 'mireg' has no attribute 'ablations'"):
-        _ = mireg.ablations  # type: ignore[attr-defined]
+        _ = mireg.ablations

@@ -25,13 +25,13 @@ import models
 from eval import inside as inside_study
 from mireg import diagnostics, estimators
 from mireg.ablation.data import Dataset, Split, load
+from mireg.ablation.random_state import seed_everything
 from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.storage.files import write_json
-from mireg.ablation.storage.random_state import seed_everything
 from mireg.ablation.study.convergence import CONVERGENCE
 from mireg.ablation.training.batches import Batches
 from mireg.ablation.training.denormals import flushed_denormals
-from mireg.ablation.training.tasks import score
+from mireg.ablation.training.score import score
 from mireg.layers import Taps
 
 EXPLAINED = {"R1": 3e-3, "R3": 1e-3, "H1": 1e-3, "H7": 1e-3}

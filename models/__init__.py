@@ -8,18 +8,18 @@ from typing import Any
 
 from torch import nn
 
-from models.autoencoder import autoencoder
-from models.cnn import cnn
-from models.gcn import gcn
-from models.gpt import gpt
-from models.lenet import lenet
-from models.mlp import mlp
-from models.resnet import resnet, resnet18
-from models.rnn import rnn
-from models.snn import snn
-from models.transformer import transformer
-from models.vgg import vgg
-from models.vit import vit
+from .autoencoder import autoencoder
+from .cnn import cnn
+from .gcn import gcn
+from .gpt import gpt
+from .lenet import lenet
+from .mlp import mlp
+from .resnet import resnet, resnet18
+from .rnn import rnn
+from .snn import snn
+from .transformer import transformer
+from .vgg import vgg
+from .vit import vit
 
 REGISTRY: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,

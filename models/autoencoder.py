@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from models.parts import activation as make_activation
-from models.parts import check_size, initialise
+from .parts import activation as make_activation
+from .parts import check_size, initialise
 
 OUTPUTS: dict[str, type[nn.Module]] = {"linear": nn.Identity, "sigmoid": nn.Sigmoid}
 

@@ -6,9 +6,9 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.mlp import Residual
-from models.parts import activation as make_activation
-from models.parts import check_images, check_size, initialise
+from .mlp import Residual
+from .parts import activation as make_activation
+from .parts import check_images, check_size, initialise
 
 
 def cnn(

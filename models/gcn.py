@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
-from models.parts import check_dropout, check_size
+from .parts import check_dropout, check_size
 
 ALPHA, LAMBDA = 0.1, 0.5
 """GCNII's share of the initial features, and how fast its layers tend to the identity with depth."""

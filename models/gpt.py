@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.parts import check_heads, check_size
+from .parts import check_heads, check_size
 
 
 def gpt(

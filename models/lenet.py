@@ -6,8 +6,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.parts import activation as make_activation
-from models.parts import check_images, check_size, initialise
+from .parts import activation as make_activation
+from .parts import check_images, check_size, initialise
 
 SMALL = 16
 """Side of an image in pixels below which the second convolution is 3x3 and padded: a 5x5 one would leave nothing."""

@@ -7,8 +7,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from models.parts import activation as make_activation
-from models.parts import check_size, initialise
+from .parts import activation as make_activation
+from .parts import check_size, initialise
 
 
 def mlp(

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.parts import check_images, check_size
+from .parts import check_images, check_size
 
 
 def resnet18(input_shape: tuple[int, ...], classes: int) -> nn.Module:

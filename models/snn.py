@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.parts import check_size, initialise
+from .parts import check_size, initialise
 
 
 def snn(

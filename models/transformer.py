@@ -6,8 +6,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.parts import check_dropout, check_heads, check_images, check_size
-from models.vit import Mean, Tokens
+from .parts import check_dropout, check_heads, check_images, check_size
+from .vit import Mean, Tokens
 
 
 def transformer(

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from models.parts import check_images, check_size, initialise
+from .parts import check_images, check_size, initialise
 
 STAGES = {
     10: ((1, 1), (2, 2), (4, 4, 4), (4, 4)),

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from models.parts import check_heads, check_images, check_size
+from .parts import check_heads, check_images, check_size
 
 
 def vit(

@@ -79,7 +79,7 @@ class TestFolder:
         record = json.loads((out / "study.json").read_text())
         assert (record["arms"], record["seeds"]) == (["none", "mi", "mi-kde"], [0, 1])
         assert record["configuration"]["digits-sigmoid"]["mi-kde"]["cell"]["steps"] == 20
-        assert len(record["invocations"]) == 3
+        assert [call["runs"] for call in record["invocations"]] == [2, 2]  # the second call ran nothing
         assert set(record["invocations"][0]) == {
             "started",
             "command",
@@ -88,6 +88,7 @@ class TestFolder:
             "device",
             "processor",
             "versions",
+            "runs",
         }
         assert record["invocations"][0]["versions"]["torch"] == torch.__version__.partition("+")[0]
 

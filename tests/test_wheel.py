@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # setuptools leaves a build folder behind, and takes up what it finds in one
     for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
-        if name.startswith(("mireg/", "pyproject", "README", "LICENSE")) and (ROOT / name).exists():
+        if name.startswith(("mireg/", "models/", "pyproject", "README", "LICENSE")) and (ROOT / name).exists():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)]
@@ -62,6 +62,8 @@ def test_contents(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mireg"}
     missing = {str(path.relative_to(ROOT)) for path in (ROOT / "mireg").rglob("*.py")} - names
     assert not missing
+    networks = {f"mireg/models/{path.name}" for path in (ROOT / "models").glob("*.py")}
+    assert networks <= names
     assert {"mireg/py.typed", "mireg/ablation/report/report.html.j2"} <= names
 
 
@@ -74,3 +76,12 @@ def test_a_study_runs_without_the_checkout(python: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert str(python.parents[1]) in done.stdout.splitlines()[0]
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_the_demo_runs_without_the_checkout(python: Path, tmp_path: Path) -> None:
+    code = "import sys; from mireg.ablation.command import main; sys.exit(main())"
+    words = ["--steps", "5", "--seeds", "1", "--workers", "2", "--model-options", "depth=3", "width=8"]
+    outside = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, env=outside)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "demo" / "report.html").exists()

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from eval.truth.tasks import LISTED, Grid, draw, tasks
 from mireg import estimators
-from mireg.estimators import REGISTRY
-from mireg.estimators import Estimator
+from mireg.estimators import REGISTRY, Estimator
 from mireg.estimators.infonce import InfoNCE
 from mireg.measure import recommend
 

@@ -3,10 +3,11 @@
 :func:`compare` takes a custom training loop; :class:`Study` and :func:`run_study` are the base of the command line.
 Subpackages, each of which imports only those before it:
 
+- ``tasks``: losses, metrics and the outputs that a network needs
 - ``arms``: the compared arms; ``data``: data sets
 - ``study``: cells, arms and seeds, the metric, named studies, the choice of learning rates
 - ``storage``: files, checkpoints, locks, provenance, curves for TensorBoard
-- ``training``: a single run
+- ``training``: a single run, of the built-in loop or a user's own
 - ``report``: the results of a study
 - ``execution``: many runs, in this process, in workers or on Ray
 - ``command``: the command line
@@ -19,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mireg.ablation import report
-    from mireg.ablation.arms import ARMS, Arm, Term
+    from mireg.ablation.arms import ARMS, Arm, LossTerm, Term
     from mireg.ablation.comparison import compare
-    from mireg.ablation.data import Dataset, Samples
+    from mireg.ablation.data import Dataset, Samples, graph
     from mireg.ablation.errors import UserError
     from mireg.ablation.execution.job import Setup
     from mireg.ablation.execution.scheduler import run_study
     from mireg.ablation.study.config import Cell, Study, Tuning
     from mireg.ablation.study.presets import PRESETS
-    from mireg.ablation.training.custom_loop import Run
+    from mireg.ablation.tasks import Task
+    from mireg.ablation.training.loop import Trainer
+    from mireg.ablation.training.run import Run
 
 __all__ = [
     "ARMS",
@@ -35,28 +38,34 @@ __all__ = [
     "Arm",
     "Cell",
     "Dataset",
+    "LossTerm",
     "Run",
     "Samples",
     "Setup",
     "Study",
+    "Task",
     "Term",
+    "Trainer",
     "Tuning",
     "UserError",
     "compare",
+    "graph",
     "report",
     "run_study",
 ]
 
 _HOME = {
-    "arms": ("ARMS", "Arm", "Term"),
+    "arms": ("ARMS", "Arm", "LossTerm", "Term"),
     "comparison": ("compare",),
-    "data": ("Dataset", "Samples"),
+    "data": ("Dataset", "Samples", "graph"),
     "errors": ("UserError",),
     "execution.job": ("Setup",),
     "execution.scheduler": ("run_study",),
     "study.config": ("Cell", "Study", "Tuning"),
     "study.presets": ("PRESETS",),
-    "training.custom_loop": ("Run",),
+    "tasks": ("Task",),
+    "training.loop": ("Trainer",),
+    "training.run": ("Run",),
 }
 
 
@@ -67,4 +76,6 @@ def __getattr__(name: str) -> Any:
     for module, names in _HOME.items():
         if name in names:
             return getattr(importlib.import_module(f"mireg.ablation.{module}"), name)
+    if name == "tasks":
+        return importlib.import_module("mireg.ablation.tasks")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 
 from mireg.ablation import report
-from mireg.ablation.arms import ARMS, BASELINE, arm
+from mireg.ablation.arms import BASELINE
 from mireg.ablation.errors import UserError, check
-from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.local import Failures, run_here, run_in_workers
+from mireg.ablation.execution.job import Setup
+from mireg.ablation.execution.local import run_here, run_in_workers
 from mireg.ablation.execution.progress import display
-from mireg.ablation.storage.files import DamagedError, read_json, read_result, write_json, write_result
-from mireg.ablation.storage.lock import Lock
-from mireg.ablation.storage.provenance import RECORD, RUNS, invocation, plain, refuse_changes
-from mireg.ablation.storage.random_state import seed_everything
-from mireg.ablation.study.metric import MODES, Metric
-from mireg.ablation.training.custom_loop import Broke, Run
-from mireg.ablation.training.denormals import flushed_denormals
+from mireg.ablation.execution.scheduler import Execute, run_study
+from mireg.ablation.study.config import MOST_SEEDS, Loop, Study, Tuning
+from mireg.ablation.study.metric import MODES
 from mireg.ablation.training.group import Group
+from mireg.ablation.training.run import Run
+
+CHECKPOINT_SECONDS = 20.0
+"""Minimum time between checkpoints of a loop that calls ``run.save``."""
 
 Train = Callable[[Run], object]
 """A custom training loop; its return value is ignored."""
@@ -37,32 +38,46 @@ def compare(
     arms: Sequence[str] = (BASELINE, "mi"),
     seeds: int = 6,
     metric: str = "accuracy",
-    mode: str = "max",
-    target: float | None = None,
+    mode: str | None = None,
+    goal: float | None = None,
     out: str | Path | None = None,
     workers: int = 1,
+    *,
+    lrs: Sequence[float] = (),
+    target: float | None = None,
+    fresh: bool = False,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """Run a training loop with every arm and seed, and report the effect of the term.
 
     The loop is a function of a :class:`mireg.ablation.Run`. Before each call every random number generator is seeded,
     so that the arms of a seed start from the same weights and see the same batches. Seconds are counted from the start
-    of the call, excluding the time spent in ``run.log``. Repeating the call keeps finished runs.
+    of the call, excluding the time spent in ``run.log`` and under ``run.untimed()``. Repeating the call keeps finished
+    runs, as long as the code is what it was.
 
     Args:
         train: the loop. With more than one worker, other processes import it by name.
-        arms: ``"none"`` and arms that reward MI, see ``mireg --list``.
+        arms: ``"none"``, arms that ``mireg --list`` shows, arms of a file of your own, ``"package.module:Arm"``, and
+            any other names: for these, and for arms that change a network's options or the optimizer, ``run.wrap``
+            returns the network as it is, and the loop must look at ``run.arm``.
         seeds: number of seeds; with fewer than 6 the exact paired test cannot fall below 0.05.
         metric: the name of a number that ``train`` logs.
-        mode: ``"max"`` if higher is better, ``"min"`` if lower is better.
-        target: value of the metric; steps and seconds to reach it are compared. None compares only the final values.
+        mode: ``"max"`` if higher is better, ``"min"`` if lower is better; by default ``"min"`` for ``"loss"``, else
+            ``"max"``.
+        goal: value of the metric to reach; steps and seconds to it are compared. None compares only the final values.
         out: folder for the results, by default ``out/`` and the function's name.
         workers: number of processes.
+        lrs: learning rates among which ``run.lr`` is chosen for each arm, in the same way for all, on two seeds that
+            the comparison itself does not use.
+        target: another name for ``goal``.
+        fresh: remove the results in ``out`` first.
+        keep: keep results in ``out`` although the code of the loop has changed since.
 
     Returns:
         The summary, as in ``summary.json``; ``report.html`` and TensorBoard curves are in the same folder.
 
     Raises:
-        UserError: on invalid arguments, or if the folder holds other results.
+        UserError: on invalid arguments, or if the folder holds other results, or results of other code.
         RuntimeError: if a run raised an error; finished runs are kept.
 
     >>> def train(run):
@@ -76,31 +91,30 @@ def compare(
     ...         optimizer.step()
     ...         if step % 10 == 0:
     ...             run.log(step, accuracy=evaluate(model))
-    >>> compare(train, target=0.9)  # doctest: +SKIP
+    >>> compare(train, goal=0.9)  # doctest: +SKIP
     """
-    _check(train, arms, seeds, workers)
-    Metric(metric, mode)
-    if MODES.get(metric, mode) != mode:
-        raise UserError(f"mode={mode!r}: {metric} has mode {MODES[metric]!r}; give it, or another name to the metric")
-    name = train.__name__
+    _check(train, seeds, workers)
+    check("goal", goal, goal is None or target is None, "give goal or target, which is the same, but not both")
+    check("fresh", fresh, not (fresh and keep), "give fresh or keep, not both")
+    mode = mode or MODES.get(metric, "max")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", _name(train)).strip(".-_") or "train"
+    loop = Loop(name, "", "", target if goal is None else goal, 0, lr=0.0, metric=metric, mode=mode)
+    tuning = Tuning(tuple(lrs), seeds=2, first_seed=MOST_SEEDS) if lrs else None
+    study = Study(name, (loop,), tuple(arms), seeds, tuning=tuning)
     folder = Path("out") / name if out is None else Path(out)
-    jobs = [LoopSpec(name, arm, seed, metric, mode, target) for seed in range(seeds) for arm in arms]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     threads = max(1, torch.get_num_threads() // workers) if workers > 1 else None
-    work = Loops(train, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"), threads)
-    with Lock(folder / "lock"), display("auto") as tell:
-        _record(folder, jobs, str(work.device))
-        missing = [job for job in jobs if not work.is_finished(job)]
-        tell(
-            {
-                "event": "study",
-                "runs": len(jobs),
-                "finished": len(jobs) - len(missing),
-                "missing": [j.path for j in missing],
-            }
-        )
-        failures = _execute(missing, work, workers, tell) if missing else {}
-    if failures:
-        text = "; ".join(f"{path}: {failure}" for path, failure in failures.items())
+    setup = Setup(folder, train, device, threads, CHECKPOINT_SECONDS)
+    group = Group(device)
+    with display("auto") as tell:
+        if workers == 1:
+            execute: Execute = partial(run_here, setup=setup, group=group, tell=tell, stop=_never)
+        else:
+            execute = partial(run_in_workers, setup=setup, workers=workers, tell=tell, stop=_never)
+        changed: Literal["refuse", "keep", "fresh"] = "fresh" if fresh else "keep" if keep else "refuse"
+        results = run_study(study, setup, execute, group=group, tell=tell, changed_code=changed)
+    if failures := [result for result in results if "curve" not in result]:
+        text = "; ".join(f"{r['cell']}/{r['arm']}/seed-{r['seed']}: {r['failure']}" for r in failures)
         raise RuntimeError(f"{text}; finished runs are kept, and the same call continues")
     summary = report.write(folder)
     console = Console(stderr=True)
@@ -109,172 +123,34 @@ def compare(
     return summary
 
 
-@dataclass(frozen=True)
-class LoopSpec:
-    """One run of a custom loop.
-
-    Attributes:
-        study: name of the loop.
-        arm: name of the arm.
-        seed: seed of all random number generators.
-        metric: name of the metric.
-        mode: ``"max"`` or ``"min"``.
-        target: target value of the metric.
-    """
-
-    study: str
-    arm: str
-    seed: int
-    metric: str
-    mode: str
-    target: float | None
-
-    @property
-    def path(self) -> str:
-        """The run's name in TensorBoard and in messages."""
-        return f"{self.study}/{self.arm}/seed-{self.seed}"
-
-    @property
-    def measured(self) -> Metric:
-        """The metric and its direction."""
-        return Metric(self.metric, self.mode)
-
-    @property
-    def cell(self) -> dict[str, Any]:
-        """The settings that determine the outcome, apart from arm and seed."""
-        return {"name": self.study, "metric": self.metric, "mode": self.mode, "target": self.target}
+def _never() -> bool:
+    return False
 
 
-@dataclass(frozen=True)
-class Loops:
-    """The settings shared by all runs of a comparison; sent to other processes.
-
-    Attributes:
-        train: the user's loop.
-        out: the study's folder.
-        device: the device to train on.
-        threads: CPU threads per run; None leaves the number unchanged.
-    """
-
-    train: Train
-    out: Path
-    device: torch.device
-    threads: int | None
-
-    def folder(self, spec: LoopSpec) -> Path:
-        """The folder with a run's files."""
-        return self.out / RUNS / spec.path
-
-    def is_finished(self, spec: LoopSpec) -> bool:
-        """Whether a run has a complete result; a run with a damaged result is repeated."""
-        try:
-            return read_result(self.folder(spec) / "result.json") is not None
-        except DamagedError:
-            return False
-
-    def perform(self, spec: LoopSpec, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> None:
-        """Call the user's loop once, and write ``result.json``.
-
-        Raises:
-            Stopped: if ``stop`` returned True.
-            UserError: if the loop never logged the metric.
-            OSError: if a file cannot be written.
-        """
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        folder = self.folder(spec)
-        for old in folder.glob("events.*"):  # from an unfinished attempt
-            old.unlink()
-        tell({"event": "start", "run": spec.path, "step": 0, "steps": None})
-        failure = None
-        seed_everything(spec.seed)
-        run = Run(spec.arm, spec.seed, group.device, spec.measured, spec.target, folder, tell, stop)
-        with flushed_denormals(), run:
-            try:
-                self.train(run)
-            except Broke as broke:
-                failure = str(broke)
-        curve = run.curve
-        if not curve:
-            raise UserError(
-                f"{spec.path}: " + (failure or f"{self.train.__name__} never called run.log(step, {spec.metric}=...)")
-            )
-        metric = spec.measured
-        write_result(
-            folder / "result.json",
-            {
-                "cell": spec.study,
-                "arm": spec.arm,
-                "seed": spec.seed,
-                "lr": None,
-                "device": str(group.device),
-                "failure": failure,
-                "verdict": run.verdict,
-                "seconds": curve[-1]["seconds"],
-                "final_split": "validation",
-                metric.final: curve[-1][metric.validation],
-                "curve": curve,
-                "spec": {
-                    "cell": {**spec.cell, "steps": curve[-1]["step"]},
-                    "arm": spec.arm,
-                    "seed": spec.seed,
-                    "term": {},
-                },
-            },
-        )
-        tell({"event": "finish", "run": spec.path, "failure": failure})
+def _name(train: Train) -> str:
+    """Name of a function, of one with arguments already given, or of an object's class."""
+    while isinstance(train, partial):
+        train = train.func
+    return getattr(train, "__name__", type(train).__name__)
 
 
-def _check(train: Train, arms: Sequence[str], seeds: int, workers: int) -> None:
+def _check(train: Train, seeds: int, workers: int) -> None:
+    check("train", train, callable(train), "give a function of a run")
     check("seeds", seeds, seeds >= 1, "give at least 1")
     check("workers", workers, workers >= 1, "give at least 1")
-    check("arms", arms, len(arms) > 0 and len(set(arms)) == len(arms), "name each once")
-    for name in arms:
-        if name != BASELINE and arm(name).estimator is None:
-            known = ", ".join(key for key, found in ARMS.items() if key == BASELINE or found.estimator)
-            raise UserError(f"arm {name!r} does not apply to a loop of one's own: choose from {known}")
     if workers == 1:
         return
     if multiprocessing.parent_process() is not None:
         raise RuntimeError(
             "compare() was called while a worker imported the script: put it under if __name__ == '__main__'"
         )
-    interactive = train.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
+    interactive = getattr(train, "__module__", "") == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
     try:
         pickle.dumps(train)
     except (pickle.PicklingError, AttributeError, TypeError):
         interactive = True
     if interactive:
         raise UserError(
-            f"workers={workers}: other processes cannot import {train.__name__!r}; define it at the top level of a "
+            f"workers={workers}: other processes cannot import {_name(train)!r}; define it at the top level of a "
             "module, or give workers=1"
         )
-
-
-def _record(folder: Path, jobs: Sequence[LoopSpec], device: str) -> None:
-    """Record the comparison; a repeated call may add arms and seeds.
-
-    Raises:
-        UserError: if the folder holds another comparison.
-    """
-    old = read_json(folder / RECORD) or {"arms": [], "seeds": [], "invocations": []}
-    settings = jobs[0].cell
-    if "loop" in old or old["invocations"]:
-        refuse_changes(f"the comparison in {folder}", old.get("loop", {}), plain(settings))
-    record = {
-        "study": jobs[0].study,
-        "loop": settings,
-        "arms": list(dict.fromkeys([*old["arms"], *(job.arm for job in jobs)])),
-        "seeds": sorted({*old["seeds"], *(job.seed for job in jobs)}),
-        "invocations": [*old["invocations"], invocation(device)],
-    }
-    write_json(folder / RECORD, record)
-
-
-def _execute(jobs: Sequence[LoopSpec], work: Loops, workers: int, tell: EventHandler) -> Failures:
-    def never() -> bool:
-        return False
-
-    if workers == 1:
-        return run_here(jobs, work, Group(work.device), tell, never)
-    return run_in_workers(jobs, work, workers, tell, never)

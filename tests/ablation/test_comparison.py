@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import linecache
 import math
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
 
 import mireg
 from mireg.ablation import compare
 from mireg.ablation.errors import UserError
-from mireg.ablation.training.custom_loop import Run
+from mireg.ablation.study.pairing import unpaired
+from mireg.ablation.training.run import Run
 
 SEEN: list[tuple[str, int, float, bool]] = []
 """By run: arm, seed, a weight before training and whether the network is wrapped."""
@@ -56,7 +61,7 @@ def descend(run: Run) -> None:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("compared")
     SEEN.clear()
-    return out, compare(train, seeds=2, target=0.9, out=out)
+    return out, compare(train, seeds=2, goal=0.9, out=out)
 
 
 def test_arms_of_a_seed_start_alike_and_none_is_bare(compared: tuple[Path, dict[str, Any]]) -> None:
@@ -97,19 +102,19 @@ def test_report_and_tensorboard(compared: tuple[Path, dict[str, Any]]) -> None:
 def test_again_runs_nothing_and_more_seeds_and_arms_are_added(compared: tuple[Path, dict[str, Any]]) -> None:
     out, _ = compared
     before = len(SEEN)
-    compare(train, seeds=2, target=0.9, out=out)
+    compare(train, seeds=2, goal=0.9, out=out)
     assert len(SEEN) == before
     (out / "runs/train/mi/seed-1/result.json").write_text("{")
-    summary = compare(train, arms=("none", "mi", "target-shuffled"), seeds=2, target=0.9, out=out)
+    summary = compare(train, arms=("none", "mi", "target-shuffled"), seeds=2, goal=0.9, out=out)
     assert [run[:2] for run in SEEN[before:]] == [("target-shuffled", 0), ("mi", 1), ("target-shuffled", 1)]
     assert summary["cells"][0]["arms"]["target-shuffled"]["n_seeds"] == 2
 
 
 def test_other_settings_are_refused(compared: tuple[Path, dict[str, Any]]) -> None:
     out, _ = compared
-    with pytest.raises(UserError, match=r"other settings \(target: 0.9 → 0.8\)"):
+    with pytest.raises(UserError, match=r"other settings \(cell.target: 0.9 → 0.8\)"):
         compare(train, seeds=2, target=0.8, out=out)
-    with pytest.raises(UserError, match=r"name: train → descend"):
+    with pytest.raises(UserError, match="holds the study 'train', not 'descend'"):
         compare(descend, metric="accuracy", target=0.9, seeds=2, out=out)
 
 
@@ -167,7 +172,7 @@ def test_a_metric_that_is_not_finite_ends_its_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("loop", "error", "message"),
     [
-        (forgets, UserError, r"forgets/none/seed-0: forgets never called run.log\(step, accuracy=...\)"),
+        (forgets, UserError, r"forgets/none/seed-0: the loop never called run.log\(step, accuracy=...\)"),
         (goes_back, RuntimeError, r"run.log\(1, ...\) came after run.log\(2, ...\): steps must grow"),
         (unwrapped, RuntimeError, r"run.mi_loss\(\) came before run.wrap\(network\)"),
     ],
@@ -180,16 +185,18 @@ def test_mistakes_in_a_loop(tmp_path: Path, loop: Any, error: type[Exception], m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"arms": ("none", "batchnorm")},
-            "arm 'batchnorm' does not apply to a loop of one's own: choose from none, mi",
-        ),
-        ({"arms": ("none", "mj")}, r"unknown arm 'mj': choose from none, mi"),
+        ({"arms": ("none", "nowhere:Arm")}, "nowhere:Arm: no module 'nowhere'"),
+        ({"arms": ("none", "json:loads")}, "json:loads is no arm: it has a parameter 's'; a loss term takes some of"),
+        ({"arms": ("none", "a/b")}, "arm='a/b': use letters, digits"),
+        ({"arms": ()}, "name at least one"),
+        ({"goal": 0.9, "target": 0.9}, "give goal or target"),
+        ({"fresh": True, "keep": True}, "give fresh or keep, not both"),
+        ({"lrs": (0.0,)}, "lr=0.0: give a positive number"),
         ({"arms": ("mi", "mi")}, "name each once"),
         ({"seeds": 0}, "seeds=0: give at least 1"),
         ({"workers": 0}, "workers=0: give at least 1"),
         ({"mode": "least"}, "mode='least': choose from max, min"),
-        ({"metric": "loss"}, "mode='max': loss has mode 'min'; give it"),
+        ({"metric": "loss", "mode": "max"}, "mode='max': loss has mode 'min'; give it"),
     ],
 )
 def test_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -201,3 +208,179 @@ def test_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
 def test_workers_need_a_loop_that_can_be_imported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="workers=2: other processes cannot import '<lambda>'; define it at the top"):
         compare(lambda run: None, workers=2, out=tmp_path / "out")
+
+
+def noisy(run: Run) -> None:
+    """The same loop for arms of any kind, with a loader that has a worker process."""
+    network = run.wrap(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2)), DATA[0])
+    parameters = network.parameters()
+    optimizer = torch.optim.SGD(parameters, lr=0.05 if run.arm == "slow" else 0.5)
+    loader = DataLoader(TensorDataset(*DATA), batch_size=16, shuffle=True, num_workers=1)
+    for step, (x, y) in enumerate(loader, 1):
+        outputs = network(x)
+        loss = cross_entropy(outputs, y)
+        optimizer.zero_grad()
+        (loss + run.mi_loss(y, loss=loss)).backward()
+        optimizer.step()
+        run.log(step, loss=loss.item())
+
+
+GENERATOR = torch.Generator().manual_seed(0)
+DATA = (torch.randn(64, 4, generator=GENERATOR), torch.arange(64) % 2)
+
+
+def half_norm(outputs: torch.Tensor) -> torch.Tensor:
+    """An arm: a term on the outputs."""
+    return 0.5 * outputs.square().mean()
+
+
+ARMS = ("none", "mi", "slow", "lbe", "deep-supervision", "tests.ablation.test_comparison:half_norm")
+
+
+def test_arms_of_every_kind_in_worker_processes_with_loaders(tmp_path: Path) -> None:
+    (cell,) = compare(noisy, ARMS, seeds=1, metric="loss", out=tmp_path, workers=2)["cells"]
+    finals = {arm: found["final_metric"]["mean"] for arm, found in cell["arms"].items()}
+    assert set(finals) == set(ARMS)
+    assert len(set(finals.values())) == len(ARMS)
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/*/result.json")]
+    assert unpaired(results) == {}
+    assert len({result["pairing"]["batches"] for result in results}) == 1
+
+
+def test_an_arm_that_nobody_reads_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"arm 'mj' changed nothing.*the loop never read run.arm"):
+        compare(descend, ("none", "mj"), seeds=1, metric="perplexity", mode="min", out=tmp_path)
+
+
+def needs_example(run: Run) -> None:
+    run.wrap(nn.Linear(2, 2))
+
+
+def test_an_arm_that_must_see_the_layers_asks_for_an_example(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"arm 'lbe' sees the layers in advance: call run.wrap\(network, x\)"):
+        compare(needs_example, ("lbe",), seeds=1, out=tmp_path)
+
+
+def unequal(run: Run) -> None:
+    if run.arm == "mi":
+        torch.randn(1)
+    model = run.wrap(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
+    order = torch.randperm(64)
+    y = DATA[1][order]
+    (cross_entropy(model(DATA[0][order]), y) + run.mi_loss(y)).backward()
+    run.log(1, accuracy=0.5)
+
+
+def test_arms_that_do_not_start_alike_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare(unequal, seeds=1, out=tmp_path)
+    assert "arm 'mi' and 'none' of a seed do not have equal weights and batches" in capsys.readouterr().err
+
+
+def rates(run: Run) -> None:
+    run.wrap(nn.Linear(2, 2))
+    for step in (1, 2, 3):
+        run.log(step, accuracy=min(1.0, step * run.lr))
+
+
+def test_a_learning_rate_is_chosen_in_the_same_way_for_every_arm(tmp_path: Path) -> None:
+    summary = compare(rates, seeds=2, lrs=(0.1, 0.3), goal=0.5, out=tmp_path)
+    (cell,) = summary["cells"]
+    assert {arm: found["lr"] for arm, found in cell["arms"].items()} == {"none": 0.3, "mi": 0.3}
+    assert cell["arms"]["mi"]["steps_to_target"]["values"] == [2, 2]
+    tried = summary["tuning"]["rates"]
+    assert tried["none"] == tried["mi"]
+    assert tried["mi"]["0.3"]["accuracy"] == [0.6, 0.6]  # ended at the goal
+    seeds = {path.name for path in (tmp_path / "tuning").glob("rates/*/*/seed-*")}
+    assert seeds == {"seed-10000", "seed-10001"}
+
+
+def without_rates(run: Run) -> None:
+    run.lr  # noqa: B018
+
+
+def test_no_rate_without_choices(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run.lr is chosen from compare\(..., lrs=\(...\)\)"):
+        compare(without_rates, ("none",), seeds=1, out=tmp_path)
+
+
+KILL_AT: list[int] = []
+WEIGHTS: list[torch.Tensor] = []
+
+
+def resumable(run: Run) -> None:
+    model = run.wrap(
+        nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Dropout(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    )
+    optimizer = torch.optim.Adam(model.parameters())
+    for step in range(run.restore(model=model, optimizer=optimizer), 6):
+        run.save(step, model=model, optimizer=optimizer)
+        if step in KILL_AT:
+            KILL_AT.remove(step)
+            raise KeyboardInterrupt
+        loss = cross_entropy(model(DATA[0]), DATA[1]) + run.mi_loss(DATA[1])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.log(step + 1, accuracy=1 / (1 + loss.item()))
+    WEIGHTS.append(next(model.parameters()).detach().clone())
+
+
+def test_a_killed_run_continues_and_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mireg.ablation.comparison.CHECKPOINT_SECONDS", 0.0)
+    compare(resumable, ("mi",), seeds=1, out=tmp_path / "whole")
+    KILL_AT.extend([2, 4])
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            compare(resumable, ("mi",), seeds=1, out=tmp_path / "killed")
+    compare(resumable, ("mi",), seeds=1, out=tmp_path / "killed")
+    assert torch.equal(*WEIGHTS)
+    curves = [
+        [
+            (point["step"], point["validation_accuracy"])
+            for point in json.loads((tmp_path / name / "runs/resumable/mi/seed-0/result.json").read_text())["curve"]
+        ]
+        for name in ("whole", "killed")
+    ]
+    assert curves[0] == curves[1]
+
+
+def write_loop(folder: Path, value: float, layer: str = "") -> Any:
+    (folder / "layers_of_mine.py").write_text(f"VALUE = 1{layer}\n")
+    (folder / "loop_of_mine.py").write_text(
+        "import layers_of_mine\n\ndef work(run):\n    run.wrap(layers())\n"
+        f"    run.log(1, accuracy={value} * layers_of_mine.VALUE)\n\n"
+        "def layers():\n    from torch import nn\n    return nn.Linear(2, 2)\n"
+    )
+    for name in ("layers_of_mine", "loop_of_mine"):
+        sys.modules.pop(name, None)
+    importlib.invalidate_caches()
+    linecache.clearcache()
+    return importlib.import_module("loop_of_mine").work
+
+
+def test_results_of_other_code_are_refused_with_three_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    out = tmp_path / "out"
+
+    def final(train: Any, **options: Any) -> float:
+        (cell,) = compare(train, ("none",), seeds=1, out=out, **options)["cells"]
+        return float(cell["arms"]["none"]["final_accuracy"]["mean"])
+
+    assert final(write_loop(tmp_path, 0.5)) == 0.5
+    record = json.loads((out / "study.json").read_text())
+    assert set(record["code"]) == {"work", "layers", "layers_of_mine"}
+    assert final(write_loop(tmp_path, 0.5)) == 0.5
+    assert len(json.loads((out / "study.json").read_text())["invocations"]) == 1  # the second call ran nothing
+    changed = write_loop(tmp_path, 0.7)
+    with pytest.raises(UserError, match=r"results of other code \(work changed\): .*fresh=True.*out=.*keep=True"):
+        final(changed)
+    assert final(changed, keep=True) == 0.5
+    assert json.loads((out / "study.json").read_text())["changed_code"] == ["work"]
+    assert final(changed) == 0.5  # what was kept is no longer news
+    imported = write_loop(tmp_path, 0.7, layer=" + 0")
+    with pytest.raises(UserError, match=r"\(layers_of_mine changed\)"):
+        final(imported)
+    assert final(imported, fresh=True) == 0.7
+    for name in ("layers_of_mine", "loop_of_mine"):
+        sys.modules.pop(name, None)

@@ -14,7 +14,7 @@ ABLATION = ROOT / "mireg" / "ablation"
 
 ORDER = (
     {"errors", "events"},
-    {"user_code"},
+    {"user_code", "tasks", "random_state", "fingerprint"},
     {"arms", "data"},
     {"study"},
     {"storage"},

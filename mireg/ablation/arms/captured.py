@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mireg.ablation.arms.loss_term import LossTerm, Term
 from mireg.ablation.errors import UserError
+from mireg.ablation.tasks import arguments
 from mireg.layers import INPUT, Taps
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class Captured(nn.Module):
         training = self.network.training
         self.network.eval()  # so that this pass changes no statistics and draws no random numbers
         with torch.no_grad():
-            outputs, caught = self.taps.run(*(example if isinstance(example, tuple) else (example,)))
+            outputs, caught = self.taps.run(*arguments(example))
         self.network.train(training)
         self._hidden = [name for name in caught if name != INPUT]
         if not self._hidden:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss
 
 from mireg.ablation.arms.captured import LayerTerm, at_depth
 from mireg.ablation.arms.loss_term import Term
@@ -48,7 +47,7 @@ class AuxiliaryHeads(LayerTerm):
     def chosen(self, names: Sequence[str]) -> Sequence[str]:
         """Which of the hidden layers have a head."""
 
-    def loss(self, target: Tensor) -> Tensor:
+    def heads_loss(self, target: Tensor) -> Tensor:
         """Mean of the heads' losses in the last training forward."""
         caught = self._captured.take()
         if target.is_floating_point() and not self._per_position:
@@ -56,10 +55,7 @@ class AuxiliaryHeads(LayerTerm):
         rows = choose_rows([caught[name] for name in self._names], target, self._samples, self._step)
         code = rows.target
         assert code is not None
-        losses = [
-            mse_loss(head(row), code) if code.is_floating_point() else cross_entropy(head(row), code)
-            for head, row in zip(self._heads, rows.layers, strict=True)
-        ]
+        losses = [self.loss(head(row), code) for head, row in zip(self._heads, rows.layers, strict=True)]
         self._values = {name: loss.detach() for name, loss in zip(self._names, losses, strict=True)}
         return torch.stack(losses).mean()
 
@@ -89,7 +85,7 @@ class DeepSupervision(AuxiliaryHeads):
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
         weight = self._weight(self._step)
-        added = torch.zeros_like(task) if not weight or target is None else weight * self.loss(target)
+        added = torch.zeros_like(task) if not weight or target is None else weight * self.heads_loss(target)
         self._start_at(self._step + 1)
         return added
 
@@ -115,6 +111,7 @@ class IntermediateLoss(AuxiliaryHeads):
     """
 
     name = "the intermediate loss"
+    needs_loss = True
 
     def __init__(self, network: nn.Module, settings: Term, example: Any, *, weight: float = 0.3) -> None:
         super().__init__(network, settings, example)
@@ -126,7 +123,7 @@ class IntermediateLoss(AuxiliaryHeads):
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
         if target is None:
             return torch.zeros_like(task)
-        added = self._weight * (self.loss(target) - task)
+        added = self._weight * (self.heads_loss(target) - task)
         self._step += 1
         return added
 

@@ -47,6 +47,7 @@ class LayerwiseBatchEntropy(LayerTerm):
     """
 
     name = "the batch-entropy term"
+    needs_loss = True
 
     def __init__(
         self,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from mireg.ablation.errors import check
+from mireg.ablation.tasks import Loss, as_target, natural_loss
 from mireg.term import FEWEST_ROWS
 from mireg.wrapper import DEFAULT_WEIGHT
 
@@ -52,11 +53,17 @@ class LossTerm(ABC):
         name: the name in messages.
         network: the bare network.
         model: the module to call in place of the network.
+        needs_loss: whether the term uses the value of the task's loss.
+        loss: the task's loss, for terms that have heads of their own.
+        target: what :meth:`__call__` gets of a batch's targets, see :class:`mireg.ablation.Task`.
     """
 
     name = "no term"
     network: nn.Module
     model: nn.Module
+    needs_loss = False
+    loss: Loss = staticmethod(natural_loss)
+    target: Callable[[Any], Tensor | None] = staticmethod(as_target)
 
     @abstractmethod
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor | None:
@@ -66,6 +73,10 @@ class LossTerm(ABC):
             task: the task's loss, with its graph.
             target: the batch's target: (n,) classes, (n, k) floats, or (n, positions) tokens; None for no target.
         """
+
+    def of_batch(self, task: Tensor, targets: Any) -> Tensor | None:
+        """The same, given a batch's targets in the form that the task's loss takes."""
+        return self(task, self.target(targets))
 
     def parameters(self) -> Sequence[nn.Parameter]:
         """Parameters to train in addition to the network's own."""
@@ -101,7 +112,7 @@ class NoTerm(LossTerm):
         example: a few inputs, on the network's device, for terms that must know the layers in advance.
     """
 
-    def __init__(self, network: nn.Module, settings: Term, example: Tensor) -> None:
+    def __init__(self, network: nn.Module, settings: Term, example: Any) -> None:
         self.network = self.model = network
 
     def __call__(self, task: Tensor, target: Tensor | None) -> None:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from mireg.ablation.errors import UserError
+from mireg.ablation.tasks import arguments
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @torch.no_grad()
-def lsuv(network: nn.Module, inputs: Tensor) -> None:
+def lsuv(network: nn.Module, inputs: Any) -> None:
     """Give every linear and convolutional layer orthonormal weights, scaled to unit output variance.
 
     Biases become 0, so that an output scales with its weight and a single pass through the network replaces the
@@ -46,7 +47,7 @@ def lsuv(network: nn.Module, inputs: Tensor) -> None:
                 nn.init.orthogonal_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-            network(inputs)
+            network(*arguments(inputs))
     finally:
         for hook in hooks:
             hook.remove()

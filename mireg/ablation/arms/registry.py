@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from mireg import estimators
 from mireg.ablation.arms.deep_supervision import DeepSupervision, IntermediateLoss
@@ -16,14 +18,16 @@ from mireg.ablation.arms.layersync import LayerSync
 from mireg.ablation.arms.lbe import LayerwiseBatchEntropy
 from mireg.ablation.arms.loss_term import LossTerm, NoTerm, Term
 from mireg.ablation.arms.lsuv import lsuv
+from mireg.ablation.arms.own import OF_CHANGE, OwnTerm, parameters_of
 from mireg.ablation.arms.reward import Reward
 from mireg.ablation.arms.sigreg import SIGReg
 from mireg.ablation.errors import UserError, nearest
+from mireg.ablation.user_code import blame, import_name
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train the network of a cell.
+    """One way to train the network of a cell; a user's own may change several things at once.
 
     Attributes:
         about: a description for users.
@@ -33,17 +37,19 @@ class Arm:
         lr_divisor: overrides the cell's.
         optimizer: overrides the cell's.
         warmup_steps: overrides the cell's, at most the whole budget.
-        initialise: changes the network before training, given the first training samples.
+        make_optimizer: creates the optimizer from a list of ``parameters`` and an ``lr``, whatever the cell says.
+        initialise: changes the network before training, given the first training samples; it may return another.
     """
 
     about: str
-    term: Callable[[nn.Module, Term, Tensor], LossTerm] = NoTerm
+    term: Callable[[nn.Module, Term, Any], LossTerm] = NoTerm
     estimator: str | None = None
     model_options: Mapping[str, Any] = field(default_factory=dict)
     lr_divisor: float | None = None
     optimizer: str | None = None
     warmup_steps: int | None = None
-    initialise: Callable[[nn.Module, Tensor], None] | None = None
+    make_optimizer: Callable[..., torch.optim.Optimizer] | None = None
+    initialise: Callable[[nn.Module, Any], nn.Module | None] | None = None
 
 
 TERM = "mi"
@@ -53,14 +59,51 @@ BASELINE = "none"
 
 
 def arm(name: str) -> Arm:
-    """Look up an arm by name.
+    """Look up an arm by name, or import one from a user's file, ``package.module:name``.
 
     Raises:
-        UserError: if there is no such arm.
+        UserError: if there is no such arm, or what is there is none.
     """
-    if name not in ARMS:
-        raise UserError(f"unknown arm {name!r}{nearest(name, ARMS)}: choose from {', '.join(ARMS)}")
-    return ARMS[name]
+    if name in ARMS:
+        return ARMS[name]
+    if ":" not in name:
+        choices = ", ".join([*ARMS, "package.module:Arm"])
+        raise UserError(f"unknown arm {name!r}{nearest(name, ARMS)}: choose from {choices}")
+    return own_arm(name)
+
+
+def estimator_of(name: str) -> str | None:
+    """The estimator of an arm's MI term; None for other arms, also for names that only a user's loop knows."""
+    return ARMS[name].estimator if name in ARMS else None
+
+
+def own_arm(name: str) -> Arm:
+    """Import an arm: an :class:`Arm`, a :class:`LossTerm`, or a function or class whose parameters tell what it is."""
+    found = import_name(name)
+    if isinstance(found, Arm):
+        return found
+    about = (inspect.getdoc(found) or name).partition("\n")[0]
+    if isinstance(found, type) and issubclass(found, LossTerm):
+        return Arm(about, found)
+    if not callable(found):
+        raise UserError(f"{name} is no arm but {type(found).__name__}: give an Arm, a LossTerm, or a function")
+    made = isinstance(found, type)
+    try:
+        wanted = parameters_of(name, found() if made else found)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{name}: {blame(error)}") from error
+    if "parameters" in wanted:
+        return Arm(about, make_optimizer=found() if made else found)
+    if set(wanted) <= set(OF_CHANGE):
+        change = found() if made else found
+        return Arm(about, initialise=lambda network, inputs: change(**_pick(wanted, network=network, inputs=inputs)))
+    return Arm(about, partial(OwnTerm, name=name, make=found if made else lambda: found, wanted=wanted))
+
+
+def _pick(names: Collection[str], **values: Any) -> dict[str, Any]:
+    return {name: values[name] for name in names}
 
 
 def _rewards(name: str, about: str, **how: Any) -> Arm:

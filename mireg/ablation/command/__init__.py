@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from mireg.ablation.command import report
 from mireg.ablation.command.arguments import Arguments, parse
 from mireg.ablation.command.printing import config_text, print_list
 from mireg.ablation.command.request import Catalogue, chosen_study
+from mireg.ablation.data import Dataset
 from mireg.ablation.errors import Stopped, UserError, cannot_write
 from mireg.ablation.events import EventHandler
 from mireg.ablation.execution.job import Setup
@@ -24,25 +28,42 @@ from mireg.ablation.execution.progress import display
 from mireg.ablation.execution.ray import run_on_ray
 from mireg.ablation.execution.scheduler import Execute, run_study
 from mireg.ablation.execution.signals import Stop, graceful
+from mireg.ablation.study.config import Cell
 from mireg.ablation.training import networks
 from mireg.ablation.training.group import Group, launched
-
-WITHOUT_NETWORKS = Catalogue((), lambda name: {}, networks.build_cell)
-"""What an installed package has: networks are the user's own, timm's or torchvision's."""
+from mireg.ablation.training.loop import Trainer
 
 
-def main(argv: Sequence[str] | None = None, catalogue: Catalogue = WITHOUT_NETWORKS, program: str = "mireg") -> int:
+def shipped() -> Catalogue:
+    """The networks in an installed package, which has the folder ``models`` of the checkout as ``mireg.models``."""
+    try:
+        models = importlib.import_module("mireg.models")
+    except ModuleNotFoundError:
+        return Catalogue((), lambda name: {}, networks.build_cell)
+    return Catalogue(tuple(models.REGISTRY), models.options, build_shipped)
+
+
+def build_shipped(cell: Cell, dataset: Dataset) -> nn.Module:
+    """The network of a cell, of this package or from outside."""
+    if networks.is_foreign(cell.model):
+        return networks.build_cell(cell, dataset)
+    models = importlib.import_module("mireg.models")
+    network: nn.Module = models.build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
+    return network
+
+
+def main(argv: Sequence[str] | None = None, catalogue: Catalogue | None = None, program: str = "mireg") -> int:
     """Run the command line and return the exit status.
 
     Args:
         argv: the arguments; by default those of the process.
-        catalogue: the networks that can be named.
+        catalogue: the networks that can be named; by default those that an installed package has.
         program: at the head of messages.
     """
     if list(sys.argv[1:] if argv is None else argv)[:1] == ["report"]:
         return report.main((sys.argv[1:] if argv is None else argv)[1:], f"{program} report")
     try:
-        return run(parse(argv, program), catalogue, program)
+        return run(parse(argv, program), catalogue or shipped(), program)
     except UserError as error:
         print_error(program, str(error))
     except OSError as error:
@@ -80,12 +101,14 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
         display(chosen_display(arguments, group)) as tell,
         graceful(signal.SIGINT, signal.SIGTERM) as stop,
     ):
-        setup = Setup(
-            out, catalogue.build, arguments.data_dir, group.device, arguments.threads, arguments.checkpoint_seconds
-        )
+        trainer = Trainer(catalogue.build, arguments.data_dir)
+        setup = Setup(out, trainer, group.device, arguments.threads, arguments.checkpoint_seconds)
         execute = chosen_executor(arguments, setup, workers, group, tell, stop)
         try:
-            results = run_study(study, setup, execute, group=group, tell=tell)
+            changed: Literal["refuse", "keep", "fresh"] = (
+                "fresh" if arguments.fresh else "keep" if arguments.keep else "refuse"
+            )
+            results = run_study(study, setup, execute, group=group, tell=tell, changed_code=changed)
         except Stopped:
             number = stop.signal or signal.SIGTERM  # None where another process of the group was asked
             print_error(

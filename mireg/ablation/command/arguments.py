@@ -17,9 +17,9 @@ from mireg.ablation.command.toml import key_of, read_words
 from mireg.ablation.errors import UserError, nearest, one_line
 
 
-def option(default: Any, about: str) -> Any:
-    """A setting with its default and a sentence for ``--help``."""
-    return field(default=default, metadata={"help": about})
+def option(default: Any, about: str, *others: str) -> Any:
+    """A setting with its default, a sentence for ``--help`` and other names of the option."""
+    return field(default=default, metadata={"help": about, "others": others})
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Arguments:
     )
     list: bool = option(False, "Print presets, datasets, models, arms and estimators, and stop.")
     cells: tuple[str, ...] = option((), "Those of the preset's cells to run; by default all.")
-    arms: tuple[str, ...] = option((), "Arms to compare, 'none' being the network as it is.")
+    arms: tuple[str, ...] = option(
+        (), "Arms to compare: names, 'none' being the network as it is, or package.module:Arm; see docs/tasks.md."
+    )
     seeds: int | None = option(None, "Number of seeds; each arm runs with every one.")
     steps: int | None = option(None, "Training steps of each run.")
     dataset: str | None = option(
@@ -52,10 +54,15 @@ class Arguments:
     )
     model: str | None = option(None, "Network: a name, package.module:factory, timm:NAME or torchvision:NAME.")
     model_options: tuple[str, ...] = option((), "Options of the network, as in: depth=10 width=128 activation=sigmoid.")
-    target: float | None = option(
-        None, "Value of the metric on validation data that is to be reached, in the metric's own unit."
+    task: str | None = option(
+        None,
+        "classification, regression, next-token, multi-label, segmentation, reconstruction or package.module:TASK; by "
+        "default the data's own. See docs/tasks.md.",
     )
-    metric: str | None = option(None, "accuracy or loss.")
+    goal: float | None = option(
+        None, "Value of the metric on validation data that is to be reached, in the metric's own unit.", "--target"
+    )
+    metric: str | None = option(None, "One of the task's: accuracy, loss, ...")
     batch_size: int | None = option(None, "Samples per step.")
     eval_every: int | None = option(None, "Steps between evaluations.")
     lr: float | None = option(None, "Learning rate, of all arms; a preset that tunes it then does not.")
@@ -79,6 +86,8 @@ class Arguments:
         (), "Layers whose outputs are rewarded: names or globs; by default all successive ones."
     )
     out: Path | None = option(None, "Folder for the results; by default out/ and the study's name.")
+    fresh: bool = option(False, "Remove the results in --out first.")
+    keep: bool = option(False, "Keep the results in --out although your code has changed since.")
     data_dir: Path = option(Path("data"), "Where data sets are looked for and downloaded to.")
     device: str = option("auto", "cpu, cuda, or auto: cuda where there is one.")
     executor: Literal["local", "ray"] = option(
@@ -98,7 +107,7 @@ class Arguments:
     quiet: bool = option(False, "Print nothing but warnings and errors.")
 
 
-NOT_IN_FILES = frozenset({"config", "print_config", "list"})
+NOT_IN_FILES = frozenset({"config", "print_config", "list", "fresh", "keep"})
 
 
 MUST_BE = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
@@ -138,7 +147,8 @@ class _Parser(argparse.ArgumentParser):
             about = setting.metadata["help"]
             if setting.default not in (None, (), False):
                 about += f" (default: {setting.default})"
-            self.add_argument(_flag(setting.name), dest=setting.name, help=about, **_how(hints[setting.name], lists))
+            flags = (_flag(setting.name), *setting.metadata["others"])
+            self.add_argument(*flags, dest=setting.name, help=about, **_how(hints[setting.name], lists))
 
     def read(self, words: Sequence[str] | None) -> dict[str, Any]:
         """What the words set."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from mireg import estimators
 from mireg.ablation import data
 from mireg.ablation.arms import ARMS
 from mireg.ablation.command.arguments import NOT_IN_FILES, Arguments
-from mireg.ablation.command.request import FLAGS, OF_CELL, Catalogue
+from mireg.ablation.command.request import FLAGS, OF_CELL, Catalogue, is_own
 from mireg.ablation.command.toml import as_toml
 from mireg.ablation.study.config import Cell, Study
 from mireg.ablation.study.presets import PRESETS
+from mireg.ablation.tasks import TASKS, Task
 from mireg.ablation.training import networks
 
 
@@ -29,13 +31,21 @@ def print_list(console: Console, catalogue: Catalogue) -> None:
         },
         "datasets": {**dict.fromkeys(data.DATASETS, ""), **data.FORMS},
         "models": {**{name: _written(catalogue.options(name)) for name in catalogue.names}, **networks.FORMS},
-        "arms": {name: arm.about for name, arm in ARMS.items()},
+        "tasks": {**{name: _about(task) for name, task in TASKS.items()}, "package.module:TASK": "your own"},
+        "arms": {
+            **{name: arm.about for name, arm in ARMS.items()},
+            "package.module:Arm": "your own, see docs/tasks.md",
+        },
         "estimators": {name: estimators.REGISTRY[name].measures for name in estimators.names()},
     }.items():
         if names:
             console.print(f"[bold]{title}[/bold]")
         for name, text in names.items():
             console.print(f"  {name:<24} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _about(task: Callable[[int], Task]) -> str:
+    return (inspect.getdoc(task) or "").partition("\n")[0]
 
 
 def _is_known(study: Study, catalogue: Catalogue) -> bool:
@@ -49,7 +59,7 @@ def config_text(arguments: Arguments, study: Study, out: Path, catalogue: Catalo
     by cell.
     """
     settled = replace(arguments, out=out)
-    if arguments.dataset is not None or arguments.model is not None:
+    if is_own(arguments):
         (cell,) = study.cells
         options = dict(cell.model_options)
         if cell.model in catalogue.names:
@@ -58,6 +68,7 @@ def config_text(arguments: Arguments, study: Study, out: Path, catalogue: Catalo
         settled = replace(
             settled,
             **values,
+            goal=cell.target,
             model_options=tuple(f"{key}={value}" for key, value in options.items()),
             arms=study.arms,
             seeds=study.seeds,

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation.arms import ARMS, BASELINE
+from mireg.ablation.arms import BASELINE
+from mireg.ablation.arms import arm as named_arm
 from mireg.ablation.command.arguments import Arguments, given
-from mireg.ablation.data import NEXT_TOKEN, is_dataset, load
+from mireg.ablation.data import is_dataset, load
 from mireg.ablation.errors import UserError, nearest
 from mireg.ablation.study.config import Cell, Study
+from mireg.ablation.study.metric import MODES
 from mireg.ablation.study.presets import PRESETS
 from mireg.ablation.training import networks
 from mireg.ablation.training.loop import Build
-from mireg.ablation.training.tasks import METRICS
 
 DEMO = "demo"
 """The study without any request."""
@@ -31,7 +32,7 @@ OWN_SEEDS = 6
 OF_CELL = (
     "dataset",
     "model",
-    "target",
+    "task",
     "metric",
     "steps",
     "batch_size",
@@ -72,17 +73,24 @@ def chosen_study(arguments: Arguments, catalogue: Catalogue) -> Study:
     Raises:
         UserError: on a request that cannot be met.
     """
-    own = arguments.dataset is not None or arguments.model is not None
+    own = is_own(arguments)
     if own and arguments.preset is not None:
         raise UserError(
             f"--preset {arguments.preset} does not go with --dataset or --model: these make a study of their own"
         )
+    if arguments.fresh and arguments.keep:
+        raise UserError("give --fresh or --keep, not both")
     study = _own(arguments, catalogue) if own else _preset(arguments, catalogue)
     term = replace(study.term, **given(arguments, "weight", "decay_steps", "layers"))
     study = replace(study, term=term, **given(arguments, "arms", "seeds"))
     for cell in study.cells:
         _check_options(study, cell, catalogue)
     return study
+
+
+def is_own(arguments: Arguments) -> bool:
+    """Whether the request is for a study of the user's own, not for a preset."""
+    return arguments.dataset is not None or arguments.model is not None or arguments.task is not None
 
 
 def _own(arguments: Arguments, catalogue: Catalogue) -> Study:
@@ -92,14 +100,27 @@ def _own(arguments: Arguments, catalogue: Catalogue) -> Study:
     if not is_dataset(dataset):
         replace(OWN, dataset=dataset)  # says what there is
     options = read_options(arguments.model_options)
-    data = load(dataset, arguments.data_dir, replace(OWN, model_options=options).context)
-    model = arguments.model or ("gpt" if data.task == NEXT_TOKEN else OWN.model)
+    for name in arguments.arms:
+        named_arm(name)
+    data = load(dataset, arguments.data_dir, replace(OWN, model_options=options).context, arguments.task)
+    modes = data.task.modes
+    metric = arguments.metric or next(iter(data.task.metrics))
+    if metric not in modes:
+        raise UserError(f"metric={metric!r}: choose from {', '.join(modes)}{nearest(metric, modes)}")
+    mode = None if MODES.get(metric) == modes[metric] else modes[metric]
+    model = arguments.model or ("gpt" if data.task.name == "next-token" else OWN.model)
     _check_model(model, catalogue)
     name = f"{slug(dataset)}-{slug(model)}"
-    cell = replace(OWN, name=name, metric=METRICS[data.task][0], model_options=options)
-    changes = {**given(arguments, *OF_CELL), **{flag: True for flag in FLAGS if getattr(arguments, flag)}}
-    cell = replace(cell, **{**changes, "dataset": dataset, "model": model})
-    return Study(name, (cell,), OWN_ARMS, OWN_SEEDS)
+    cell = replace(OWN, name=name, mode=mode, metric=metric, model_options=options)
+    return Study(
+        name, (replace(cell, **{**_changes(arguments), "dataset": dataset, "model": model}),), OWN_ARMS, OWN_SEEDS
+    )
+
+
+def _changes(arguments: Arguments) -> dict[str, Any]:
+    """What the arguments change of a cell."""
+    changes = given(arguments, *OF_CELL) | {flag: True for flag in FLAGS if getattr(arguments, flag)}
+    return changes if arguments.goal is None else {**changes, "target": arguments.goal}
 
 
 def _preset(arguments: Arguments, catalogue: Catalogue) -> Study:
@@ -110,7 +131,7 @@ def _preset(arguments: Arguments, catalogue: Catalogue) -> Study:
     cells = _chosen_cells(study, arguments.cells, arguments.arms)
     for cell in cells:
         _check_model(cell.model, catalogue)
-    changes = {**given(arguments, *OF_CELL), **{flag: True for flag in FLAGS if getattr(arguments, flag)}}
+    changes = _changes(arguments)
     if "lr" in changes:
         changes["arm_lr"] = {}
         study = replace(study, tuning=None)
@@ -151,7 +172,7 @@ def _check_options(study: Study, cell: Cell, catalogue: Catalogue) -> None:
                 f"model {cell.model!r} has no option {key!r}{nearest(key, known)}: it has {', '.join(known)}"
             )
     for arm in study.arms_of(cell):
-        missing = [option for option in ARMS[arm].model_options if option not in known]
+        missing = [option for option in named_arm(arm).model_options if option not in known]
         if missing:
             raise UserError(f"{cell.name}: arm {arm!r} does not apply, model {cell.model!r} has no {missing[0]!r}")
 

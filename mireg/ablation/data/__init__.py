@@ -5,26 +5,30 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from mireg.ablation.data.dataset import CLASSIFICATION, NEXT_TOKEN, REGRESSION, Dataset, Samples, Split, Windows
+from mireg.ablation.data.dataset import Batch, Dataset, Samples, Split, Windows, moved
 from mireg.ablation.data.folder import load_folder
+from mireg.ablation.data.loaded import Epochs, Loaded, graph, samples_in
 from mireg.ablation.data.named import DATASETS
-from mireg.ablation.data.own import load_own
+from mireg.ablation.data.own import load_own, with_task
 from mireg.ablation.data.text import load_text
 from mireg.ablation.errors import UserError, nearest
 
 __all__ = [
-    "CLASSIFICATION",
     "CONTEXT",
     "DATASETS",
     "FORMS",
-    "NEXT_TOKEN",
-    "REGRESSION",
+    "Batch",
     "Dataset",
+    "Epochs",
+    "Loaded",
     "Samples",
     "Split",
     "Windows",
+    "graph",
     "is_dataset",
     "load",
+    "moved",
+    "samples_in",
 ]
 
 FOLDER, TEXT = "folder", "text"
@@ -47,25 +51,28 @@ def is_dataset(name: str) -> bool:
 
 
 @lru_cache(maxsize=1)  # a worker's next run usually needs the same data
-def load(name: str, data_dir: Path, context: int = CONTEXT) -> Dataset:
+def load(name: str, data_dir: Path, context: int = CONTEXT, task: str | None = None) -> Dataset:
     """Load a data set.
 
     Args:
         name: one of :data:`DATASETS`, or a name in a form of :data:`FORMS`.
         data_dir: folder in which named data sets are looked for, and to which they are downloaded.
         context: characters per sample, for text.
+        task: name of a task or ``package.module:TASK``; by default the data's own.
 
     Raises:
         UserError: on an unknown name, or if the data are missing, damaged or unsuitable for training.
     """
     kind, colon, rest = name.partition(":")
-    if name in DATASETS:
-        return DATASETS[name](data_dir, context)
-    if not (kind and colon and rest):
+    if name not in DATASETS and not (kind and colon and rest):
         choices = ", ".join([*DATASETS, *FORMS])
         raise UserError(f"unknown dataset {name!r}{nearest(name, DATASETS)}: choose from {choices}")
-    if kind == FOLDER:
-        return load_folder(name, Path(rest).expanduser())
-    if kind == TEXT:
-        return load_text(name, Path(rest).expanduser(), context)
-    return load_own(name)
+    if name not in DATASETS and kind not in (FOLDER, TEXT):
+        return load_own(name, task)
+    if name in DATASETS:
+        data = DATASETS[name](data_dir, context)
+    elif kind == FOLDER:
+        data = load_folder(name, Path(rest).expanduser())
+    else:
+        data = load_text(name, Path(rest).expanduser(), context)
+    return with_task(data, task) if task else data

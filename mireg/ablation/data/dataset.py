@@ -2,67 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-CLASSIFICATION, REGRESSION, NEXT_TOKEN = "classification", "regression", "next-token"
+from mireg.ablation.tasks import Task, arguments
+
+Batch = tuple[Any, Any]
+"""Inputs, a tensor or a tuple for a network of several inputs, and targets in the form that the task's loss takes."""
 
 
-class Split(Protocol):
-    """One part of a data set."""
+def moved(value: Any, device: torch.device) -> Any:
+    """A tensor on a device, or anything else that has ``to``, or a tuple, list or dictionary of such."""
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, tuple | list):
+        return type(value)(moved(item, device) for item in value)
+    return {key: moved(item, device) for key, item in value.items()} if isinstance(value, dict) else value
 
-    def __len__(self) -> int: ...
 
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+class Split:
+    """One part of a data set, of samples that can be indexed."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def batch(self, index: Tensor | slice) -> Batch:
         """Inputs and targets of the given samples, ready for a network and a loss."""
+        raise NotImplementedError
 
     def first(self, count: int) -> Split:
         """The first samples."""
+        raise NotImplementedError
 
     def to(self, device: torch.device) -> Split:
         """The same samples on a device."""
+        raise NotImplementedError
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """All samples in order, in batches of at most ``size``."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(Split):
     """Samples held in memory; bytes are standardised when they are read.
 
     Attributes:
-        inputs: (n, ...): uint8 such as pixels, float32, or int64 tokens.
-        targets: (n,) int64 classes; (n, k) float32; or (n, positions) int64 tokens.
+        inputs: (n, ...): uint8 such as pixels, float32, or int64 tokens; or a tuple of such tensors.
+        targets: (n,) int64 classes; (n, k) float32; or (n, positions) int64 tokens. A task of one's own may take any
+            tensor (n, ...) or tuple of tensors. None: the inputs themselves are the targets.
         mean: mean of the bytes in the training set.
         std: standard deviation of the bytes in the training set.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any
     mean: float = 0.0
     std: float = 1.0
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(arguments(self.inputs)[0])
 
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor | slice) -> Batch:
         """Inputs, (m, ...) float32 or int64 tokens, and targets of the given samples."""
-        inputs = self.inputs[index]
-        if inputs.dtype == torch.uint8:
+        inputs = _each(self.inputs, lambda x: x[index])
+        if isinstance(inputs, Tensor) and inputs.dtype == torch.uint8:
             inputs = (inputs.float() - self.mean) / self.std
-        return inputs, self.targets[index]
+        return inputs, inputs if self.targets is None else _each(self.targets, lambda y: y[index])
 
     def first(self, count: int) -> Samples:
         """The first samples."""
-        return replace(self, inputs=self.inputs[:count], targets=self.targets[:count])
+        inputs, targets = (_each(part, lambda x: x[:count]) for part in (self.inputs, self.targets))
+        return replace(self, inputs=inputs, targets=targets)
 
     def to(self, device: torch.device) -> Samples:
         """The same samples on a device."""
-        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+        return replace(self, inputs=moved(self.inputs, device), targets=moved(self.targets, device))
+
+
+def _each(value: Any, do: Any) -> Any:
+    if value is None:
+        return None
+    return tuple(do(item) for item in value) if isinstance(value, tuple) else do(value)
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(Split):
     """Windows of one long sequence of tokens; the targets are the next tokens.
 
     Attributes:
@@ -78,7 +108,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor | slice) -> Batch:
         """Inputs and targets of the given windows, both (m, context) int64."""
         places = self.starts[index][:, None] + torch.arange(self.context + 1, device=self.tokens.device)
         rows = self.tokens[places]
@@ -99,24 +129,29 @@ class Dataset:
 
     Attributes:
         name: the requested name.
-        task: ``"classification"``, ``"regression"`` or ``"next-token"``.
+        task: the loss, the metrics and the number of outputs that a network needs.
         train: training data.
         validation: data for the curve.
         test: data for the final metric; if None, validation data are used.
-        outputs: number of outputs a network needs: classes, values of the target, or size of the vocabulary.
     """
 
     name: str
-    task: str
+    task: Task
     train: Split
     validation: Split
     test: Split | None
-    outputs: int
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input sample."""
-        return tuple(self.train.batch(slice(0, 1))[0].shape[1:])
+    def outputs(self) -> int:
+        """Number of outputs that a network needs."""
+        return self.task.outputs
+
+    @property
+    def input_shape(self) -> tuple[Any, ...]:
+        """Shape of one input sample; of a network of several inputs, the shape of each."""
+        inputs = self.train.batch(slice(0, 1))[0]
+        shapes = tuple(tuple(x.shape[1:]) if isinstance(x, Tensor) else None for x in arguments(inputs))
+        return shapes if isinstance(inputs, tuple) else shapes[0] or ()
 
     @property
     def final(self) -> Split:

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mireg.ablation.data.dataset import CLASSIFICATION, Dataset, Samples
+from mireg.ablation.data.dataset import Dataset, Samples
 from mireg.ablation.errors import UserError
+from mireg.ablation.tasks import classification
 
 HELD_OUT = 0.1
 """Fraction of the images held out for validation and, if there is no test folder, for testing."""
@@ -52,7 +53,7 @@ def load_folder(name: str, path: Path) -> Dataset:
     pixels = images[0][0].float()
     mean, std = pixels.mean().item(), max(pixels.std().item(), 1.0)
     parts = [Samples(pixels, torch.tensor([label for _, label in part]), mean, std) for pixels, part in images]
-    return Dataset(name, CLASSIFICATION, parts[0], parts[1], parts[2], len(classes))
+    return Dataset(name, classification(len(classes)), parts[0], parts[1], parts[2])
 
 
 Files = list[tuple[Path, int]]

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mireg.ablation.data.dataset import CLASSIFICATION, REGRESSION, Dataset, Samples
+from mireg.ablation.data.dataset import Dataset, Samples
 from mireg.ablation.data.folder import load_folder
 from mireg.ablation.data.text import load_text
 from mireg.ablation.errors import UserError
+from mireg.ablation.tasks import classification, regression
 
 VALIDATION = 5000
 """Number of validation samples, always the last of a downloaded training set."""
@@ -46,7 +47,7 @@ def _diabetes() -> Dataset:
     train, validation, test = (
         Samples(inputs[part], targets[part]) for part in (slice(282), slice(282, 362), slice(362, None))
     )
-    return Dataset("diabetes", REGRESSION, train, validation, test, outputs=1)
+    return Dataset("diabetes", regression(1), train, validation, test)
 
 
 def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
@@ -148,11 +149,10 @@ def _split(name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: 
     mean, std = pixels.mean().item(), pixels.std().item()
     return Dataset(
         name,
-        CLASSIFICATION,
+        classification(int(train_y.max()) + 1),
         train=Samples(train_x[:cut], train_y[:cut], mean, std),
         validation=Samples(train_x[cut:], train_y[cut:], mean, std),
         test=Samples(test_x, test_y, mean, std),
-        outputs=int(train_y.max()) + 1,
     )
 
 

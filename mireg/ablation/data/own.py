@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,23 +13,35 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
-from mireg.ablation.data.dataset import CLASSIFICATION, NEXT_TOKEN, REGRESSION, Dataset, Samples
-from mireg.ablation.errors import UserError, one_line
+from mireg.ablation.data.dataset import Dataset, Samples
+from mireg.ablation.data.loaded import Loaded
+from mireg.ablation.errors import UserError, check, one_line
+from mireg.ablation.tasks import (
+    TASKS,
+    Task,
+    arguments,
+    classification,
+    multi_label,
+    next_token,
+    reconstruction,
+    regression,
+    segmentation,
+)
 from mireg.ablation.user_code import blame, import_name
 
 PARTS = ("train", "validation", "test")
 
 
-def load_own(name: str) -> Dataset:
+def load_own(name: str, task: str | None = None) -> Dataset:
     """Call the function ``package.module:loader`` and check its data.
 
     Args:
         name: name of the function. It takes no argument and returns a tuple of the training part, the validation
-            part and, if there is one, the test part. Each is a ``torch.utils.data.Dataset`` of (input, target)
-            pairs, or a pair of tensors or arrays (inputs, targets).
-
-    Returns:
-        The data set. Its task is inferred from the targets, as described in docs/own_network.md.
+            part and, if there is one, the test part, and behind these, optionally, a :class:`Task`. A part is a
+            ``torch.utils.data.Dataset`` of (input, target) pairs, tensors or arrays (inputs, targets), or batches: a
+            DataLoader or a list.
+        task: name of a task, or of one of the user's own; by default it is the loader's, or inferred from the targets,
+            as described in docs/tasks.md.
 
     Raises:
         UserError: if the function is missing or fails, or its data are unsuitable for training.
@@ -38,61 +53,141 @@ def load_own(name: str) -> Dataset:
         found = loader()
     except (Exception, SystemExit) as error:
         raise UserError(f"{name}: {blame(error)}") from error
-    if not isinstance(found, tuple | list) or len(found) not in (2, 3):
+    parts = list(found) if isinstance(found, tuple | list) else []
+    returned = parts.pop() if parts and isinstance(parts[-1], Task) else None
+    if len(parts) not in (2, 3):
         raise UserError(
             f"{name} returned {_described(found)}: return a tuple (train, validation) or (train, validation, test)"
         )
-    pairs = [_pair(f"{name}: {part}", value) for part, value in zip(PARTS, found, strict=False)]
-    _check_alike(name, pairs)
-    inputs, targets = pairs[0]
-    task = _task(name, inputs, targets)
-    if bool((targets == targets[:1]).all()) and task != NEXT_TOKEN:
-        raise UserError(f"{name}: all train targets are the same, {targets[0].tolist()}: there is nothing to learn")
-    if task == REGRESSION:
-        outputs = targets.shape[1]
-    else:
-        _check_labels(name, pairs)
-        tokens = [part for pair in pairs for part in pair] if task == NEXT_TOKEN else [y for _, y in pairs]
-        outputs = max(int(part.max()) for part in tokens) + 1
-    mean, std = 0.0, 1.0
-    if inputs.dtype == torch.uint8:
-        mean, std = inputs.float().mean().item(), max(inputs.float().std().item(), 1.0)
-    parts = [Samples(x, y, mean, std) for x, y in pairs]
-    return Dataset(name, task, parts[0], parts[1], parts[2] if len(parts) == 3 else None, outputs)
+    own = named_task(task) if task else returned
+    if any(_is_loaded(part) for part in parts):
+        return _of_batches(name, parts, own)
+    rebuilds = own == reconstruction or (isinstance(own, Task) and own.name == "reconstruction")
+    if rebuilds:  # a part may be the inputs alone
+        parts = [(part, part) if isinstance(part, Tensor | np.ndarray) else part for part in parts]
+    samples = [_samples(f"{name}: {part}", value) for part, value in zip(PARTS, parts, strict=False)]
+    if own == regression:  # integers may be values, too
+        samples = [replace(part, targets=part.targets.float().reshape(len(part), -1)) for part in samples]
+    _check_alike(name, samples)
+    if not isinstance(own, Task):
+        own = _inferred(name, samples, own)
+    if rebuilds:
+        samples = [replace(part, targets=None) for part in samples]
+    samples = _standardised(samples)
+    return Dataset(name, own, samples[0], samples[1], samples[2] if len(samples) == 3 else None)
 
 
-def _pair(where: str, part: Any) -> tuple[Tensor, Tensor]:
+def named_task(name: str) -> Task | Callable[[int], Task]:
+    """A task of :data:`TASKS`, which needs a number of outputs, or one of the user's own, ``package.module:TASK``.
+
+    Raises:
+        UserError: if there is no such task.
+    """
+    if ":" not in name:
+        check("task", name, name in TASKS, f"choose from {', '.join(TASKS)}, or package.module:TASK")
+        return TASKS[name]
+    found = import_name(name)
+    if not isinstance(found, Task):
+        raise UserError(f"{name} is {_described(found)}: give a mireg.ablation.Task")
+    return found
+
+
+def with_task(data: Dataset, name: str) -> Dataset:
+    """A data set of this package with another task.
+
+    Raises:
+        UserError: if there is no such task, or the samples do not suit it.
+    """
+    task = named_task(name)
+    if task == reconstruction:
+        parts = [data.train, data.validation, data.final]
+        if not all(isinstance(part, Samples) for part in parts):
+            raise UserError(f"task {name!r} needs samples in memory, and {data.name} has windows of a text")
+        train, validation, test = (replace(part, targets=None) for part in parts)  # type: ignore[type-var]
+        return Dataset(data.name, reconstruction(math.prod(data.input_shape)), train, validation, test)
+    return replace(data, task=task if isinstance(task, Task) else task(data.outputs))
+
+
+def _is_loaded(part: Any) -> bool:
+    """Whether a part consists of batches, not of samples."""
+    if isinstance(part, list):
+        return bool(part) and isinstance(part[0], tuple | list)
+    return isinstance(part, Iterable) and not isinstance(part, tuple | TorchDataset | Tensor | np.ndarray)
+
+
+def _of_batches(name: str, parts: list[Any], task: Task | Callable[[int], Task] | None) -> Dataset:
+    loaded = [Loaded(part, f"{name}: {where}") for where, part in zip(PARTS, parts, strict=False) if _is_loaded(part)]
+    if len(loaded) < len(parts):
+        raise UserError(f"{name}: one part consists of batches, another does not: give all parts in one form")
+    if not isinstance(task, Task):
+        targets = loaded[0].batch(slice(None))[1]
+        if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.ndim == 1 and task is None:
+            task = classification
+        if task is None or not isinstance(targets, Tensor):
+            raise UserError(f"{name}: the targets of a batch are {_described(targets)}: return a Task behind the parts")
+        task = task(max(_outputs(task, x, y) for x, y in loaded[0].chunks(0)))
+    return Dataset(name, task, loaded[0], loaded[1], loaded[2] if len(loaded) == 3 else None)
+
+
+def _samples(where: str, part: Any) -> Samples:
     """Inputs and targets of a part, ready for a network and a loss."""
     if isinstance(part, TensorDataset):
         part = part.tensors
     if isinstance(part, TorchDataset):
         part = _read_through(where, part)
-    if not isinstance(part, tuple | list) or len(part) != 2:
+    if not isinstance(part, tuple | list) or len(part) < 2:
         raise UserError(f"{where} is {_described(part)}: give a Dataset of (input, target) pairs, or two tensors")
-    inputs, targets = (
-        _tensor(f"{where} {what}", value) for what, value in zip(("inputs", "targets"), part, strict=True)
-    )
-    if len(inputs) != len(targets):
-        raise UserError(f"{where} has {len(inputs)} inputs but {len(targets)} targets")
-    if len(inputs) < 2:
-        raise UserError(f"{where} has {len(inputs)} samples: give at least 2")
-    if inputs.ndim < 2:
-        raise UserError(f"{where} inputs have shape {tuple(inputs.shape)}: give (samples, features...)")
-    if targets.is_floating_point() and targets.ndim == 1:
-        targets = targets[:, None]
-    if not targets.is_floating_point():
-        targets = targets.long()
-    return inputs if inputs.is_floating_point() or inputs.dtype == torch.uint8 else inputs.long(), targets
+    inputs: Any = [
+        _tensor(f"{where} inputs", value) for value in (part[0] if isinstance(part[0], tuple) else part[:-1])
+    ]
+    targets: Any = part[-1] if isinstance(part[-1], tuple) else (part[-1],)
+    targets = [_tensor(f"{where} targets", value) for value in targets]
+    for other in (*inputs[1:], *targets):
+        if len(other) != len(inputs[0]):
+            what = "targets" if any(other is target for target in targets) else "inputs beside them"
+            raise UserError(f"{where} has {len(inputs[0])} inputs but {len(other)} {what}")
+    if len(inputs[0]) < 2:
+        raise UserError(f"{where} has {len(inputs[0])} samples: give at least 2")
+    if inputs[0].ndim < 2:
+        raise UserError(f"{where} inputs have shape {tuple(inputs[0].shape)}: give (samples, features...)")
+    targets = [y[:, None] if y.is_floating_point() and y.ndim == 1 else y for y in targets]
+    targets = [y if y.is_floating_point() or (y.dtype == torch.bool and y.ndim == 2) else y.long() for y in targets]
+    inputs = [x.to(torch.uint8) if x.dtype == torch.bool else x for x in inputs]
+    inputs = [x if x.is_floating_point() or x.dtype == torch.uint8 else x.long() for x in inputs]
+    inputs, targets = (tuple(part) if len(part) > 1 else part[0] for part in (inputs, targets))
+    return Samples(inputs, targets)
 
 
-def _read_through(where: str, dataset: TorchDataset[Any]) -> tuple[Tensor, Tensor]:
+def _standardised(parts: list[Samples]) -> list[Samples]:
+    """The parts, with the mean and deviation over the training part for inputs that are bytes."""
+
+    def scale(x: Tensor) -> tuple[float, float]:
+        return x.float().mean().item(), max(x.float().std().item(), 1.0)
+
+    inputs = parts[0].inputs
+    if isinstance(inputs, Tensor):
+        mean, std = scale(inputs) if inputs.dtype == torch.uint8 else (0.0, 1.0)
+        return [replace(part, mean=mean, std=std) for part in parts]
+    scales = [scale(x) if x.dtype == torch.uint8 else None for x in inputs]
+    return [
+        replace(
+            part,
+            inputs=tuple(
+                x if by is None else (x.float() - by[0]) / by[1] for x, by in zip(part.inputs, scales, strict=True)
+            ),
+        )
+        for part in parts
+    ]
+
+
+def _read_through(where: str, dataset: TorchDataset[Any]) -> tuple[Tensor, ...]:
     """Read every sample of a Dataset once."""
     if not hasattr(dataset, "__len__"):
         raise UserError(f"{where} is an iterable {type(dataset).__name__}: give one with a length")
     try:
         samples = [dataset[index] for index in range(len(dataset))]
-        inputs, targets = zip(*samples, strict=True)
-        return tuple(torch.stack([torch.as_tensor(value) for value in column]) for column in (inputs, targets))  # type: ignore[return-value]
+        columns = zip(*samples, strict=True)
+        return tuple(torch.stack([torch.as_tensor(value) for value in column]) for column in columns)
     except (Exception, SystemExit) as error:
         raise UserError(f"{where}: no (input, target) pairs of tensors of one shape: {blame(error)}") from error
 
@@ -117,37 +212,62 @@ def _tensor(where: str, value: Any) -> Tensor:
                 else int((~found.isfinite()).nonzero()[0])
             )
             raise UserError(f"{where} hold NaN or infinite values, first in sample {row}: remove or fill them")
-    return found.to(torch.uint8) if found.dtype == torch.bool else found
+    return found
 
 
-def _check_alike(name: str, pairs: list[tuple[Tensor, Tensor]]) -> None:
-    for part, pair in zip(PARTS, pairs, strict=False):
-        for what, value, first in zip(("inputs", "targets"), pair, pairs[0], strict=True):
-            if (value.shape[1:], value.dtype) != (first.shape[1:], first.dtype):
-                raise UserError(
-                    f"{name}: {part} {what} are {_described(value)}, those of train {_described(first)}: "
-                    "give all parts one shape and type"
-                )
+def _check_alike(name: str, parts: list[Samples]) -> None:
+    for part, samples in zip(PARTS, parts, strict=False):
+        for what in ("inputs", "targets"):
+            for value, first in zip(*(arguments(getattr(of, what)) for of in (samples, parts[0])), strict=False):
+                if (value.shape[1:], value.dtype) != (first.shape[1:], first.dtype):
+                    raise UserError(
+                        f"{name}: {part} {what} are {_described(value)}, those of train {_described(first)}: "
+                        "give all parts one shape and type"
+                    )
 
 
-def _task(name: str, inputs: Tensor, targets: Tensor) -> str:
-    if targets.is_floating_point():
-        if targets.ndim == 2:
-            return REGRESSION
-    elif targets.ndim == 1:
-        return CLASSIFICATION
-    elif inputs.dtype == torch.int64 and targets.shape == inputs.shape and targets.ndim == 2:
-        return NEXT_TOKEN
+def _inferred(name: str, parts: list[Samples], task: Callable[[int], Task] | None) -> Task:
+    """The task that the targets tell, with the number of outputs that a network needs."""
+    inputs, targets = arguments(parts[0].inputs)[0], parts[0].targets
+    if not isinstance(targets, Tensor):
+        raise UserError(
+            f"{name}: targets are a tuple of {len(targets)}: return a Task behind the parts, or give --task"
+        )
+    if task is None:
+        task = _natural(name, inputs, targets)
+    if bool((targets == targets[:1]).all()) and task not in (next_token, reconstruction):
+        raise UserError(f"{name}: all train targets are the same, {targets[0].tolist()}: there is nothing to learn")
+    for part, samples in zip(PARTS, parts, strict=False):
+        if task in (classification, next_token) and samples.targets.min() < 0:
+            raise UserError(f"{name}: {part} targets hold {int(samples.targets.min())}: count classes from 0")
+    return task(max(_outputs(task, arguments(part.inputs)[0], part.targets) for part in parts))
+
+
+def _natural(name: str, inputs: Tensor, targets: Tensor) -> Callable[[int], Task]:
+    if targets.ndim == 2 and (targets.is_floating_point() or targets.dtype == torch.bool):
+        return regression if targets.is_floating_point() else multi_label
+    if not targets.is_floating_point():
+        if targets.ndim == 1:
+            return classification
+        if inputs.dtype == torch.int64 and targets.shape == inputs.shape and targets.ndim == 2:
+            return next_token
+        if targets.ndim > 2 and targets.shape[1:] == inputs.shape[2:]:
+            return segmentation
     raise UserError(
         f"{name}: targets are {_described(targets)} beside inputs {_described(inputs)}: give int64 classes (n,), "
-        "floats (n,) or (n, k), or int64 tokens (n, positions) for both"
+        "floats (n,) or (n, k), int64 tokens (n, positions) for both, bool labels (n, k), a class for each position of "
+        "maps, or a task (docs/tasks.md)"
     )
 
 
-def _check_labels(name: str, pairs: list[tuple[Tensor, Tensor]]) -> None:
-    for part, (_, targets) in zip(PARTS, pairs, strict=False):
-        if targets.min() < 0:
-            raise UserError(f"{name}: {part} targets hold {int(targets.min())}: count classes from 0")
+def _outputs(task: Callable[[int], Task], inputs: Any, targets: Tensor) -> int:
+    """Number of outputs that a network needs for these samples."""
+    if task == reconstruction:
+        return math.prod(inputs.shape[1:])
+    if task in (regression, multi_label):
+        return math.prod(targets.shape[1:])
+    tokens = (inputs, targets) if task == next_token else (targets,)
+    return max(int(part.max()) for part in tokens) + 1
 
 
 def _described(value: Any) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mireg.ablation.data.dataset import NEXT_TOKEN, Dataset, Windows
+from mireg.ablation.data.dataset import Dataset, Windows
 from mireg.ablation.errors import UserError
+from mireg.ablation.tasks import next_token
 
 SHARES = (0.90, 0.95)
 """Where the validation part and the test part begin."""
@@ -52,4 +53,4 @@ def load_text(name: str, path: Path, context: int) -> Dataset:
         Windows(part, torch.arange(0, len(part) - context, stride), context)
         for part, stride in zip(parts, strides, strict=True)
     )
-    return Dataset(name, NEXT_TOKEN, train, validation, test, outputs=len(vocabulary))
+    return Dataset(name, next_token(len(vocabulary)), train, validation, test)

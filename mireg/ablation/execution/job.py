@@ -9,14 +9,13 @@ from pathlib import Path
 
 import torch
 
-from mireg.ablation.data import load
 from mireg.ablation.events import EventHandler
 from mireg.ablation.storage.lock import Lock
 from mireg.ablation.storage.provenance import RUNS
 from mireg.ablation.study.config import RunSpec
+from mireg.ablation.training import run
 from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.group import Group
-from mireg.ablation.training.loop import Build, train
 
 RETRIES = 2
 """Number of retries of a run whose process or machine is lost."""
@@ -31,18 +30,16 @@ class Setup:
 
     Attributes:
         out: the study's folder.
-        build: builds the network of a cell; importable by name, since workers import it.
-        data_dir: see :func:`mireg.ablation.data.load`.
+        train: the training loop: :class:`mireg.ablation.training.loop.Trainer`, or a user's own function of a run.
         device: the device to train on: ``"cpu"`` or ``"cuda"``.
-        threads: CPU threads per run.
-        checkpoint_seconds: see :func:`mireg.ablation.training.loop.train`.
+        threads: CPU threads per run; None leaves the number unchanged.
+        checkpoint_seconds: minimum time between checkpoints of a run; 0 writes one whenever the loop can be saved.
     """
 
     out: Path
-    build: Build
-    data_dir: Path
+    train: Callable[[run.Run], object]
     device: torch.device
-    threads: int
+    threads: int | None
     checkpoint_seconds: float
 
     def folder(self, spec: RunSpec) -> Path:
@@ -58,21 +55,13 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop:
     """Train one run to its end, while no other process works on it.
 
     Raises:
-        Stopped: if ``stop`` returned True; the run's state is saved.
+        Stopped: if ``stop`` returned True; the run's state is saved if the loop can be.
         UserError: if data are missing or damaged.
         OSError: if a file cannot be written.
     """
-    torch.set_num_threads(setup.threads)
-    dataset = load(spec.cell.dataset, setup.data_dir, spec.cell.context)
+    if setup.threads is not None:
+        torch.set_num_threads(setup.threads)
     folder = setup.folder(spec)
     with Lock(folder / "lock", PATIENCE) if group.writes else nullcontext(), flushed_denormals():
-        train(
-            spec,
-            dataset,
-            setup.build,
-            folder,
-            group=group,
-            checkpoint_seconds=setup.checkpoint_seconds,
-            tell=tell,
-            stop=stop,
-        )
+        begun = run.Run(spec, folder, group, tell=tell, stop=stop, checkpoint_seconds=setup.checkpoint_seconds)
+        run.perform(begun, setup.train)

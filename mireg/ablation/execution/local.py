@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mireg.ablation.errors import Stopped, UserError, cannot_write
+from mireg.ablation.errors import Stopped, UserError, cannot_write, one_line
 from mireg.ablation.events import EventHandler
 from mireg.ablation.execution.job import RETRIES
 from mireg.ablation.execution.signals import graceful
@@ -53,10 +53,10 @@ def run_here(specs: Sequence[Job], setup: Work, group: Group, tell: EventHandler
             setup.perform(spec, group, tell, stop)
         except (Stopped, UserError, OSError):
             raise
-        except Exception:
+        except Exception as error:
             if group.size > 1:
                 raise  # the other processes wait for this one: all of them must restart
-            failures[spec.path] = crashed(spec, traceback.format_exc(), tell)
+            failures[spec.path] = crashed(spec, described(error), tell)
     return failures
 
 
@@ -117,10 +117,15 @@ def run_in_workers(
     return failures
 
 
-def crashed(spec: Job, trace: str, tell: EventHandler) -> str:
-    """Report the full traceback of an error in the code of a run; its last line is the failure."""
-    tell(_note(spec, trace.rstrip()))
-    failure = trace.rstrip().splitlines()[-1]
+def described(error: Exception) -> tuple[str, str]:
+    """The traceback of an error in the code of a run, and its type and message in one line."""
+    return traceback.format_exc().rstrip(), one_line("".join(traceback.format_exception_only(error)))
+
+
+def crashed(spec: Job, error: tuple[str, str], tell: EventHandler) -> str:
+    """Report an error in the code of a run, see :func:`described`; its line is the failure."""
+    trace, failure = error
+    tell(_note(spec, trace))
     tell({"event": "finish", "run": spec.path, "failure": failure})
     return failure
 
@@ -133,7 +138,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.index = index
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, setup, index), daemon=True)
+        # Not a daemon: a loop may have worker processes of its own, as a DataLoader has.
+        self._process = context.Process(target=_serve, args=(theirs, setup, index))
         self._process.start()
         theirs.close()
         self.start(spec)
@@ -197,8 +203,8 @@ def _serve(connection: Connection, setup: Work, index: int) -> None:
                 return
             except OSError as error:
                 connection.send(("refused", cannot_write(error)))
-            except Exception:
-                connection.send(("crashed", traceback.format_exc()))
+            except Exception as error:
+                connection.send(("crashed", described(error)))
 
 
 def _note(spec: Job, text: str) -> dict[str, Any]:

@@ -85,7 +85,8 @@ class _Lines:
                 self._runs, self._finished = event["runs"], event["finished"]
                 return f"{self._finished}/{self._runs} runs finished"
             case "start" if event["step"]:
-                return f"{event['run']}: continues at step {event['step']}/{event['steps']}"
+                steps = f"/{event['steps']}" if event["steps"] else ""
+                return f"{event['run']}: continues at step {event['step']}{steps}"
             case "finish":
                 self._finished += 1
                 left = time_text(self._forecast.seconds()) if self._finished < self._runs else ""

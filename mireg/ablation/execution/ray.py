@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 from mireg.ablation.errors import Stopped, UserError, cannot_write
 from mireg.ablation.events import EventHandler
 from mireg.ablation.execution.job import RETRIES, Setup, perform
-from mireg.ablation.execution.local import Failures, crashed
+from mireg.ablation.execution.local import Failures, crashed, described
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
+from mireg.ablation.training.loop import Trainer
 
 
 def run_on_ray(
@@ -49,8 +49,10 @@ def run_on_ray(
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).options(scheduling_strategy=here).remote()
         gpus = 1 if setup.device.type == "cuda" else 0
-        task = ray.remote(num_cpus=setup.threads, num_gpus=gpus, max_retries=RETRIES)(_perform)
-        shared = replace(setup, out=setup.out.absolute(), data_dir=setup.data_dir.absolute())
+        task = ray.remote(num_cpus=setup.threads or 1, num_gpus=gpus, max_retries=RETRIES)(_perform)
+        shared = replace(setup, out=setup.out.absolute())
+        if isinstance(shared.train, Trainer):
+            shared = replace(shared, train=replace(shared.train, data_dir=shared.train.data_dir.absolute()))
         waiting = {task.options(name=spec.path).remote(spec, shared, mailbox): spec for spec in specs}
         failures: Failures = {}
         stopping = False
@@ -66,7 +68,8 @@ def run_on_ray(
                 try:
                     kind, content = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    kind, content = "crashed", f"its process or machine was lost {RETRIES + 1} times: {error}"
+                    lost = f"its process or machine was lost {RETRIES + 1} times: {error}"
+                    kind, content = "crashed", (lost, lost)
                 if kind == "refused":
                     raise UserError(content)
                 if kind == "crashed":
@@ -99,7 +102,7 @@ class _Mailbox:
         self._stopping = True
 
 
-def _perform(spec: RunSpec, setup: Setup, mailbox: Any) -> tuple[str, str]:
+def _perform(spec: RunSpec, setup: Setup, mailbox: Any) -> tuple[str, Any]:
     """The task: train a run and return how it ended."""
     import ray
 
@@ -123,5 +126,5 @@ def _perform(spec: RunSpec, setup: Setup, mailbox: Any) -> tuple[str, str]:
         return "refused", cannot_write(error)
     except ray.exceptions.RayError:
         raise  # the driver is gone
-    except Exception:
-        return "crashed", traceback.format_exc()
+    except Exception as error:
+        return "crashed", described(error)

@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from torch import nn
-
-from mireg.ablation.arms import ARMS
-from mireg.ablation.data import Dataset, load
-from mireg.ablation.errors import UserError
+from mireg.ablation.arms import BASELINE
 from mireg.ablation.events import EventHandler
 from mireg.ablation.execution.job import Setup
 from mireg.ablation.execution.local import Failures
+from mireg.ablation.execution.preflight import preflight
+from mireg.ablation.fingerprint import fingerprint
 from mireg.ablation.storage.files import DamagedError, read_result
 from mireg.ablation.storage.lock import Lock
-from mireg.ablation.storage.provenance import read_tuning, record_study, refuse_changes, settings, write_tuning
-from mireg.ablation.study.config import Cell, RunSpec, Study
+from mireg.ablation.storage.provenance import (
+    read_tuning,
+    record_invocation,
+    record_study,
+    refuse_changes,
+    remove_results,
+    settings,
+    write_tuning,
+)
+from mireg.ablation.study.config import RunSpec, Study
+from mireg.ablation.study.pairing import unpaired
 from mireg.ablation.study.tuning import choose
-from mireg.ablation.training.group import Group, check_divides
-from mireg.ablation.training.loop import evaluate
-from mireg.ablation.training.recipe import hidden_matrices
-from mireg.ablation.training.tasks import METRICS, check_outputs, score, task_loss
-from mireg.ablation.user_code import blame
-
-SAMPLES = 8
-"""Number of samples for checking a network before any training."""
-
-SAMPLES_FOR_TARGET = 500
-"""Number of samples for checking that the untrained network has not reached the target."""
+from mireg.ablation.training.group import Group
+from mireg.ablation.training.loop import Trainer
 
 Execute = Callable[[Sequence[RunSpec]], Failures]
 """Trains runs, and returns why any of them have no result."""
 
 
 def run_study(
-    study: Study, setup: Setup, execute: Execute, *, group: Group, tell: EventHandler
+    study: Study,
+    setup: Setup,
+    execute: Execute,
+    *,
+    group: Group,
+    tell: EventHandler,
+    changed_code: Literal["refuse", "keep", "fresh"] = "refuse",
 ) -> list[dict[str, Any]]:
     """Perform the missing runs of a study and return the results of all its runs.
 
@@ -51,6 +53,8 @@ def run_study(
         execute: see :mod:`mireg.ablation.execution.local` and :mod:`mireg.ablation.execution.ray`.
         group: the group of this process; one process checks and locks the folder for all.
         tell: receives the events.
+        changed_code: what becomes of results of code that has changed since: refuse the call, or keep them; or remove
+            the folder's results first, whether or not code has changed.
 
     Returns:
         The result of each run; for a run without one, its ``cell``, ``arm``, ``seed`` and ``failure``. Empty in a
@@ -62,15 +66,31 @@ def run_study(
             these are checked before the first step.
         OSError: if a file cannot be written.
     """
-    _check_cells(study, setup, group)
+    built_in = isinstance(setup.train, Trainer)
+    if isinstance(setup.train, Trainer):
+        preflight(study, setup.train, group)
+    named = [name for cell in study.cells for name in (cell.model, cell.dataset, cell.task or "")]
+    code = fingerprint(None if built_in else setup.train, [*named, *study.all_arms])
     with Lock(setup.out / "lock") if group.writes else nullcontext() as lock:
         if lock is not None:
             if lock.left_by:
                 tell(_note(f"took over from {lock.left_by}, which ended without cleaning up"))
-            for text in record_study(study, setup.out, str(setup.device)):
+            if changed_code == "fresh":
+                remove_results(setup.out)
+            for text in record_study(study, setup.out, code, keep=changed_code == "keep"):
                 tell(_note(text))
+
+        def recorded(runs: Sequence[RunSpec]) -> Failures:
+            if group.writes:
+                record_invocation(setup.out, str(setup.device), len(runs))
+            return execute(runs)
+
         work = _tuned if study.tuning else _untuned
-        return work(study, setup, execute, group, tell)
+        results = work(study, setup, recorded, group, tell)
+        for cell, arms in unpaired(results).items():
+            for arm, what in arms.items():
+                tell(_note(f"{cell}: arm {arm!r} and {BASELINE!r} of a seed do not have equal {' and '.join(what)}"))
+        return results
 
 
 def _untuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: EventHandler) -> list[dict[str, Any]]:
@@ -156,87 +176,6 @@ def _finished(spec: RunSpec, setup: Setup, tell: EventHandler) -> dict[str, Any]
 def _check_weights(path: Path, digest: str | None) -> None:
     if digest is not None and path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise DamagedError(f"{path} is damaged")
-
-
-def _check_cells(study: Study, setup: Setup, group: Group) -> None:
-    """Check every network of the study once; each data set is loaded once and released before training."""
-    datasets = {
-        key: load(key[0], setup.data_dir, key[1]) for key in {(c.dataset, c.context): None for c in study.cells}
-    }
-    checked: list[tuple[Cell, object]] = []
-    for spec in study.runs():
-        network = (spec.cell, ARMS[spec.arm].initialise)
-        if network not in checked:
-            _check_builds(spec, setup, datasets[spec.cell.dataset, spec.cell.context], group)
-            checked.append(network)
-
-
-def _check_builds(spec: RunSpec, setup: Setup, dataset: Dataset, group: Group) -> None:
-    """Build the network of a run and try it on a few samples, so that an invalid request fails before training."""
-    cell = spec.cell
-    check_divides(min(cell.batch_size, len(dataset.train)), group.size)
-    if cell.metric not in METRICS[dataset.task]:
-        choices = ", ".join(METRICS[dataset.task])
-        raise UserError(f"{cell.name}: metric={cell.metric!r} does not apply to {dataset.task}: choose from {choices}")
-    if cell.diagnostics and not dataset.train.batch(slice(0, 1))[0].is_floating_point():
-        raise UserError(f"{cell.name}: diagnostics need inputs that are real numbers, and {cell.dataset} has tokens")
-    if cell.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
-        raise UserError(f"{cell.name}: optimizer='muon' needs PyTorch 2.9 or newer, and this is {torch.__version__}")
-    if cell.augment != "none" and len(dataset.input_shape) != 3:
-        raise UserError(f"{cell.name}: augment={cell.augment!r} needs images, and a sample is {dataset.input_shape}")
-    few = replace(dataset, validation=dataset.validation.first(SAMPLES))
-    inputs = few.validation.batch(slice(0, SAMPLES))[0]
-    with torch.random.fork_rng(devices=[]):
-        try:
-            network = setup.build(cell, dataset)
-            if initialise := ARMS[spec.arm].initialise:
-                initialise(network, inputs)
-            if cell.optimizer == "muon" and not hidden_matrices(network):
-                raise UserError(
-                    f"{cell.name}, arm {spec.arm}: muon does not apply, {cell.model!r} has no matrix between its first "
-                    "and its last layer, and convolutions and recurrent weights are not muon's; leave it out"
-                )
-            with torch.no_grad():
-                check_outputs(dataset, network.eval()(inputs), len(inputs))
-            value = evaluate(network, few, spec)[cell.measured.validation]
-            if not math.isfinite(value):
-                raise ValueError(f"the {cell.metric} of the untrained network is {value}")
-            _check_target(network, dataset, cell)
-            _check_training(network, dataset, cell)
-        except UserError:
-            raise
-        except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # our own checks, or torch's on sizes
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            if isinstance(error, RuntimeError):
-                reason += f" (inputs are {str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)})"
-            raise UserError(f"{cell.name}, arm {spec.arm}: {reason}") from error
-        except (Exception, SystemExit) as error:
-            raise UserError(f"{cell.name}, arm {spec.arm}: {blame(error)}") from error
-
-
-def _check_target(network: nn.Module, dataset: Dataset, cell: Cell) -> None:
-    """Reject a target that the untrained network has already reached."""
-    if cell.target is None:
-        return
-    metric = cell.measured
-    value = score(network, dataset.validation.first(SAMPLES_FOR_TARGET), dataset.task, metric.name)
-    if metric.reached(value, cell.target):
-        better = "higher" if metric.mode == "max" else "lower"
-        raise UserError(
-            f"{cell.name}: target={cell.target!r}: the untrained network is at {metric.name} {value:.4g} already; "
-            f"give a {better} one"
-        )
-
-
-def _check_training(network: nn.Module, dataset: Dataset, cell: Cell) -> None:
-    """Do a forward and a backward pass in training mode, where some networks return more than in evaluation."""
-    inputs, targets = dataset.train.batch(slice(0, SAMPLES))
-    outputs = network.train()(inputs)
-    check_outputs(dataset, outputs, len(inputs))
-    loss = task_loss(dataset.task, outputs, targets)
-    if not loss.requires_grad:
-        raise ValueError("the network has nothing to train: none of its parameters takes a gradient")
-    loss.backward()
 
 
 def _started(runs: Sequence[RunSpec], missing: Sequence[RunSpec]) -> dict[str, Any]:

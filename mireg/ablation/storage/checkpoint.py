@@ -47,6 +47,11 @@ class Checkpoints:
                 self._note(f"{damage}: going back to an earlier state")
         return None
 
+    @property
+    def exist(self) -> bool:
+        """Whether there is one to load."""
+        return self._newest.exists() or self._previous.exists()
+
     def clear(self) -> None:
         """Remove the checkpoints of a finished run."""
         for path in (self._newest, self._previous):

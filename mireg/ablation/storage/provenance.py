@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -32,23 +33,25 @@ TUNING = "tuning.json"
 Choices = dict[str, dict[str, dict[str, Any]]]
 
 
-def record_study(study: Study, out: Path, device: str) -> list[str]:
-    """Record the study and this invocation in its folder; a later call may add cells, arms and seeds.
+def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool = False) -> list[str]:
+    """Record the study in its folder; a later call may add cells, arms and seeds.
 
     Args:
         study: the study, with all settings resolved.
         out: folder of the study.
-        device: device to train on.
+        code: digests of the user's code (:func:`mireg.ablation.fingerprint.fingerprint`).
+        keep: keep results of code that has changed since.
 
     Returns:
         Notes for the user: a damaged record, packages that changed since the last invocation.
 
     Raises:
-        UserError: if the folder has another study, or this one with other settings; shows the difference.
+        UserError: if the folder has another study, this one with other settings, or results of other code; shows the
+            difference.
     """
     notes = []
     old = read_json(out / RECORD)
-    if not isinstance(old, dict) or "invocations" not in old:
+    if not isinstance(old, dict) or not {"configuration", "invocations"} <= set(old):
         if (out / RECORD).exists():
             notes.append(f"{out / RECORD} is damaged or of an earlier version: it is written anew")
         old = {"study": study.name, "arms": [], "seeds": [], "configuration": {}, "invocations": []}
@@ -68,21 +71,48 @@ def record_study(study: Study, out: Path, device: str) -> list[str]:
         if study.tuning:
             chosen["cell"] = {key: value for key, value in chosen["cell"].items() if key != "lr"}  # not chosen yet
         refuse_changes(f"{spec.cell.name}/{spec.arm} in {out}", arms.setdefault(spec.arm, chosen), chosen)
+    known = old.get("code", {})
+    changed = [name for name in code if known.get(name, code[name]) != code[name]]
+    if changed and not keep and _has_results(out):
+        raise UserError(
+            f"{out} holds results of other code ({', '.join(changed)} changed): begin again with --fresh "
+            "(compare: fresh=True), give another --out (out=), or keep them with --keep (keep=True)"
+        )
     versions = _versions()
     for earlier in old["invocations"][-1:]:
-        changed = differences(earlier["versions"], versions)
-        if changed:
-            notes.append(f"packages changed since the last time ({'; '.join(changed)}): results may differ in the end")
+        if moved := differences(earlier["versions"], versions):
+            notes.append(f"packages changed since the last time ({'; '.join(moved)}): results may differ in the end")
     record = {
         "study": study.name,
         "arms": list(dict.fromkeys([*old["arms"], *study.all_arms])),
         "seeds": sorted({*old["seeds"], *study.seed_numbers}),
         "configuration": configuration,
         "tuning": tuning,
-        "invocations": [*old["invocations"], invocation(device)],
+        "code": {**known, **code},
+        "changed_code": sorted({*old.get("changed_code", []), *(changed if _has_results(out) else [])}),
+        "invocations": old["invocations"],
     }
     write_json(out / RECORD, record)
     return notes
+
+
+def _has_results(out: Path) -> bool:
+    return any(True for name in ("result.json", "checkpoint.pt") for _ in out.rglob(name))
+
+
+def remove_results(out: Path) -> None:
+    """Remove what a study has written into its folder, except its reports."""
+    for folder in (out / RUNS, out / "tuning"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in (out / RECORD, out / TUNING):
+        file.unlink(missing_ok=True)
+
+
+def record_invocation(out: Path, device: str, runs: int) -> None:
+    """Add this call to the record of a study: its command reproduces what it runs."""
+    record = read_json(out / RECORD)
+    record["invocations"].append({**invocation(device), "runs": runs})
+    write_json(out / RECORD, record)
 
 
 def invocation(device: str) -> dict[str, Any]:
@@ -134,6 +164,8 @@ OF_THE_STUDY = ("arms", "seeds", "tuning_steps", "tuning_lrs", "arm_tuning_lrs")
 def settings(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Extract from a run's specification the settings that determine its outcome, except the seed, in plain types."""
     cell = {key: value for key, value in plain(spec["cell"]).items() if key not in OF_THE_STUDY}
+    if "dataset" not in cell:  # a user's loop, which says how many steps it took
+        del cell["steps"]
     lr = cell.pop("arm_lr").get(spec["arm"], cell["lr"])  # other arms' rates are irrelevant
     return {"cell": {**cell, "lr": lr}, "term": plain(spec["term"])}
 
@@ -150,7 +182,7 @@ def refuse_changes(where: str, old: dict[str, Any], new: dict[str, Any]) -> None
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """List the settings that differ between two nested dictionaries, including those set in only one.
+    """List the settings that differ between two nested dictionaries; unset is the same as None.
 
     >>> differences({"cell": {"lr": 0.1, "steps": 9}}, {"cell": {"lr": 0.2, "steps": 9}})
     ['cell.lr: 0.1 → 0.2']
@@ -159,11 +191,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {before.get(key, 'unset')} → {after.get(key, 'unset')}"
         for key in {**before, **after}
-        if before.get(key, _UNSET) != after.get(key, _UNSET)
+        if before.get(key) != after.get(key)  # what was not yet a setting then is None now
     ]
-
-
-_UNSET = object()
 
 
 def plain(value: Any) -> Any:

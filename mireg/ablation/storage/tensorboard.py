@@ -11,7 +11,7 @@ import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
-from mireg.ablation.arms import ARMS
+from mireg.ablation.arms import estimator_of
 from mireg.ablation.study.config import RunSpec
 
 if TYPE_CHECKING:  # matplotlib is slow to import: only the drawing functions import it
@@ -109,7 +109,7 @@ def settings_of(spec: RunSpec) -> dict[str, Any]:
     """Give the settings of a run by name, without those that its arm does not use."""
     settings: dict[str, Any] = {"arm": spec.arm, "seed": spec.seed, **spec.as_dict()["cell"], "lr": spec.lr or None}
     settings["model_options"] = ", ".join(f"{key}={value}" for key, value in spec.cell.model_options.items())
-    if spec.arm in ARMS and ARMS[spec.arm].estimator:
+    if estimator_of(spec.arm):
         settings |= {f"term {key}": value for key, value in spec.as_dict()["term"].items()}
     return {key: value for key, value in settings.items() if key not in ("arm_lr", "arms", "seeds")}
 

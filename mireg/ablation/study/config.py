@@ -53,7 +53,7 @@ class Cell:
         compile: train with ``torch.compile``.
         arm_lr: learning rates of arms that were tuned to a different one.
         lr_divisor: the learning rate is divided by it once more per layer towards the input.
-        metric: ``"accuracy"`` or ``"loss"``.
+        metric: ``"accuracy"``, ``"loss"``, or another one of the task, with its ``mode``.
         diagnostics: run :func:`mireg.ablation.training.diagnose.diagnose` at each evaluation.
         arms: arms of this cell; overrides the study's.
         seeds: number of seeds of this cell; overrides the study's.
@@ -63,6 +63,8 @@ class Cell:
             have the same number of rates.
         budget_of: name of the cell that this one repeats with a different budget and only the baseline, to compute the
             steps that an arm saves (:func:`mireg.ablation.report.saved.steps_saved`).
+        mode: the better direction of a metric that is not the trainer's own: ``"max"`` or ``"min"``.
+        task: the task, where it is not the data's own, see :func:`mireg.ablation.data.load`.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Cell:
     tuning_lrs: tuple[float, ...] = ()
     arm_tuning_lrs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     budget_of: str | None = None
+    mode: str | None = None
+    task: str | None = None
 
     def __post_init__(self) -> None:
         _check_name("cell", self.name)
@@ -110,11 +114,9 @@ class Cell:
             value = getattr(self, what)
             check(what, value, math.isfinite(value) and value >= 0, "give at least 0")
         check("momentum", self.momentum, self.momentum < 1, "give less than 1")
-        check("metric", self.metric, self.metric in MODES, f"choose from {', '.join(MODES)}")
-        if self.target is not None and self.metric == "accuracy":
-            check("target", self.target, 0 < self.target <= 1, "give an accuracy above 0 and at most 1")
-        elif self.target is not None:
-            check("target", self.target, 0 < self.target < math.inf, "give a loss above 0, which none goes below")
+        known = self.metric in MODES or self.mode is not None
+        check("metric", self.metric, known, f"choose from {', '.join(MODES)}")
+        _check_goal(self)
         check("steps", self.steps, self.steps >= 1, "give at least 1")
         check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
         check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
@@ -130,7 +132,7 @@ class Cell:
     @property
     def measured(self) -> Metric:
         """The metric and its direction."""
-        return Metric(self.metric, MODES[self.metric])
+        return Metric(self.metric, self.mode or MODES[self.metric])
 
     @property
     def context(self) -> int:
@@ -155,6 +157,33 @@ class Cell:
             optimizer=arm.optimizer or self.optimizer,
             warmup_steps=self.warmup_steps if arm.warmup_steps is None else min(arm.warmup_steps, self.steps),
         )
+
+
+@dataclass(frozen=True)
+class Loop(Cell):
+    """A user's own training loop as a cell: its data, network and recipe are its own.
+
+    Its arms may have any name, and its steps are known only when it has run.
+    """
+
+    def __post_init__(self) -> None:
+        _check_name("name", self.name)
+        _check_goal(self)
+        Metric(self.metric, self.mode or MODES.get(self.metric, ""))
+        if self.metric in MODES and self.mode not in (None, MODES[self.metric]):
+            raise UserError(
+                f"mode={self.mode!r}: {self.metric} has mode {MODES[self.metric]!r}; give it, or another name to the "
+                "metric"
+            )
+
+    def as_trained(self, name: str) -> Loop:
+        """The loop itself, which does what the arm asks."""
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """What there is to say about it, in plain types."""
+        kept = {key: getattr(self, key) for key in ("name", "metric", "mode", "target", "steps", "arm_lr")}
+        return {**kept, "lr": self.lr or None}
 
 
 @dataclass(frozen=True)
@@ -209,7 +238,10 @@ class Study:
         _check_name("study", self.name)
         _check_seeds(self.seeds)
         check("arms", self.arms, len(self.arms) > 0, "name at least one")
-        _check_arms(self.arms)
+        if all(isinstance(cell, Loop) for cell in self.cells):
+            _check_names(self.arms)
+        else:
+            _check_arms(self.arms)
         if self.tuning:
             used = set(self.seed_numbers).intersection(self.tuning.seed_numbers)
             check("first_seed", self.first_seed, not used, "keep clear of the seeds that tuning uses")
@@ -296,13 +328,30 @@ class RunSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """The specification in plain types."""
-        return asdict(self)
+        return {**asdict(self), **({"cell": self.cell.as_dict()} if isinstance(self.cell, Loop) else {})}
 
 
 def _check_arms(arms: tuple[str, ...]) -> None:
     check("arms", arms, len(set(arms)) == len(arms), "name each once")
     for arm in arms:
         named_arm(arm)
+
+
+def _check_names(arms: tuple[str, ...]) -> None:
+    """Check the arms of a loop, which may have names of its own."""
+    _check_arms(tuple(arm for arm in arms if ":" in arm))
+    check("arms", arms, len(set(arms)) == len(arms), "name each once")
+    for arm in arms:
+        _check_name("arm", arm.replace(":", "."))
+
+
+def _check_goal(cell: Cell) -> None:
+    goal = cell.target
+    if goal is not None and cell.metric == "accuracy":
+        check("goal", goal, 0 < goal <= 1, "give an accuracy above 0 and at most 1")
+    elif goal is not None:
+        own = cell.metric != "loss" or cell.task is not None or isinstance(cell, Loop)
+        check("goal", goal, math.isfinite(goal) and (own or goal > 0), "give a loss above 0, which none goes below")
 
 
 def _check_seeds(seeds: int) -> None:

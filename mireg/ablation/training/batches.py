@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mireg.ablation.data import Epochs, Loaded, Split, samples_in
+from mireg.ablation.training.group import Group
+
 
 class Batches(Iterator[Tensor]):
     """Iterates over batches of indices, each epoch in a new random order, without incomplete batches."""
@@ -34,3 +37,25 @@ class Batches(Iterator[Tensor]):
         self._generator.set_state(state["generator"].cpu())
         self._order = state["order"].cpu()
         self._next = state["next"]
+
+
+class TrainingBatches(Iterator[tuple[Any, Any, int]]):
+    """This process's part of each training batch, inputs and targets, and the size of the whole batch."""
+
+    def __init__(self, split: Split, batch_size: int, seed: int, group: Group) -> None:
+        self._split = split
+        self._group = group
+        self._order = Epochs(split, seed) if isinstance(split, Loaded) else Batches(len(split), batch_size, seed)
+
+    def __next__(self) -> tuple[Any, Any, int]:
+        if isinstance(self._order, Epochs):
+            inputs, targets = next(self._order)
+            return inputs, targets, samples_in(inputs)
+        index = next(self._order)
+        return (*self._split.batch(self._group.share(index).to(self._group.device)), len(index))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._order.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._order.load_state_dict(state)

@@ -13,7 +13,6 @@ from torch.func import functional_call
 from mireg import diagnostics
 from mireg.ablation.arms import LossTerm
 from mireg.ablation.data import Dataset
-from mireg.ablation.training.tasks import task_loss
 from mireg.layers import Taps
 from mireg.measure import measure
 
@@ -41,8 +40,8 @@ def diagnose(
     samples = data.validation.batch(slice(0, probe))[0]
     before = term.bare_copy()
     stepped, step = copy.deepcopy((term, optimizer))
-    task = task_loss(data.task, stepped.model(inputs), targets)
-    added = stepped(task, targets)
+    task = data.task.loss(stepped.model(inputs), targets)
+    added = stepped.of_batch(task, targets)
     loss = task if added is None else task + added
     step.zero_grad()
     loss.backward()
@@ -54,7 +53,7 @@ def diagnose(
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
 
     def batch_loss(parameters: diagnostics.Parameters) -> Tensor:
-        return task_loss(data.task, functional_call(before, dict(parameters), (inputs,)), targets)
+        return data.task.loss(functional_call(before, dict(parameters), (inputs,)), targets)
 
     shifts = diagnostics.covariate_shift(batch_loss, old, new, names, sampled)
     norms = diagnostics.gradient_norms(batch_loss(old), old, [names[index] for index in sampled])

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from mireg.ablation.arms.loss_term import LossTerm
-from mireg.ablation.training.tasks import task_loss
+from mireg.ablation.data import Batch
+from mireg.ablation.tasks import Task, arguments
 
 
 def is_finite(loss: Tensor, network: nn.Module, scaler: torch.amp.GradScaler) -> bool:
@@ -26,20 +27,20 @@ def _gradients(network: nn.Module) -> list[Tensor]:
 
 
 def find_nonfinite(
-    step: int, arm: str, task: Tensor, loss: Tensor, term: LossTerm, batch: tuple[str, Tensor, Tensor]
+    step: int, arm: str, task: Task, loss: Tensor, whole: Tensor, term: LossTerm, batch: Batch
 ) -> str | None:
     """Say which part of the loss or its gradient is not finite in this process, at which step and arm; None if none."""
     where = f"step {step}, arm {arm}"
-    if not torch.isfinite(task):
-        return f"{where}: the task loss is {task.item()}; a lower learning rate may help"
-    network = term.network
     if not torch.isfinite(loss):
+        return f"{where}: the task loss is {loss.item()}; a lower learning rate may help"
+    network = term.network
+    if not torch.isfinite(whole):
         broken = [name for name, value in term.values().items() if not torch.isfinite(value)]
         return f"{where}: {term.name} is not finite, in {_listed(broken) or 'its weight'}"
-    kind, inputs, targets = batch
+    inputs, targets = batch
     names = [name for name, p in network.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     alone = torch.autograd.grad(
-        task_loss(kind, network(inputs), targets),
+        task.loss(network(*arguments(inputs)), targets),
         [p for p in network.parameters() if p.requires_grad],
         allow_unused=True,
     )

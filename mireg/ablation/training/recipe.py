@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from mireg.ablation.arms import arm as named_arm
 from mireg.ablation.study.config import Cell
 from mireg.diagnostics import layer_parameters
 
@@ -30,6 +31,11 @@ def make_optimizer(
         arm: the arm whose learning rate is used.
         others: parameters that an arm trains in addition to the network's.
     """
+    if make := named_arm(arm).make_optimizer:
+        own = make(parameters=[*network.parameters(), *others], lr=cell.lr_of(arm))
+        for group in own.param_groups:
+            group["initial_lr"] = group["lr"]
+        return own
     parameters = dict(network.named_parameters())
     layers = layer_parameters(network) if cell.lr_divisor > 1 else [list(parameters)]
     groups: list[dict[str, Any]] = []

@@ -20,6 +20,10 @@ class Window:
     """Means over the steps between two evaluations."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all steps."""
         self._losses: list[Tensor] = []
         self._shares: list[Tensor] = []
         self._times: list[float] = []

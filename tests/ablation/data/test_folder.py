@@ -29,7 +29,7 @@ def test_train_and_test(tmp_path: Path) -> None:
         fill(tmp_path / part / "ants", count, 10)
         fill(tmp_path / part / "bees", count, 100)
     data = load(f"folder:{tmp_path}", tmp_path)
-    assert (data.task, data.outputs, data.input_shape) == ("classification", 2, (3, 4, 6))
+    assert (data.task.name, data.outputs, data.input_shape) == ("classification", 2, (3, 4, 6))
     assert [len(values(split)) for split in (data.train, data.validation, data.test)] == [36, 4, 6]
     seen = values(data.train) + values(data.validation)
     assert sorted(seen) == [(10 + i, 0) for i in range(20)] + [(100 + i, 1) for i in range(20)]

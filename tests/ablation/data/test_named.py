@@ -14,7 +14,7 @@ from tests.ablation.data.test_folder import fill
 
 def test_diabetes_is_standardised_by_its_training_part(tmp_path: Path) -> None:
     data = load("diabetes", tmp_path)
-    assert (data.task, data.outputs, data.input_shape) == ("regression", 1, (10,))
+    assert (data.task.name, data.outputs, data.input_shape) == ("regression", 1, (10,))
     assert data.test is not None
     assert [len(part) for part in (data.train, data.validation, data.test)] == [282, 80, 80]
     for part in data.train.batch(slice(None)):
@@ -33,7 +33,7 @@ def test_cifar10_may_be_a_folder_of_images(tmp_path: Path) -> None:
 def test_shakespeare_is_a_text_of_the_data_folder(tmp_path: Path) -> None:
     (tmp_path / "shakespeare.txt").write_text("To be, or not to be. " * 100)
     data = load("shakespeare", tmp_path, 16)
-    assert (data.task, data.input_shape) == ("next-token", (16,))
+    assert (data.task.name, data.input_shape) == ("next-token", (16,))
 
 
 def test_without_the_text_one_line_says_where_it_belongs(tmp_path: Path) -> None:

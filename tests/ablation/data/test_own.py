@@ -15,7 +15,9 @@ from mireg.ablation.errors import UserError
 HEAD = """
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from mireg.ablation import tasks
 
 X, Y = torch.randn(12, 5), torch.arange(12) % 3
 
@@ -63,7 +65,7 @@ def loaded(here: Path, body: str, name: str = "mine:load") -> Dataset:
 )
 def test_classification_in_every_form(here: Path, body: str) -> None:
     data = loaded(here, body)
-    assert (data.task, data.outputs, data.input_shape) == ("classification", 3, (5,))
+    assert (data.task.name, data.outputs, data.input_shape) == ("classification", 3, (5,))
     inputs, targets = data.train.batch(slice(None))
     assert (inputs.dtype, targets.dtype) == (torch.float32, torch.int64)
     assert targets.tolist() == [i % 3 for i in range(12)]
@@ -73,7 +75,7 @@ def test_classification_in_every_form(here: Path, body: str) -> None:
 
 def test_regression(here: Path) -> None:
     data = loaded(here, "return (X, X[:, 0]), (X, X[:, 0]), (X[:2], X[:2, 0])")
-    assert (data.task, data.outputs) == ("regression", 1)
+    assert (data.task.name, data.outputs) == ("regression", 1)
     inputs, targets = data.train.batch(slice(None))
     assert torch.equal(inputs[:, :1], targets)
     assert data.test is not None
@@ -91,7 +93,54 @@ def loaded_again(here: Path, body: str) -> Dataset:
 
 def test_next_token(here: Path) -> None:
     data = loaded(here, "t = torch.arange(40).reshape(4, 10) % 7; return (t[:, :-1], t[:, 1:]), (t[:, :-1], t[:, 1:])")
-    assert (data.task, data.outputs, data.input_shape) == ("next-token", 7, (9,))
+    assert (data.task.name, data.outputs, data.input_shape) == ("next-token", 7, (9,))
+
+
+@pytest.mark.parametrize(
+    ("body", "task", "outputs"),
+    [
+        ("b = X[:, :2] > 0; return (X, b), (X, b)", "multi-label", 2),
+        ("return (X, Y > 0), (X, Y > 0)", "classification", 2),
+        ("m = X.reshape(12, 1, 5, 1); k = (m[:, 0] > 0).long(); return (m, k), (m, k)", "segmentation", 2),
+        ("return (X, Y), (X, Y), tasks.classification(7)", "classification", 7),
+        ("return X, X[:4], tasks.reconstruction(5)", "reconstruction", 5),
+        ("return DataLoader(Pairs(X, Y), 4), [(X, Y)]", "classification", 3),
+        ("y = Y.reshape(4, 3); return [(y, y)], [(y, y)], tasks.next_token(3)", "next-token", 3),
+    ],
+)
+def test_other_tasks(here: Path, body: str, task: str, outputs: int) -> None:
+    data = loaded(here, body)
+    assert (data.task.name, data.outputs) == (task, outputs)
+    inputs, targets = data.train.batch(slice(0, 4))
+    assert len(inputs) == len(targets) == 4
+
+
+def test_a_task_by_name(here: Path) -> None:
+    (here / "mine.py").write_text(f"{HEAD}\ndef load():\n    return (X, Y), (X, Y)\nTASK = tasks.multi_label(9)\n")
+    assert load("mine:load", here, task="regression").task.name == "regression"
+    assert load("mine:load", here, task="regression").train.batch(slice(0, 2))[1].dtype == torch.float32
+    assert load("mine:load", here, task="mine:TASK").outputs == 9
+    rebuilt = load("digits", here, task="reconstruction")
+    assert rebuilt.outputs == 64
+    inputs, targets = rebuilt.train.batch(slice(0, 2))
+    assert inputs is targets
+    with pytest.raises(UserError, match="task='ranking': choose from classification, regression"):
+        load("mine:load", here, task="ranking")
+    with pytest.raises(UserError, match="mine:X is float32"):
+        load("mine:load", here, task="mine:X")
+
+
+def test_several_inputs(here: Path) -> None:
+    forms = ("((X, X.byte()), Y)", "TensorDataset(X, X.byte(), Y)", "(X, X.byte(), Y)")
+    for index, form in enumerate(forms):
+        name = f"mine{index}:load"
+        (here / f"mine{index}.py").write_text(f"{HEAD}\ndef load():\n    return {form}, {form}\n")
+        data = load(name, here)
+        inputs, targets = data.train.batch(torch.tensor([3, 1]))
+        assert [x.shape for x in inputs] == [(2, 5), (2, 5)]
+        assert inputs[1].is_floating_point()
+        assert targets.tolist() == [0, 1]
+        assert data.input_shape == ((5,), (5,))
 
 
 def test_bytes_are_standardised_over_the_training_part(here: Path) -> None:

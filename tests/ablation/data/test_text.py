@@ -13,7 +13,7 @@ def test_targets_are_the_next_characters(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("abcdé" * 100, encoding="utf-8")
     data = load(f"text:{path}", tmp_path, 8)
-    assert (data.task, data.outputs, data.input_shape) == ("next-token", 5, (8,))
+    assert (data.task.name, data.outputs, data.input_shape) == ("next-token", 5, (8,))
     inputs, targets = data.train.batch(torch.tensor([0, 3]))
     assert inputs[0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
     assert inputs[1].tolist() == [3, 4, 0, 1, 2, 3, 4, 0]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from mireg.ablation.random_state import random_state, seed_everything, set_random_state
 from mireg.ablation.storage.checkpoint import NEWEST, PREVIOUS, Checkpoints
 from mireg.ablation.storage.files import read_sealed, write_sealed
-from mireg.ablation.storage.random_state import random_state, seed_everything, set_random_state
 
 CPU = torch.device("cpu")
 

@@ -12,6 +12,12 @@ import torch
 def seed_everything(seed: int) -> None:
     """Seed every random number generator that a network may use."""
     torch.manual_seed(seed)
+    seed_cpu(seed)
+
+
+def seed_cpu(seed: int) -> None:
+    """Seed the generators of :func:`seed_everything` except those of accelerators."""
+    torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 

@@ -1,4 +1,4 @@
-"""What each task asks of a network, and the metrics, by hand."""
+"""What each task asks of a network, its metrics over a split, and runs on small data."""
 
 from __future__ import annotations
 
@@ -10,38 +10,32 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, Samples, load
 from mireg.ablation.errors import UserError
 from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.study.metric import Metric
+from mireg.ablation.tasks import TASKS, classification, next_token, regression
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import train
-from mireg.ablation.training.tasks import check_outputs, score, task_loss
-
-
-def test_losses_by_hand() -> None:
-    logits = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
-    wanted = (math.log(1 + math.exp(-2)) + math.log(2)) / 2
-    assert task_loss("classification", logits, torch.tensor([0, 1])).item() == pytest.approx(wanted)
-    assert task_loss("next-token", logits[None], torch.tensor([[0, 1]])).item() == pytest.approx(wanted)
-    assert task_loss("regression", torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])).item() == 2.5
+from mireg.ablation.training.score import check_outputs, score
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
 def test_scores_do_not_hang_on_the_chunk(chunk: int) -> None:
     split = Samples(torch.tensor([[3.0, 1.0], [0.0, 1.0], [5.0, 2.0]]), torch.tensor([0, 0, 0]))
     network = nn.Sequential(nn.Identity(), nn.Dropout(0.5))
-    assert score(network, split, "classification", "accuracy", chunk) == pytest.approx(2 / 3)
-    wanted = task_loss("classification", split.inputs, split.targets).item()
-    assert score(network, split, "classification", "loss", chunk) == pytest.approx(wanted)
+    assert score(network, split, classification(2), "accuracy", chunk) == pytest.approx(2 / 3)
+    wanted = cross_entropy(split.inputs, split.targets).item()
+    assert score(network, split, classification(2), "loss", chunk) == pytest.approx(wanted)
     assert network.training
 
 
 def test_accuracy_of_tokens_is_over_all_of_them() -> None:
     split = Samples(torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0, 1], [1, 1]]))
-    assert score(nn.Embedding.from_pretrained(torch.eye(2)), split, "next-token", "accuracy") == 0.75
+    assert score(nn.Embedding.from_pretrained(torch.eye(2)), split, next_token(2), "accuracy") == 0.75
 
 
 @pytest.mark.parametrize(
@@ -53,9 +47,9 @@ def test_accuracy_of_tokens_is_over_all_of_them() -> None:
     ],
 )
 def test_outputs_of_another_shape_are_refused(task: str, output: object, message: str) -> None:
-    split = Samples(torch.zeros(4, 5), torch.zeros(4))
+    targets = {"classification": torch.zeros(4), "next-token": torch.zeros(4, 5), "regression": torch.zeros(4, 3)}
     with pytest.raises(ValueError, match=message):
-        check_outputs(Dataset("data", task, split, split, None, 3), output, 4)
+        check_outputs(TASKS[task](3), output, targets[task])
 
 
 def test_a_metric_of_less_is_better() -> None:
@@ -66,13 +60,13 @@ def test_a_metric_of_less_is_better() -> None:
     assert loss.worst == math.inf
 
 
-def regression() -> Dataset:
+def difference() -> Dataset:
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     split = Samples(x, x[:, :1] - x[:, 1:2])
-    return Dataset("own", "regression", split, split, None, 1)
+    return Dataset("own", regression(1), split, split, None)
 
 
-def run(folder: Path, data: Dataset, network: nn.Module, **changes: object) -> dict[str, Any]:
+def trained(folder: Path, data: Dataset, network: nn.Module, **changes: object) -> dict[str, Any]:
     cell = Cell("cell", "digits", "mlp", 0.5, 40, batch_size=8, eval_every=10, lr=1e-2, metric="loss")
     spec = RunSpec(cell, "none", 0, Term())
     train(
@@ -90,7 +84,7 @@ def run(folder: Path, data: Dataset, network: nn.Module, **changes: object) -> d
 
 
 def test_a_regression_is_trained(tmp_path: Path) -> None:
-    result = run(tmp_path, regression(), nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)))
+    result = trained(tmp_path, difference(), nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)))
     first, *_, last = result["curve"]
     assert last["validation_loss"] < 0.5 * first["validation_loss"]
     assert result["test_loss"] == last["validation_loss"]  # there is no test part
@@ -108,14 +102,14 @@ def test_a_run_whose_validation_loss_is_not_finite_breaks(tmp_path: Path) -> Non
             self.evaluations += not self.training
             return self.layers(x) * (math.inf if self.evaluations > 2 and not self.training else 1)
 
-    result = run(tmp_path, regression(), Diverges())
+    result = trained(tmp_path, difference(), Diverges())
     assert result["failure"] == "step 10, arm none: the validation loss is not finite; a lower learning rate may help"
     assert [point["step"] for point in result["curve"]] == [0]
     assert result["test_loss"] is None
 
 
 def test_targets_are_in_the_unit_of_the_metric() -> None:
-    with pytest.raises(UserError, match=r"target=2\.0: give an accuracy above 0 and at most 1"):
+    with pytest.raises(UserError, match=r"goal=2\.0: give an accuracy above 0 and at most 1"):
         Cell("cell", "digits", "mlp", 2.0, 10)
     assert Cell("cell", "digits", "mlp", 2.0, 10, metric="loss").measured == Metric("loss", "min")
     with pytest.raises(UserError, match=r"metric='f1': choose from accuracy, loss"):
@@ -123,4 +117,4 @@ def test_targets_are_in_the_unit_of_the_metric() -> None:
 
 
 def test_digits_are_a_classification() -> None:
-    assert (load("digits", Path()).task, load("digits", Path()).outputs) == ("classification", 10)
+    assert (load("digits", Path()).task.name, load("digits", Path()).outputs) == ("classification", 10)

@@ -1,0 +1,143 @@
+"""Samples that do not fit into one tensor: the batches of a DataLoader, or of any collection of batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mireg.ablation.data.dataset import Batch, Split, moved
+from mireg.ablation.errors import UserError
+from mireg.ablation.random_state import random_state, seed_cpu, set_random_state
+from mireg.ablation.tasks import arguments
+
+CPU = torch.device("cpu")
+
+
+class Loaded(Split):
+    """A part whose batches come from elsewhere, each (inputs, targets) or (input, input, ..., targets).
+
+    Args:
+        batches: a ``torch.utils.data.DataLoader``, or another collection of batches that can be read again and again.
+        name: the name in messages.
+        device: where the batches are wanted.
+        most: number of samples after which to stop.
+    """
+
+    def __init__(self, batches: Iterable[Any], name: str, device: torch.device = CPU, most: int | None = None) -> None:
+        self._batches = batches
+        self._name = name
+        self._device = device
+        self._most = most
+        self._example: Batch | None = None
+
+    def batch(self, index: Tensor | slice) -> Batch:
+        """The first batch as it is: of these samples none can be taken out."""
+        if self._example is None:
+            self._example = next(self.read(0))
+        return self._example
+
+    def first(self, count: int) -> Loaded:
+        """The first batches that hold as many samples."""
+        return Loaded(self._batches, self._name, self._device, count)
+
+    def to(self, device: torch.device) -> Loaded:
+        """The same batches on a device."""
+        return Loaded(self._batches, self._name, device, self._most)
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """All batches, in the order of the loader; always the same ones, even if it shuffles."""
+        return self.read(0)
+
+    def read(self, seed: int) -> Iterator[Batch]:
+        """One pass through the loader, whose order and random transforms depend on the seed alone."""
+        if isinstance(self._batches, Iterator):
+            raise UserError(f"{self._name} is an iterator, which ends: give a DataLoader or a list of batches")
+        sampler = getattr(self._batches, "sampler", None)
+        for owner in (self._batches, sampler):
+            if (generator := getattr(owner, "generator", None)) is not None:
+                generator.manual_seed(seed)
+        if callable(set_epoch := getattr(sampler, "set_epoch", None)):
+            set_epoch(seed)
+        seen = 0
+        inside: dict[str, Any] = {}  # the loader's own random state
+        batches: Iterator[Any] = iter(())
+        while self._most is None or seen < self._most:
+            outside = random_state(CPU)
+            try:
+                if inside:
+                    set_random_state(inside, CPU)
+                else:
+                    seed_cpu(seed)
+                    batches = iter(self._batches)
+                found = next(batches, None)
+                inside = random_state(CPU)
+            finally:
+                set_random_state(outside, CPU)
+            if found is None:
+                break
+            inputs, targets = self._pair(found)
+            seen += samples_in(inputs)
+            yield moved(inputs, self._device), moved(targets, self._device)
+        if not seen:
+            raise UserError(f"{self._name} has no batch")
+
+    def _pair(self, found: Any) -> Batch:
+        if not isinstance(found, tuple | list) or len(found) < 2:
+            what = f"{type(found).__name__} of {len(found)}" if hasattr(found, "__len__") else type(found).__name__
+            raise UserError(f"{self._name}: a batch is a {what}: give (inputs, targets)")
+        *inputs, targets = found
+        if len(inputs) > 1:
+            return tuple(inputs), targets
+        return (tuple(inputs[0]) if isinstance(inputs[0], tuple | list) else inputs[0]), targets
+
+
+def samples_in(inputs: Any) -> int:
+    """Number of samples in a batch, by its first input."""
+    return len(arguments(inputs)[0])
+
+
+class Epochs(Iterator[Batch]):
+    """Training batches without end: each epoch in an order of its own, the same for every arm of a seed."""
+
+    def __init__(self, split: Loaded, seed: int) -> None:
+        self._split = split
+        self._seed = seed
+        self._begin(0)
+
+    def _begin(self, epoch: int) -> None:
+        self._epoch, self._taken = epoch, 0
+        self._batches = self._split.read(1 + self._seed * 1_000_003 + epoch)
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches, None)
+        if batch is None:
+            self._begin(self._epoch + 1)
+            batch = next(self._batches)
+        self._taken += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._begin(state["epoch"])
+        for _ in itertools.repeat(None, state["taken"]):
+            next(self)
+
+
+def graph(inputs: Any, targets: Tensor, masks: tuple[Tensor, ...]) -> tuple[list[Batch], ...]:
+    """The parts of one graph, which is the whole batch at every step; only its nodes are divided.
+
+    Args:
+        inputs: the network's inputs, as in ``(features, edges)``.
+        targets: (nodes,) int64 classes.
+        masks: (nodes,) bool for training, validation and, if there is one, testing: the nodes of each part.
+
+    Returns:
+        Parts for a loader to return. Targets of other nodes are -100, which loss, metric and term skip.
+    """
+    return tuple([(inputs, targets.masked_fill(~mask, -100))] for mask in masks)

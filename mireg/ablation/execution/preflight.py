@@ -1,0 +1,143 @@
+"""Checks before any work: every network of a study is built, tried on a few samples and trained for a step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mireg.ablation.arms import ARMS, arm
+from mireg.ablation.data import Dataset, Loaded
+from mireg.ablation.errors import UserError
+from mireg.ablation.study.config import Cell, RunSpec, Study
+from mireg.ablation.tasks import arguments
+from mireg.ablation.training.group import Group, check_divides
+from mireg.ablation.training.loop import Trainer, evaluate
+from mireg.ablation.training.recipe import hidden_matrices, make_optimizer
+from mireg.ablation.training.score import check_outputs, score
+from mireg.ablation.user_code import blame
+
+SAMPLES = 8
+"""Number of samples for checking a network before any training."""
+
+SAMPLES_FOR_TARGET = 500
+"""Number of samples for checking that the untrained network has not reached the target."""
+
+
+def preflight(study: Study, trainer: Trainer, group: Group) -> None:
+    """Check every network of a study once; each data set is loaded once and released before training.
+
+    Raises:
+        UserError: if a run could not begin, in one line.
+    """
+    runs = study.runs()
+    for key in dict.fromkeys(_data_of(spec.cell) for spec in runs):
+        of_data = [spec for spec in runs if _data_of(spec.cell) == key]
+        dataset = trainer.load(of_data[0].cell)
+        checked: list[object] = []
+        for spec in of_data:
+            network = (spec.cell, arm(spec.arm).initialise, None if spec.arm in ARMS else spec.arm)
+            if network not in checked:
+                _check_recipe(spec.cell, dataset, group)
+                _check_builds(spec, trainer, dataset)
+                checked.append(network)
+
+
+def _data_of(cell: Cell) -> tuple[object, ...]:
+    return cell.dataset, cell.context, cell.task
+
+
+def _check_recipe(cell: Cell, dataset: Dataset, group: Group) -> None:
+    """Check the settings that do not suit the data, or this machine."""
+    task, inputs = dataset.task, dataset.train.batch(slice(0, 1))[0]
+    if isinstance(dataset.train, Loaded):
+        if group.size > 1:
+            raise UserError(f"{cell.name}: {cell.dataset} gives batches, which torchrun's processes cannot share")
+    else:
+        check_divides(min(cell.batch_size, len(dataset.train)), group.size)
+    if cell.metric not in task.modes:
+        choices = ", ".join(task.modes)
+        raise UserError(f"{cell.name}: metric={cell.metric!r} does not apply to {task.name}: choose from {choices}")
+    if cell.measured.mode != task.modes[cell.metric]:
+        raise UserError(f"{cell.name}: {cell.metric} of {task.name} has mode {task.modes[cell.metric]!r}: give that")
+    if cell.diagnostics and not (isinstance(inputs, torch.Tensor) and inputs.is_floating_point()):
+        raise UserError(f"{cell.name}: diagnostics need inputs that are real numbers, and {cell.dataset} has tokens")
+    if cell.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        raise UserError(f"{cell.name}: optimizer='muon' needs PyTorch 2.9 or newer, and this is {torch.__version__}")
+    if cell.augment != "none" and (isinstance(inputs, tuple) or len(dataset.input_shape) != 3):
+        raise UserError(f"{cell.name}: augment={cell.augment!r} needs images, and a sample is {dataset.input_shape}")
+
+
+def _check_builds(spec: RunSpec, trainer: Trainer, dataset: Dataset) -> None:
+    """Build the network of a run and try it on a few samples, so that an invalid request fails before training."""
+    cell = spec.cell
+    few = replace(dataset, validation=dataset.validation.first(SAMPLES))
+    inputs, targets = few.validation.batch(slice(0, SAMPLES))
+    with torch.random.fork_rng(devices=[]):
+        try:
+            network = trainer.build(cell, dataset)
+            if initialise := arm(spec.arm).initialise:
+                changed = initialise(network, inputs)
+                network = network if changed is None else changed
+            if cell.optimizer == "muon" and not hidden_matrices(network):
+                raise UserError(
+                    f"{cell.name}, arm {spec.arm}: muon does not apply, {cell.model!r} has no matrix between its first "
+                    "and its last layer, and convolutions and recurrent weights are not muon's; leave it out"
+                )
+            with torch.no_grad():
+                check_outputs(dataset.task, network.eval()(*arguments(inputs)), targets)
+            value = evaluate(network, few, spec)[cell.measured.validation]
+            if not math.isfinite(value):
+                raise ValueError(f"the {cell.metric} of the untrained network is {value}")
+            _check_target(network, dataset, cell)
+            _check_training(network, dataset, spec)
+        except UserError:
+            raise
+        except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # our own checks, or torch's on sizes
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if isinstance(error, RuntimeError):
+                reason += f" (inputs are {_described(inputs)})"
+            raise UserError(f"{cell.name}, arm {spec.arm}: {reason}") from error
+        except (Exception, SystemExit) as error:
+            raise UserError(f"{cell.name}, arm {spec.arm}: {blame(error)}") from error
+
+
+def _described(inputs: Any) -> str:
+    tensors = [x for x in arguments(inputs) if isinstance(x, torch.Tensor)]
+    return " and ".join(f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" for x in tensors)
+
+
+def _check_target(network: nn.Module, dataset: Dataset, cell: Cell) -> None:
+    """Reject a target that the untrained network has already reached."""
+    if cell.target is None:
+        return
+    metric = cell.measured
+    value = score(network, dataset.validation.first(SAMPLES_FOR_TARGET), dataset.task, metric.name)
+    if metric.reached(value, cell.target):
+        better = "higher" if metric.mode == "max" else "lower"
+        raise UserError(
+            f"{cell.name}: goal={cell.target!r}: the untrained network is at {metric.name} {value:.4g} already; "
+            f"give a {better} one"
+        )
+
+
+def _check_training(network: nn.Module, dataset: Dataset, spec: RunSpec) -> None:
+    """Do a forward and a backward pass in training mode, where some networks return more than in evaluation."""
+    inputs, targets = dataset.train.batch(slice(0, SAMPLES))
+    network.train()
+    if spec.arm in ARMS:
+        model, term = network, None
+    else:  # a user's own arm is tried, too
+        term = arm(spec.arm).term(network, spec.term, inputs)
+        term.loss, term.target, model = dataset.task.loss, dataset.task.target, term.model
+        make_optimizer(network, spec.cell, spec.arm, term.parameters())
+    outputs = model(*arguments(inputs))
+    check_outputs(dataset.task, outputs, targets)
+    loss = dataset.task.loss(outputs, targets)
+    if not loss.requires_grad:
+        raise ValueError("the network has nothing to train: none of its parameters takes a gradient")
+    added = term.of_batch(loss, targets) if term else None
+    (loss if added is None else loss + added).backward()

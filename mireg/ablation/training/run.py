@@ -1,0 +1,393 @@
+"""One run of a training loop, the built-in one or a user's own: its arm, its curve, its checkpoints, its result."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mireg.ablation.arms import ARMS, BASELINE, LossTerm, arm
+from mireg.ablation.errors import Stopped, UserError, nearest
+from mireg.ablation.events import EventHandler
+from mireg.ablation.random_state import random_state, seed_everything, set_random_state
+from mireg.ablation.storage.checkpoint import Checkpoints
+from mireg.ablation.storage.files import write_result, write_tensors
+from mireg.ablation.storage.provenance import plain, refuse_changes, settings
+from mireg.ablation.storage.tensorboard import NoTracker, Tracker
+from mireg.ablation.study.config import RunSpec
+from mireg.ablation.study.metric import to_target
+from mireg.ablation.training.group import Group
+from mireg.ablation.training.window import clock
+
+COMPARED = 100
+"""Number of batches, from the first, by which arms of a seed are checked to see the same ones."""
+
+
+class Broke(Exception):  # noqa: N818  # an outcome of a run, not a program error
+    """The metric of a run is not finite."""
+
+
+class Reached(Exception):  # noqa: N818  # an outcome of a run, not a program error
+    """A tuning run has reached the goal, and need not go on."""
+
+
+class Run:
+    """One run of a training loop, with one arm and one seed.
+
+    Attributes:
+        seed: seed for random number generators that the loop creates itself.
+        device: the device to train on.
+        curve: the points logged so far.
+        seconds: training time so far.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        folder: Path,
+        group: Group,
+        *,
+        tell: EventHandler,
+        stop: Callable[[], bool],
+        checkpoint_seconds: float,
+    ) -> None:
+        self.spec = spec
+        self.group = group
+        self.seed = spec.seed
+        self.device = group.device
+        self.folder = folder
+        self.curve: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self.outcome: dict[str, Any] = {}  # what the built-in loop adds to the result
+        self.weights: dict[str, Tensor] | None = None  # to keep, beside the result
+        self.failure: str | None = None
+        self.terms: list[LossTerm] = []
+        self.pairing: dict[str, Any] = {"weights": "", "batches": "", "n_batches": 0}
+        self._tell = tell
+        self._stop = stop
+        self._checkpoint_seconds = checkpoint_seconds
+        self._checkpoints = Checkpoints(folder, note=self.note)
+        self._tracker: Tracker | NoTracker | None = None
+        self._read_arm = self._saves = self._started = False
+        self._untimed = 0
+        self._saved_at = time.monotonic()
+        self._began = clock(self.device)
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm."""
+        self._read_arm = True
+        return self.spec.arm
+
+    @property
+    def lr(self) -> float:
+        """The learning rate to train with.
+
+        Raises:
+            UserError: if there is none to choose from.
+        """
+        if not self.spec.lr:
+            raise UserError("run.lr is chosen from compare(..., lrs=(...)), and none are given")
+        return self.spec.lr
+
+    def note(self, text: str) -> None:
+        """Tell the user something about this run."""
+        self._tell({"event": "note", "run": self.spec.path, "text": text})
+
+    @contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Exclude what happens inside, such as an evaluation, from the run's seconds."""
+        if not self._untimed:
+            self.seconds += max(0.0, clock(self.device) - self._began)
+        self._untimed += 1
+        try:
+            yield
+        finally:
+            self._untimed -= 1
+            self._began = clock(self.device)
+
+    def wrap(self, network: nn.Module, example: Any = None) -> nn.Module:
+        """Return the network to train, as the arm wants it: unchanged in ``none`` and in arms of the loop's own.
+
+        Args:
+            network: the network; a second one adds its own term to :meth:`mi_loss`.
+            example: the inputs of a batch, a tensor or a tuple, for arms that must see the layers in advance.
+
+        Raises:
+            UserError: if the arm needs an example and there is none.
+        """
+        term = self.attach(network, example)
+        self._start(0)
+        return term.model
+
+    def attach(self, network: nn.Module, example: Any) -> LossTerm:
+        """The arm's term for a network, whose weights are those that the arms of a seed share."""
+        weights = hashlib.sha256(self.pairing["weights"].encode())
+        for name, tensor in network.named_parameters():
+            weights.update(name.encode() + _bytes(tensor))
+        self.pairing["weights"] = weights.hexdigest()
+        chosen = arm(self.spec.arm if self._is_known else BASELINE)
+        try:
+            if chosen.initialise:
+                changed = chosen.initialise(network, example)
+                network = network if changed is None else changed
+            term = chosen.term(network, self.spec.term, example)
+        except (TypeError, AttributeError) as error:
+            if example is not None:
+                raise
+            raise UserError(
+                f"arm {self.spec.arm!r} sees the layers in advance: call run.wrap(network, x), x the inputs of a batch"
+            ) from error
+        self.terms.append(term)
+        return term
+
+    @property
+    def _is_known(self) -> bool:
+        return self.spec.arm in ARMS or ":" in self.spec.arm
+
+    def mi_loss(self, target: Any = None, *, loss: Tensor | None = None) -> Tensor:
+        """Compute the term to add to the loss after each training forward pass; 0 in arm ``none``.
+
+        Args:
+            target: the batch's target, as for ``model.mi_loss``.
+            loss: the task's loss, for arms that scale with it.
+
+        Returns:
+            0-dim tensor.
+
+        Raises:
+            RuntimeError: if no network was wrapped.
+            UserError: if the arm needs the loss and does not get it.
+        """
+        if not self.terms:
+            raise RuntimeError("run.mi_loss() came before run.wrap(network): train what run.wrap returns")
+        self.saw(target)
+        total = torch.zeros((), device=self.device)
+        for term in self.terms:
+            if term.needs_loss and loss is None:
+                raise UserError(f"arm {self.spec.arm!r} scales with the loss: call run.mi_loss(y, loss=loss)")
+            added = term(total if loss is None else loss, target)
+            total = total if added is None else total + added
+        return total
+
+    def saw(self, targets: Any) -> None:
+        """Remember a batch, by its targets, to check that all arms of a seed see the same ones."""
+        pairing = self.pairing
+        if pairing["n_batches"] < COMPARED and targets is not None:
+            digest = hashlib.sha256(pairing["batches"].encode())
+            for tensor in targets if isinstance(targets, tuple | list) else (targets,):
+                digest.update(_bytes(tensor) if isinstance(tensor, Tensor) else repr(tensor).encode())
+            pairing["batches"] = digest.hexdigest()
+            pairing["n_batches"] += 1
+
+    def log(self, step: int, **numbers: float) -> None:
+        """Write numbers to TensorBoard; the metric, if given, becomes a point of the run's curve.
+
+        The time spent here is not counted.
+
+        Args:
+            step: training steps so far; it must increase from point to point.
+            **numbers: numbers by name. The one with the metric's name is compared.
+
+        Raises:
+            ValueError: if the step does not increase.
+        """
+        with self.untimed():
+            self._start(0)
+            metric = self.spec.cell.measured
+            others = {key: float(number) for key, number in numbers.items() if key != metric.name}
+            if others:
+                self.tracker.log_numbers(others, step)
+            if metric.name in numbers:
+                self._log_metric(step, float(numbers[metric.name]))
+            if self._stop() and not self._saves:
+                raise Stopped(self.spec.path)
+
+    def _log_metric(self, step: int, value: float) -> None:
+        metric = self.spec.cell.measured
+        last = self.curve[-1] if self.curve else {"step": 0, "seconds": 0.0}
+        if self.curve and step <= last["step"]:
+            raise ValueError(f"run.log({step}, ...) came after run.log({last['step']}, ...): steps must grow")
+        if not math.isfinite(value):
+            raise Broke(f"step {step}, arm {self.spec.arm}: {metric.name} is {value}; a lower learning rate may help")
+        taken = step - last["step"]
+        point = {
+            "step": step,
+            "seconds": round(self.seconds, 4),
+            metric.validation: value,
+            "step_ms": round(1000 * (self.seconds - last["seconds"]) / taken, 3) if taken else None,
+            "mi": {k: x.item() for term in self.terms for k, x in term.values().items() if math.isfinite(x.item())},
+        }
+        if self.add(point):
+            raise Reached
+
+    def add(self, point: dict[str, Any]) -> bool:
+        """Add a point to the curve; returns whether a tuning run has thereby reached its goal."""
+        self.curve.append(point)
+        self.tracker.log(point)
+        self._tell({"event": "step", "run": self.spec.path, "steps": self.spec.cell.steps or None, **point})
+        return self.reached
+
+    @property
+    def reached(self) -> bool:
+        """Whether this is a tuning run whose last point is at the goal."""
+        cell = self.spec.cell
+        return self.spec.tuning and to_target(self.curve[-1:], cell.target, cell.measured) is not None
+
+    def save(self, step: int, **objects: Any) -> None:
+        """Write a checkpoint if the last one is old enough, or if the run is asked to stop.
+
+        It holds the random number generators, the curve and the arm's state, too. The time is not counted.
+
+        Args:
+            step: training steps so far.
+            **objects: what else to restore: anything with ``state_dict()`` and ``load_state_dict()``.
+
+        Raises:
+            Stopped: if the run is asked to stop, once the checkpoint is written.
+        """
+        with self.untimed():
+            self._saves = True
+            stopping = self.group.any(self._stop())
+            late = time.monotonic() - self._saved_at >= self._checkpoint_seconds
+            if self.group.writes and (stopping or late):
+                self.tracker.flush()
+                self._checkpoints.save(
+                    {
+                        "spec": plain(self.spec.as_dict()),
+                        "step": step,
+                        "seconds": self.seconds,
+                        "curve": self.curve,
+                        "pairing": self.pairing,
+                        "objects": {name: thing.state_dict() for name, thing in objects.items()},
+                        "random": random_state(self.device),
+                        "terms": [term.state_dict() for term in self.terms],
+                    }
+                )
+                self._saved_at = time.monotonic()
+            if stopping:
+                raise Stopped(self.spec.path)
+
+    def restore(self, **objects: Any) -> int:
+        """Restore what the last checkpoint holds, after :meth:`wrap`, and return its step; 0 if there is none.
+
+        Args:
+            **objects: the same names as for :meth:`save`.
+
+        Raises:
+            UserError: if the checkpoint is of other settings.
+        """
+        with self.untimed():
+            self._saves = True
+            found = self._checkpoints.load(self.device)
+            if found is None:
+                self._start(0)
+                return 0
+            refuse_changes(str(self.folder), settings(found["spec"]), settings(self.spec.as_dict()))
+            self.seconds, self.curve, self.pairing = found["seconds"], found["curve"], found["pairing"]
+            for name, thing in objects.items():
+                thing.load_state_dict(found["objects"][name])
+            set_random_state(found["random"], self.device)
+            for term, state in zip(self.terms, found["terms"], strict=True):
+                term.load_state_dict(state)
+            step = int(found["step"])
+            self._track(step)
+            self._started = False
+            self._start(step)
+            return step
+
+    def _start(self, step: int) -> None:
+        """Tell that the run has begun, unless it may yet be restored."""
+        if not self._started and (step or not self._checkpoints.exist or self._saves):
+            self._started = True
+            event = {"event": "start", "run": self.spec.path, "step": step, "steps": self.spec.cell.steps or None}
+            self._tell(event)
+
+    @property
+    def tracker(self) -> Tracker | NoTracker:
+        """Writes the curves for TensorBoard."""
+        if self._tracker is None:
+            self._track(None)
+        assert self._tracker is not None
+        return self._tracker
+
+    def _track(self, resumed_at: int | None) -> None:
+        self._tracker = Tracker(self.folder, self.spec, resumed_at) if self.group.writes else NoTracker()
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._tracker is not None:
+            self._tracker.close()
+
+    def write(self) -> None:
+        """Write the result.
+
+        Raises:
+            UserError: if the metric was never logged, or the arm changed nothing.
+            OSError: if a file cannot be written; the last checkpoint is kept.
+        """
+        spec, metric = self.spec, self.spec.cell.measured
+        if not self.curve:
+            never = f"the loop never called run.log(step, {metric.name}=...)"
+            raise UserError(f"{spec.path}: {self.failure or never}")
+        if not self._is_known and not self._read_arm:
+            raise UserError(
+                f"{spec.path}: arm {spec.arm!r} changed nothing{nearest(spec.arm, ARMS)}: it is none of mireg's, and "
+                "the loop never read run.arm"
+            )
+        record = spec.as_dict()
+        record["cell"]["steps"] = spec.cell.steps or self.curve[-1]["step"]
+        result = {
+            "cell": spec.cell.name,
+            "arm": spec.arm,
+            "seed": spec.seed,
+            "lr": spec.lr or None,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
+            "failure": self.failure,
+            "verdict": self.terms[-1].verdict if self.terms else "",
+            "seconds": round(self.seconds, 4),
+            "final_split": "validation",
+            metric.final: None if spec.tuning else self.curve[-1][metric.validation],
+            "pairing": self.pairing,
+            **self.outcome,
+            "curve": self.curve,
+            "spec": record,
+        }
+        self.tracker.finish(result)
+        self.close()
+        if self.group.writes:
+            if self.weights is not None:
+                result["weights_sha256"] = write_tensors(self.folder / "weights.pt", self.weights)
+            write_result(self.folder / "result.json", result)
+            if self.failure is None:
+                self._checkpoints.clear()
+        self._tell({"event": "finish", "run": spec.path, "failure": self.failure})
+
+
+def perform(run: Run, train: Callable[[Run], object]) -> None:
+    """Call a training loop once, from the seed's random numbers, and write its result."""
+    seed_everything(run.seed)
+    try:
+        try:
+            train(run)
+        except Reached:
+            pass
+        except Broke as broke:
+            run.failure = str(broke)
+        with run.untimed():
+            run.write()
+    finally:
+        run.close()
+
+
+def _bytes(tensor: Tensor, most: int = 4096) -> bytes:
+    """The first values of a tensor, and its shape."""
+    values = tensor.detach().flatten()[:most].cpu().contiguous()
+    return repr(tuple(tensor.shape)).encode() + values.view(torch.uint8).numpy().tobytes()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mireg.ablation.arms import ARMS, BASELINE, LossTerm, arm
+from mireg.ablation.arms import ARMS, BASELINE, LossTerm, arm, estimator_of
 from mireg.ablation.errors import Stopped, UserError, nearest
 from mireg.ablation.events import EventHandler
 from mireg.ablation.random_state import random_state, seed_everything, set_random_state
@@ -223,13 +223,15 @@ class Run:
             "seconds": round(self.seconds, 4),
             metric.validation: value,
             "step_ms": round(1000 * (self.seconds - last["seconds"]) / taken, 3) if taken else None,
-            "mi": {k: x.item() for term in self.terms for k, x in term.values().items() if math.isfinite(x.item())},
         }
         if self.add(point):
             raise Reached
 
     def add(self, point: dict[str, Any]) -> bool:
         """Add a point to the curve; returns whether a tuning run has thereby reached its goal."""
+        if estimator_of(self.spec.arm):
+            read = {key: nats.item() for term in self.terms for key, nats in term.values().items()}
+            point["rewarded"] = {key: nats for key, nats in read.items() if math.isfinite(nats)}
         self.curve.append(point)
         self.tracker.log(point)
         self._tell({"event": "step", "run": self.spec.path, "steps": self.spec.cell.steps or None, **point})

@@ -9,19 +9,18 @@ DEMO = Study(
     name="demo",
     cells=(
         Cell(
-            name="digits-sigmoid",
+            name="lenet",
             dataset="digits",
-            model="mlp",
-            model_options={"depth": 10, "width": 64, "activation": "sigmoid", "init": "orthogonal"},
-            target=0.8,
-            steps=1500,
+            model="lenet",
+            target=0.6,
+            steps=400,
             batch_size=64,
-            # Chosen per arm from 1e-3, 3e-3 and 1e-2 on seeds 0 and 1; the arm "none" did not train with any of them.
-            lr=1e-2,
-            arm_lr={"none": 1e-3},
+            eval_every=20,
+            optimizer="sgd",
+            lr=0.1,
         ),
     ),
-    arms=("none", "mi", "target-shuffled"),
+    arms=("none", "mi", "mi-label-free", "mi-kde", "mi-binning", "target-shuffled"),
     seeds=6,  # the minimum for the exact paired test to fall below 0.05
 )
 

@@ -69,7 +69,8 @@ class MIRegularized(nn.Module):
         self._passes = 0  # training passes since the last mi_loss()
         self._calls = 0  # calls of mi_loss() that counted as one step
         self._versions: int | None = None  # of the parameters, at the last mi_loss()
-        self._norms: Tensor | None = None  # of the parameters, if their versions had not changed
+        self._summed: Tensor | None = None  # a gradient that the next pass may add to
+        self._norms: Tensor | None = None  # of the parameters, if neither versions nor gradients told
         self._unused = 0  # terms since the last one whose gradient arrived
         self._gradient: Tensor | None = None  # of the last term: 1, or the loss scale
         self._announced: set[str] = set()
@@ -84,9 +85,12 @@ class MIRegularized(nn.Module):
         used = self.training and torch.is_grad_enabled() and self.regularizer.active
         if self._unwrapped or not used:  # keeps what an earlier training forward captured
             return self.module(*args, **kwargs)  # compiled, it must change nothing here that it reads
+        return self._capture(*args, **kwargs)
+
+    @_disable_dynamo  # never compiled while the term is on: it sees the tensors and gradients of the pass
+    def _capture(self, *args: Any, **kwargs: Any) -> Any:
         self._passes += 1
         self._captured = None
-        # Never compiled while the term is on: it sees the tensors and gradients of the pass.
         result, self._captured = self.taps.run_uncompiled(*args, **kwargs)
         found = tensors_in(result)
         self._outputs = found[0].shape if len(found) == 1 else None
@@ -177,7 +181,7 @@ class MIRegularized(nn.Module):
     def restart(self) -> None:
         """Start the term's schedule again, for a new training of the same network."""
         self.regularizer.restart()
-        self._versions, self._norms, self._announced = None, None, set()
+        self._versions, self._summed, self._norms, self._announced = None, None, None, set()
 
     def unwrap(self) -> nn.Module:
         """Remove the hooks and return the original network; the wrapper is inactive afterwards."""
@@ -188,18 +192,22 @@ class MIRegularized(nn.Module):
     def _count_step(self) -> None:
         """Repeat the step of the last call if the optimizer took none since: gradients of several passes add up.
 
-        It took one if the weights changed. Their versions say so, unless it writes to ``weight.data``; then their norms
-        do. Without gradients, and after a backward pass, they are taken to be those of a new step.
+        It took one if the weights changed. Their versions say so, unless it is fused or writes to ``weight.data``. Then
+        other gradients in place of the last ones do, or the weights' norms. After a backward pass whose gradients are
+        gone, it is taken to have made a step.
         """
         trained = self._trained()
-        versions, norms = sum(p._version for p in trained), None
-        same = versions == self._versions and (self._unused > 0 or any(p.grad is not None for p in trained))
-        if same and trained and self.regularizer.active:
-            local = [p.to_local() if hasattr(p, "to_local") else p.detach() for p in trained]
-            found = torch._foreach_norm(local)
-            norms = torch.stack([norm.to(found[0].device, torch.float32) for norm in found])
-            same = self._norms is None or torch.equal(norms, self._norms)
-        self._versions, self._norms = versions, norms
+        versions = sum(p._version for p in trained)
+        gradients = [p.grad for p in trained if p.grad is not None]
+        summed, norms = min(gradients, key=Tensor.numel, default=None), None
+        same = versions == self._versions
+        if same and self._unused == 0:  # after a backward pass
+            same = summed is not None and (self._summed is None or self._summed is summed)
+            if same and self.regularizer.active:
+                found = torch._foreach_norm([p.to_local() if hasattr(p, "to_local") else p.detach() for p in trained])
+                norms = torch.stack([norm.to(found[0].device, torch.float32) for norm in found])
+                same = self._norms is None or torch.equal(norms, self._norms)
+        self._versions, self._summed, self._norms = versions, summed, norms
         self._calls = self._calls + 1 if same and self._calls < MOST_PASSES else 1
         if self._calls > 1:
             self.regularizer.start_at(self.regularizer.steps - 1)
@@ -316,7 +324,15 @@ class MIRegularized(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: these belong to the graph of one pass.
-        state = {**self.__dict__, "_captured": None, "_passes": 0, "_gradient": None, "_versions": None, "_norms": None}
+        state = {
+            **self.__dict__,
+            "_captured": None,
+            "_passes": 0,
+            "_gradient": None,
+            "_versions": None,
+            "_summed": None,
+            "_norms": None,
+        }
         return {name: value for name, value in state.items() if name not in SHARED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -83,9 +83,12 @@ class MIRegularized(nn.Module):
         used = self.training and torch.is_grad_enabled() and self.regularizer.active
         if self._unwrapped or not used:  # keeps what an earlier training forward captured
             return self.module(*args, **kwargs)  # compiled, it must change nothing here that it reads
+        return self._capture(*args, **kwargs)
+
+    @_disable_dynamo  # never compiled while the term is on: it sees the tensors and gradients of the pass
+    def _capture(self, *args: Any, **kwargs: Any) -> Any:
         self._passes += 1
         self._captured = None
-        # Never compiled while the term is on: it sees the tensors and gradients of the pass.
         result, self._captured = self.taps.run_uncompiled(*args, **kwargs)
         found = tensors_in(result)
         self._outputs = found[0].shape if len(found) == 1 else None

@@ -68,7 +68,9 @@ class MIRegularized(nn.Module):
         self._outputs: torch.Size | None = None
         self._passes = 0  # training passes since the last mi_loss()
         self._calls = 0  # calls of mi_loss() that counted as one step
-        self._versions: tuple[int, int] | None = None  # of parameters and gradients, at the last mi_loss()
+        self._versions: int | None = None  # of the parameters, at the last mi_loss()
+        self._summed: Tensor | None = None  # a gradient that the next pass may add to
+        self._norms: Tensor | None = None  # of the parameters, if neither versions nor gradients told
         self._unused = 0  # terms since the last one whose gradient arrived
         self._gradient: Tensor | None = None  # of the last term: 1, or the loss scale
         self._announced: set[str] = set()
@@ -181,7 +183,7 @@ class MIRegularized(nn.Module):
     def restart(self) -> None:
         """Start the term's schedule again, for a new training of the same network."""
         self.regularizer.restart()
-        self._versions, self._announced = None, set()
+        self._versions, self._summed, self._norms, self._announced = None, None, None, set()
 
     def unwrap(self) -> nn.Module:
         """Remove the hooks and return the original network; the wrapper is inactive afterwards."""
@@ -192,13 +194,22 @@ class MIRegularized(nn.Module):
     def _count_step(self) -> None:
         """Repeat the step of the last call if the optimizer took none since: gradients of several passes add up.
 
-        Optimizers that write ``p.data`` leave the version of a parameter as it is, but gradients that start anew tell.
+        It took one if the weights changed. Their versions say so, unless it is fused or writes to ``weight.data``. Then
+        other gradients in place of the last ones do, or the weights' norms. After a backward pass whose gradients are
+        gone, it is taken to have made a step.
         """
         trained = self._trained()
         versions = sum(p._version for p in trained)
-        added = sum(1 + p.grad._version for p in trained if p.grad is not None)
-        same = self._versions is not None and versions == self._versions[0] and added > self._versions[1]
-        self._versions = versions, added
+        gradients = [p.grad for p in trained if p.grad is not None]
+        summed, norms = min(gradients, key=Tensor.numel, default=None), None
+        same = versions == self._versions
+        if same and self._unused == 0:  # after a backward pass
+            same = summed is not None and (self._summed is None or self._summed is summed)
+            if same and self.regularizer.active:
+                found = torch._foreach_norm([p.to_local() if hasattr(p, "to_local") else p.detach() for p in trained])
+                norms = torch.stack([norm.to(found[0].device, torch.float32) for norm in found])
+                same = self._norms is None or torch.equal(norms, self._norms)
+        self._versions, self._summed, self._norms = versions, summed, norms
         self._calls = self._calls + 1 if same and self._calls < MOST_PASSES else 1
         if self._calls > 1:
             self.regularizer.start_at(self.regularizer.steps - 1)
@@ -315,7 +326,8 @@ class MIRegularized(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: these belong to the graph of one pass.
-        state = {**self.__dict__, "_captured": None, "_passes": 0, "_gradient": None, "_versions": None}
+        gone = dict.fromkeys(("_captured", "_gradient", "_versions", "_summed", "_norms"))
+        state = {**self.__dict__, **gone, "_passes": 0}
         return {name: value for name, value in state.items() if name not in SHARED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

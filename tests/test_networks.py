@@ -17,6 +17,8 @@ from mireg import term as method
 from mireg.layers import tensors_in
 from tests.networks import NETWORKS, ROWS, Case
 
+TARGET = torch.arange(ROWS) % 2
+
 
 def run(model: nn.Module, case: Case) -> Any:
     """One forward pass; the batch and the dropout are the same every time."""
@@ -28,7 +30,7 @@ def task_gradients(model: nn.Module, case: Case) -> tuple[list[Tensor], list[Ten
     outputs = [t for t in tensors_in(run(model, case)) if t.is_floating_point()]
     loss: Any = sum(t.square().mean() for t in outputs if t.requires_grad)
     if isinstance(model, mireg.MIRegularized):
-        loss = loss + model.mi_loss()
+        loss = loss + model.mi_loss(TARGET)
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     return [t.detach() for t in outputs], list(gradients)
 
@@ -62,7 +64,6 @@ def test_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     del bare_gradients, gradients
 
     model = mireg.wrap(network, weight=1.0)
-    target = torch.arange(ROWS) % 2
     losses: list[float] = []
     for _ in range(3):  # observed, tapped, and after one step along the gradient
         reset()
@@ -71,7 +72,7 @@ def test_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert equal(bare_outputs, [t for t in tensors_in(result) if t.is_floating_point()]) or len(losses) == 2
         refs = [weakref.ref(t) for key, t in model._captured.items() if key != "input"]
         assert all(t.shape[0] == ROWS for t in model._captured.values())
-        term = model.mi_loss(target)
+        term = model.mi_loss(TARGET)
         losses.append(term.item())
         if len(losses) == 2:
             move(network, term)

@@ -215,8 +215,11 @@ def test_too_few_rows_of_a_class_leave_the_part_of_the_input() -> None:
     torch.manual_seed(0)
     layers, _ = layers_of(4, 128)
     alone = torch.arange(128)
-    two = torch.cat([alone[:120], torch.arange(120, 122).repeat_interleave(4)])
-    for y, share in ((alone, 0.0), (alone.clamp(max=121), 0.0), (alone.clamp(max=120), 0.0), (two, 8 / 128)):
+    seven, eight = alone.clone(), alone.clone()
+    seven[121:124], seven[124:] = 121, 124
+    eight[120:124], eight[124:] = 120, 124
+    assert FEWEST_ROWS == 8
+    for y, share in ((alone, 0.0), (seven, 0.0), (eight, 8 / 128), (alone.clamp(max=100), 0.0)):  # at last one class
         regularizer = term()
         found = regularizer.step(layers, y)
         assert found is not None

@@ -59,6 +59,8 @@ class Estimator(ABC):
         An option with another value is kept, and an estimator for training is its own; so an estimator is rewarded in
         the same way whether it is given by name or as an instance.
         """
+        if not self.reward_options:
+            return self
         options = vars(self)
         defaults = vars(type(self)())
         wanted = {key: value for key, value in self.reward_options.items() if options[key] == defaults[key]}

@@ -69,8 +69,7 @@ class MIRegularized(nn.Module):
         self._passes = 0  # training passes since the last mi_loss()
         self._calls = 0  # calls of mi_loss() that counted as one step
         self._versions: int | None = None  # of the parameters, at the last mi_loss()
-        self._summed: Tensor | None = None  # a gradient that the next pass may add to
-        self._norms: Tensor | None = None  # of the parameters, if neither versions nor gradients told
+        self._norms: Tensor | None = None  # of the parameters, if their versions had not changed
         self._unused = 0  # terms since the last one whose gradient arrived
         self._gradient: Tensor | None = None  # of the last term: 1, or the loss scale
         self._announced: set[str] = set()
@@ -183,7 +182,7 @@ class MIRegularized(nn.Module):
     def restart(self) -> None:
         """Start the term's schedule again, for a new training of the same network."""
         self.regularizer.restart()
-        self._versions, self._summed, self._norms, self._announced = None, None, None, set()
+        self._versions, self._norms, self._announced = None, None, set()
 
     def unwrap(self) -> nn.Module:
         """Remove the hooks and return the original network; the wrapper is inactive afterwards."""
@@ -194,22 +193,19 @@ class MIRegularized(nn.Module):
     def _count_step(self) -> None:
         """Repeat the step of the last call if the optimizer took none since: gradients of several passes add up.
 
-        It took one if the weights changed. Their versions say so, unless it is fused or writes to ``weight.data``. Then
-        other gradients in place of the last ones do, or the weights' norms. After a backward pass whose gradients are
-        gone, it is taken to have made a step.
+        It took one if the weights changed. Their versions say so, unless it is fused or writes to ``weight.data``; then
+        their norms do. After a backward pass whose gradients are gone, it is taken to have made a step.
         """
         trained = self._trained()
-        versions = sum(p._version for p in trained)
-        gradients = [p.grad for p in trained if p.grad is not None]
-        summed, norms = min(gradients, key=Tensor.numel, default=None), None
+        versions, norms = sum(p._version for p in trained), None
         same = versions == self._versions
         if same and self._unused == 0:  # after a backward pass
-            same = summed is not None and (self._summed is None or self._summed is summed)
+            same = any(p.grad is not None for p in trained)
             if same and self.regularizer.active:
                 found = torch._foreach_norm([p.to_local() if hasattr(p, "to_local") else p.detach() for p in trained])
                 norms = torch.stack([norm.to(found[0].device, torch.float32) for norm in found])
                 same = self._norms is None or torch.equal(norms, self._norms)
-        self._versions, self._summed, self._norms = versions, summed, norms
+        self._versions, self._norms = versions, norms
         self._calls = self._calls + 1 if same and self._calls < MOST_PASSES else 1
         if self._calls > 1:
             self.regularizer.start_at(self.regularizer.steps - 1)
@@ -326,7 +322,7 @@ class MIRegularized(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: these belong to the graph of one pass.
-        gone = dict.fromkeys(("_captured", "_gradient", "_versions", "_summed", "_norms"))
+        gone = dict.fromkeys(("_captured", "_gradient", "_versions", "_norms"))
         state = {**self.__dict__, **gone, "_passes": 0}
         return {name: value for name, value in state.items() if name not in SHARED}
 

@@ -261,7 +261,7 @@ def test_a_step_of_the_schedule_is_one_of_the_optimizer(name: str, every: int, t
             optimizers[0].step()
             optimizers[0].zero_grad(set_to_none=to_none)
 
-    lost = name == "fused" and every == 1 and not to_none  # as below
+    lost = name == "fused" and every == 1 and not to_none  # its first step, as below
     assert steps_after(6, update) == 6 // every - lost
 
 
@@ -277,6 +277,20 @@ def test_an_optimizer_that_leaves_no_version_behind(every: int) -> None:
                 parameter.grad.zero_()
 
     assert steps_after(9, update) in (9 // every, 9 // every - 1)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_gradients_dropped_between_the_term_and_the_backward_pass(every: int) -> None:
+    model = mireg.wrap(network(), weight=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for index in range(6):
+        loss = loss_of(model, index)
+        if index % every == 0:
+            optimizer.zero_grad()
+        loss.backward()
+        if (index + 1) % every == 0:
+            optimizer.step()
+    assert model.regularizer.steps == 6 // every
 
 
 def test_a_skipped_step_is_none() -> None:

@@ -55,7 +55,7 @@ class Reward:
     def __call__(self, layers: list[Tensor], target: Tensor | None, task: Tensor, weight: float) -> Tensor:
         """The input comes first among the layers; it has its turn, too, but is not trained."""
         last = len(layers) - 1
-        turns = min(1 + self.step // TURN_GROWS, last)  # to save time, all but the last take turns, longer ones later
+        turns = max(1, min(1 + self.step // TURN_GROWS, last // 2))  # to save time, all but the last take turns
         used = [*range(self.step % turns, last, turns), last]
         # Noise that all layers share makes a faint signal worth less than a strong one.
         noise = SHARED_NOISE * min(layers[0].var(0, correction=0).mean().item(), 1.0)

@@ -154,7 +154,7 @@ class MIRegularizer:
     def _turn(self, names: Sequence[str], step: int) -> tuple[list[int], int]:
         """Indices of the layers that are read at this step, the last one at its end, and how often the others count."""
         last = len(names) - 1
-        turns = max(1, min(1 + step // TURN_GROWS, last))
+        turns = max(1, min(1 + step // TURN_GROWS, last // 2))
         if any(name not in self._kept for name in names):
             turns = 1
         return [*range(step % turns, last, turns), last], turns
@@ -215,11 +215,12 @@ class MIRegularizer:
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs. Changes nothing."""
-        return {"steps": self.steps, "kept": dict(self._kept), **self.balance.state_dict()}
+        state = {"steps": self.steps, "kept": dict(self._kept), "terms": dict(self.terms)}
+        return state | self.balance.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state returned by :meth:`state_dict`."""
-        self._kept = dict(state["kept"])
+        self._kept, self.terms = dict(state["kept"]), dict(state["terms"])
         self.balance.load_state_dict(state)
         self.start_at(state["steps"])
 

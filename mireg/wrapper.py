@@ -121,8 +121,9 @@ class MIRegularized(nn.Module):
             return self._zero()
         captured, self._captured = self._captured, None
         passes, self._passes = self._passes, 0
+        active = self.regularizer.active  # as the forward pass saw it
         self._count_step()
-        if not self.regularizer.active:
+        if not (active and self.regularizer.active):
             self.regularizer.start_at(self.regularizer.steps + 1)
             self._announce()
             return self._zero()
@@ -218,10 +219,10 @@ class MIRegularized(nn.Module):
 
     def _announce(self) -> None:
         """Log the verdict when it changes; also warn if the term cannot act."""
-        regularizer, reason = self.regularizer, ""
-        if regularizer.active:
-            reason = self.taps.reason or regularizer.note or (NOT_ADDED if self._unused >= UNUSED else "")
-        kind = reason or f"{regularizer.active} {regularizer.counted is None}"
+        regularizer, reason = self.regularizer, self.taps.reason
+        if regularizer.active and self._unused >= UNUSED:
+            reason = reason or NOT_ADDED
+        kind = reason or regularizer.note or f"{regularizer.active} {regularizer.counted is None}"
         if kind in self._announced:
             return
         self._announced.add(kind)
@@ -274,14 +275,14 @@ class MIRegularized(nn.Module):
 
     def _say_where_the_schedule_is(self) -> None:
         regularizer = self.regularizer
-        if regularizer.steps and self.training and REPLACED not in self._announced:
+        used = regularizer.active or regularizer.weight(0) != 0
+        if used and regularizer.steps and self.training and REPLACED not in self._announced:
             self._announced.add(REPLACED)
-            state = "goes on" if regularizer.active else "is over"
             LOGGER.warning(
                 "mireg: %s at step %d of the term's schedule, which %s: for a new training call model.restart()",
                 REPLACED,
                 regularizer.steps,
-                state,
+                "goes on" if regularizer.active else "is over",
             )
 
     def __getattr__(self, name: str) -> Any:
@@ -322,8 +323,14 @@ class MIRegularized(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: these belong to the graph of one pass.
-        gone = dict.fromkeys(("_captured", "_gradient", "_versions", "_norms"))
-        state = {**self.__dict__, **gone, "_passes": 0}
+        state = {
+            **self.__dict__,
+            "_captured": None,
+            "_passes": 0,
+            "_gradient": None,
+            "_versions": None,
+            "_norms": None,
+        }
         return {name: value for name, value in state.items() if name not in SHARED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -116,7 +116,7 @@ def test_layers_take_turns(count: int, age: int, supervised: bool) -> None:
     """Over a round the rewards add up to those of all layers at each step, and the last is always among them."""
     layers, y = layers_of(count)
     target = y if supervised else None
-    turns = min(1 + age, count - 1)
+    turns = max(1, min(1 + age, (count - 1) // 2))
     regularizer = term()
     whole = regularizer.step(layers, target)  # the first use reads all
     assert whole is not None

@@ -51,7 +51,8 @@ class Chain:
         reason: why there is no chain, else empty.
         watched: the modules whose calls show whether a later pass runs the same layers: those where layers are
             captured, the output head, and those that did not run.
-        loops: those of them that run in a loop over time, where the layer is the mean of what their calls return.
+        loops: those of them that run in a loop over time, where the layer is what the last
+            call returns, or the rate of spikes over all calls.
         calls: the calls of the watched modules, in order; in a loop, only the last.
     """
 
@@ -380,9 +381,14 @@ def _with_layout(samples: _Samples, key: str, sighting: Sighting) -> Found:
         if layout is None:
             return {}
         name = f"{key}[{index}]" if sighting.is_stack else key
-        layout = replace(layout, averaged=point.call.number == LAST)
+        layout = replace(layout, averaged=point.call.number == LAST and _is_spikes(tensor))
         found[name] = Layer(point, layout, sighting.overwritten), tensor
     return found
+
+
+def _is_spikes(tensor: Tensor) -> bool:
+    """Whether a tensor holds zeros and ones alone; its last value in time then says little, and its mean is a rate."""
+    return bool(((tensor == 0) | (tensor == 1)).all())
 
 
 def _channels(observer: Observer, tensor: Tensor, batch: int) -> int:

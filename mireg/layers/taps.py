@@ -118,7 +118,7 @@ class Taps:
         if chain is None:
             chain = max(self._chains, key=lambda chain: sum(layer.point in caught for layer in chain.layers.values()))
         ran = {key: layer for key, layer in chain.layers.items() if layer.point in caught}
-        return arranged({key: (layer.layout, _mean(caught[layer.point])) for key, layer in ran.items()})
+        return arranged({key: (layer.layout, _mean(caught[layer.point]) if layer.layout.averaged else caught[layer.point][-1]) for key, layer in ran.items()})
 
     def remove(self) -> None:
         """Remove the hooks from the network."""

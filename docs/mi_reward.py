@@ -34,7 +34,7 @@ def projections(x: Tensor) -> Tensor:
     """Random projections of the input that stand for it, with mean 0 and variance 1."""
     generator = torch.Generator().manual_seed(SEED)
     directions = torch.randn(x.shape[1], PROJECTIONS, generator=generator, dtype=torch.float64)
-    z = x @ (directions / directions.norm(dim=0)).to(x)
+    z: Tensor = x @ (directions / directions.norm(dim=0)).to(x)
     return (z - z.mean(0)) / z.std(0, correction=0)
 
 
@@ -68,7 +68,7 @@ class Reward:
         if target is not None:
             code = one_hot(target.unique(return_inverse=True)[1]).to(layers[0])
             reward = {i: value + usable_information(layers[i], code, noise) for i, value in reward.items()}
-        total = turns * sum(reward[i] for i in used if 0 < i < last) + reward[last]
+        total: Tensor = turns * sum(reward[i] for i in used if 0 < i < last) + reward[last]
 
         m = 1.0 if self.m is None else self.m
         of_last = factor[last] + (target is not None)

@@ -44,7 +44,7 @@ def tokens_and_labels() -> dict[str, Tensor]:
     return {**batch, "labels": batch["input_ids"]}
 
 
-def bert(**options: Any) -> nn.Module:
+def bert(**options: Any) -> Any:
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=50,
@@ -55,16 +55,14 @@ def bert(**options: Any) -> nn.Module:
         max_position_embeddings=16,
         **options,
     )
-    network: nn.Module = transformers.BertForSequenceClassification(config)
-    return network
+    return transformers.BertForSequenceClassification(config)
 
 
-def gpt2() -> nn.Module:
+def gpt2() -> Any:
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 16}
     config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
-    network: nn.Module = transformers.GPT2LMHeadModel(config)
-    return network
+    return transformers.GPT2LMHeadModel(config)
 
 
 def timm_model(name: str, **options: Any) -> nn.Module:

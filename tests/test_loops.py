@@ -216,7 +216,8 @@ def test_a_compiled_network_inside() -> None:
     """Compiled first, then wrapped: its layers are still found."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
-    model, eager = mireg.wrap(torch.compile(network(), backend=counter), weight=0.5), mireg.wrap(network(), weight=0.5)
+    compiled: Any = torch.compile(network(), backend=counter)
+    model, eager = (mireg.wrap(net, weight=0.5) for net in (compiled, network()))
     assert train(model, steps=3) == train(eager, steps=3)
     assert len(model.taps.chain) == len(eager.taps.chain)
     assert counter.frame_count == 0
@@ -298,6 +299,10 @@ def test_a_skipped_step_is_none() -> None:
 
 
 def test_replaced_weights_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    def without_bias(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
     model = mireg.wrap(network(), weight=0.5)
     start = copy.deepcopy(model.state_dict())
     model.load_state_dict(start)
@@ -308,7 +313,7 @@ def test_replaced_weights_are_reported_once(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
     for _ in range(2):
         model.load_state_dict(start)
-    model.apply(lambda module: nn.init.zeros_(module.bias) if isinstance(module, nn.Linear) else None)
+    model.apply(without_bias)
     (record,) = caplog.records
     assert "replaced at step 2 of the term's schedule, which goes on: for a new training call model.restart()" in (
         record.getMessage()

@@ -30,7 +30,7 @@ def chosen(target: Tensor | None, samples: int, step: int = 0, **options: Any) -
 def test_a_small_batch_is_used_whole_and_in_order(samples: int, target: Tensor | None) -> None:
     rows, index = chosen(target, samples)
     assert index == list(range(N))
-    assert target is None or torch.equal(rows.target.view(target.shape), target)  # type: ignore[union-attr]
+    assert target is None or torch.equal(rows.target.view(target.shape), target)
 
 
 @pytest.mark.parametrize("target", [None, torch.arange(200) % 3, torch.randn(200)])
@@ -43,7 +43,7 @@ def test_rows_are_spread_evenly_and_differ_from_step_to_step(samples: int, targe
         assert len(index) == samples == len(index.unique())
         assert index.diff().min() >= 200 // samples
         assert index.diff().max() <= 200 // samples + 1
-        assert target is None or torch.equal(rows.target.flatten(), target[index])  # type: ignore[union-attr]
+        assert target is None or torch.equal(rows.target.flatten(), target[index])
         assert not seen & set(index.tolist())
         seen |= set(index.tolist())
 
@@ -164,7 +164,7 @@ class TestSkippedClasses:
         assert found.target is not None
         assert expected.target is not None
         assert torch.equal(found.target, expected.target)
-        assert 255 in choose_rows(layers, target.to(dtype), N, 0).target.unique()  # type: ignore[union-attr]
+        assert 255 in choose_rows(layers, target.to(dtype), N, 0).target.unique()
 
     def test_the_term_skips_them(self) -> None:
         torch.manual_seed(0)
@@ -212,7 +212,7 @@ class TestCounted:
         if target.ndim == 1:
             target[:8] = -100  # no class
             target[8] = 5  # alone in its class
-            assert chosen(target, N)[0].counted(8).item() == 0  # type: ignore[union-attr]
+            assert chosen(target, N)[0].counted(8).item() == 0
 
     def test_missing_values(self) -> None:
         values = torch.randn(N, 2)

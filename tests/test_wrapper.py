@@ -236,10 +236,9 @@ class Renaming(nn.Module):
         self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.BatchNorm1d(8)), nn.Linear(8, 2)
         self.register_buffer("passing", torch.zeros(3), persistent=False)
         self.register_parameter("scale", nn.Parameter(torch.ones(8)))
-        self._register_state_dict_hook(
-            lambda module, state, prefix, _: state.update({f"{prefix}hooked": torch.ones(1)})
-        )
-        self._register_load_state_dict_pre_hook(lambda state, prefix, *_: state.pop(f"{prefix}hooked", None))
+        own: Any = self
+        own._register_state_dict_hook(lambda module, state, prefix, _: state.update({f"{prefix}hooked": torch.ones(1)}))
+        own._register_load_state_dict_pre_hook(lambda state, prefix, *_: state.pop(f"{prefix}hooked", None))
         self.loaded = 0
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -297,9 +296,10 @@ def test_names_are_the_networks(make: Callable[[], nn.Module]) -> None:
 
 
 def test_lengths_iteration_and_truth_are_the_networks() -> None:
-    model = mireg.wrap(network())
+    net = network()
+    model = mireg.wrap(net)
     assert len(model) == 5
-    assert list(model) == list(model.module)
+    assert list(model) == list(net)
     assert model
     assert mireg.wrap(nn.ModuleList())  # without a layer, but there
     other = mireg.wrap(Scaled())
@@ -436,7 +436,8 @@ class TestVerdict:
 
 
 def test_a_number_falls_to_0_over_400_steps() -> None:
-    for weight, options, last in ((2.0, {}, schedules.STEPS), (2.0, {"steps": 7}, 7)):
+    cases: list[tuple[float, dict[str, Any], int]] = [(2.0, {}, schedules.STEPS), (2.0, {"steps": 7}, 7)]
+    for weight, options, last in cases:
         schedule = mireg.wrap(network(), weight=weight, **options).regularizer.weight
         assert [schedule(0), schedule(last), schedule(last + 100)] == [weight, 0.0, 0.0]
         assert schedule(last - 1) == pytest.approx(weight / last)
@@ -460,8 +461,8 @@ class TestSteps:
     @pytest.mark.parametrize("set_to_none", [True, False])
     def test_gradient_accumulation_is_one_step(self, set_to_none: bool) -> None:
         model = mireg.wrap(network())
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        optimizer.zero_grad = lambda: nn.Module.zero_grad(model.module, set_to_none)  # type: ignore[method-assign,assignment]
+        optimizer: Any = torch.optim.SGD(model.parameters(), 0.1)
+        optimizer.zero_grad = lambda: nn.Module.zero_grad(model.module, set_to_none)
         assert self.train(model, optimizer, 3, passes=4) == [0] * 4 + [1] * 4 + [2] * 4
 
     def test_passes_that_add_up_are_weighted_alike(self) -> None:
@@ -477,7 +478,7 @@ class TestSteps:
         """Then no version of a parameter tells a step, but gradients that start anew do."""
 
         class ByData(torch.optim.SGD):
-            def step(self, closure: Any = None) -> None:
+            def step(self, closure: Any = None) -> Any:
                 for parameter in self.param_groups[0]["params"]:
                     parameter.data = parameter.data - 0.1 * parameter.grad
 
@@ -485,7 +486,7 @@ class TestSteps:
         assert self.train(model, ByData(model.parameters()), 5) == [0, 1, 2, 3, 4]
 
         class ByDataInPlace(torch.optim.SGD):
-            def step(self, closure: Any = None) -> None:
+            def step(self, closure: Any = None) -> Any:
                 for parameter in self.param_groups[0]["params"]:
                     parameter.data.add_(parameter.grad, alpha=-0.1)
 

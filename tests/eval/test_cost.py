@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from eval import cost
+from mireg.timing import active_steps
 from mireg.wrapper import DEFAULT_WEIGHT
 
 
@@ -24,19 +25,22 @@ def test_averages_weigh_the_phases_of_a_default_training() -> None:
     assert 0 < used < cost.TRAINING
 
 
-def test_a_step_with_the_term_can_be_repeated() -> None:
+def test_the_term_is_active_at_the_moments_that_are_timed_and_layers_take_turns() -> None:
     setting = cost.Setting("tiny", "mlp", (1, 4, 4), {"depth": 3, "width": 8}, batch_size=8)
     training = cost.Training(setting, torch.device("cpu"), DEFAULT_WEIGHT)
     model: Any = training.model
-    model.regularizer.start_at(100_000)
-    steps = []
-    for _ in range(4):
-        training.go_back()
-        assert model.regularizer.active
-        steps.append(model.regularizer.steps)
-        training.step()
-    assert steps == [1, 2, 0, 1]  # each layer has its turn
-    assert len(model.mi_terms()) == 4
+
+    def read_at(step: int) -> set[str]:
+        model.regularizer.terms.clear()
+        training.step_at(step)
+        assert model.regularizer.steps == step + 1
+        return {name.removesuffix("→target") for name in model.mi_terms() if name.endswith("→target")}
+
+    assert read_at(0) == {"input", "layers.0", "layers.1", "layers.2"}  # all are read at first
+    read = [read_at(step) for step in active_steps(DEFAULT_WEIGHT, cost.MOMENTS)]
+    assert all("layers.2" in names and len(names) < 4 for names in read)
+    assert set[str]().union(*read) == {"input", "layers.0", "layers.1", "layers.2"}
+    assert not read_at(100_000)  # the schedule has ended
 
 
 class InThisProcess:

@@ -177,13 +177,14 @@ def test_an_interrupted_fit_leaves_the_network_as_it_was(tmp_path: Path) -> None
 
 
 class Dicts(Classifier):
-    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+    def training_step(self, batch: Any, index: int) -> Tensor:
         return cross_entropy(self.network(batch["image"]), batch["klass"])
 
 
 @pytest.mark.parametrize("target", [None, "klass"])
 def test_batches_without_a_known_target(tmp_path: Path, target: str | None, recwarn: pytest.WarningsRecorder) -> None:
-    rows = [{"image": image, "klass": label} for image, label in loader().dataset]
+    pairs: Any = loader().dataset
+    rows: Any = [{"image": image, "klass": label} for image, label in pairs]
     callback = MIRegularization("network", weight=0.5, target=target)
     trainer_of(tmp_path, callback).fit(Dicts(), DataLoader(rows, 16))
     said = [str(w.message) for w in recwarn if "no target found" in str(w.message)]

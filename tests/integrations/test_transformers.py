@@ -67,7 +67,7 @@ def test_logs_the_term_and_leaves_the_model_alone(tmp_path: Path) -> None:
     assert "mi_loss" not in trainer.evaluate()
 
 
-class Mine(GPT2LMHeadModel):
+class Mine(GPT2LMHeadModel):  # type: ignore[no-untyped-call]
     """A subclass whose name says nothing."""
 
 
@@ -83,8 +83,9 @@ class Adapted(nn.Module):
 
 
 def t5() -> nn.Module:
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    return T5ForConditionalGeneration(T5Config(vocab_size=50, decoder_start_token_id=0, **sizes))
+    options: dict[str, Any] = {"vocab_size": 50, "decoder_start_token_id": 0}
+    options |= {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    return T5ForConditionalGeneration(T5Config(**options))
 
 
 SHIFTING = {

@@ -232,7 +232,7 @@ class Spiking(nn.Module):
     def __init__(self, *, keeps: bool, layer_by_layer: bool = False) -> None:
         super().__init__()
         self.weights = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
-        self.neurons = nn.ModuleList(Leaky() for _ in range(3))
+        self.neurons: Any = nn.ModuleList(Leaky() for _ in range(3))
         self.head = nn.Linear(4, 2)
         self.keeps, self.layer_by_layer = keeps, layer_by_layer
         self.last: list[Tensor] = []

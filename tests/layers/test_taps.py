@@ -346,16 +346,17 @@ class TestErrors:
             def forward(self, x: Tensor) -> Tensor:
                 return self.head(self.b(self.a(x).flatten(0, 1)).view(*x.shape)).mean(1)
 
-        taps, x = Taps(Flat(), layers), torch.randn(4, 4, 4)
+        net, x = Flat(), torch.randn(4, 4, 4)
+        taps = Taps(net, layers)
         for _ in range(2):
             caught = taps.run(x)[1]
             assert caught["b"].shape == (4, 4, 4)
-            assert torch.equal(caught["b"], taps.module.b(taps.module.a(x)).movedim(2, 1))
+            assert torch.equal(caught["b"], net.b(net.a(x)).movedim(2, 1))
         assert taps.run(torch.randn(3, 6, 4))[1]["b"].shape == (3, 4, 6)  # other sizes
 
     def test_rows_of_the_result(self) -> None:
         class Joined(Net):
-            def forward(self, one: Tensor, two: Tensor) -> Tensor:
+            def forward(self, one: Tensor, two: Tensor) -> Tensor:  # type: ignore[override]
                 return super().forward(torch.cat([one, two]))
 
         shapes = {key: tuple(t.shape) for key, t in Taps(Joined()).run(*torch.randn(2, 4, 4))[1].items()}
@@ -364,7 +365,7 @@ class TestErrors:
     @pytest.mark.parametrize("together", [False, True])
     def test_inputs_of_different_batch_sizes(self, together: bool) -> None:
         class Both(Net):
-            def forward(self, one: Tensor, two: Tensor) -> tuple[Tensor, ...]:
+            def forward(self, one: Tensor, two: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
                 if together:
                     return super().forward(torch.cat([one, two])).split([len(one), len(two)])
                 return super().forward(one), super().forward(two)

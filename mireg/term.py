@@ -30,6 +30,8 @@ PER_POSITION = 0.25
 """Fraction of the weight with a class per position: a language model ends worse with more, since its first layers have
 more to do than to predict the next token (docs/notebook.md)."""
 
+FROZEN = "no layer that it sees depends on a trained parameter"
+
 FEWEST_ROWS = 8
 """With fewer rows, an estimate is meaningless and is not rewarded."""
 
@@ -124,7 +126,7 @@ class MIRegularizer:
         note = note or ("" if len(outputs[0]) else "the batch is empty")
         if note or not any(trained):
             self._gathers((step,), outputs[0].device)
-            return self._nothing(note or "no layer that it sees depends on a trained parameter")
+            return self._nothing(note or FROZEN)
         self.note = ""
         last = len(trained) - 1 - trained[::-1].index(True)
         names, trained = names[: last + 1], trained[: last + 1]
@@ -210,7 +212,7 @@ class MIRegularizer:
 
     def restart(self) -> None:
         """Forget all that was seen of a training, and go back to the first step."""
-        self.balance, self._kept = Balance(exchange=self.gather), {}
+        self.balance, self._kept, self.terms = Balance(exchange=self.gather), {}, {}
         self.start_at(0)
 
     def state_dict(self) -> dict[str, Any]:

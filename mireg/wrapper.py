@@ -16,7 +16,7 @@ from mireg.estimators import Estimator
 from mireg.estimators.target import IGNORED
 from mireg.layers import LayerSpec, Taps, tensors_in
 from mireg.schedules import Schedule
-from mireg.term import TARGET, MIRegularizer
+from mireg.term import FROZEN, TARGET, MIRegularizer
 
 LOGGER = logging.getLogger(__name__)
 
@@ -220,6 +220,8 @@ class MIRegularized(nn.Module):
     def _announce(self) -> None:
         """Log the verdict when it changes; also warn if the term cannot act."""
         regularizer, reason = self.regularizer, self.taps.reason
+        if regularizer.active and regularizer.note == FROZEN:  # a small batch, as the last of an epoch, is no fault
+            reason = reason or FROZEN
         if regularizer.active and self._unused >= UNUSED:
             reason = reason or NOT_ADDED
         kind = reason or regularizer.note or f"{regularizer.active} {regularizer.counted is None}"

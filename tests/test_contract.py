@@ -226,6 +226,8 @@ def test_verdict_over_a_training() -> None:
     active = "active: rewards information about {} in 3 layers from 'input' to '3' (usable)"
     assert model.verdict == active.format("the target and the input")
     model(x)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.01)  # an optimizer's step
     model.mi_loss()
     assert model.verdict == "inactive: its weight has fallen to 0 by step 2; model.restart() starts it again"
     model.restart()

@@ -25,7 +25,7 @@ from mireg.ablation.data import load
 from mireg.ablation.study.config import Cell, Study
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["--seeds", "2", "--steps", "60", "--eval-every", "20", "--model-options", "depth=8", "width=16"]
+SMALL = ["--seeds", "2", "--steps", "60", "--eval-every", "20", "--arms", "none", "mi", "target-shuffled"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -55,8 +55,8 @@ class TestDemo:
         summary = json.loads((demo / "summary.json").read_text())
         assert summary["study"] == "demo"
         (cell,) = summary["cells"]
-        assert cell["cell"] == "digits-sigmoid"
-        assert (cell["target"], cell["budget_steps"]) == (0.8, 60)
+        assert cell["cell"] == "lenet"
+        assert (cell["target"], cell["budget_steps"]) == (0.6, 60)
         assert list(cell["arms"]) == ["none", "mi", "target-shuffled"]
         for name, arm in cell["arms"].items():
             assert arm["n_seeds"] == 2
@@ -75,7 +75,7 @@ class TestDemo:
         """The same seed starts from the same weights: one accuracy before the first step, another seed another."""
         first = {
             path.parts[-3:-1]: json.loads(path.read_text())["curve"][0]
-            for path in demo.glob("runs/digits-sigmoid/*/*/result.json")
+            for path in demo.glob("runs/lenet/*/*/result.json")
         }
         assert len(first) == 6
         for seed in ("seed-0", "seed-1"):
@@ -84,7 +84,7 @@ class TestDemo:
 
     def test_curves_in_tensorboard(self, demo: Path) -> None:
         tags = {}
-        for folder in sorted(demo.glob("runs/digits-sigmoid/*/seed-0")):
+        for folder in sorted(demo.glob("runs/lenet/*/seed-0")):
             events = EventAccumulator(str(folder))
             events.Reload()
             tags[folder.parent.name] = set(events.Tags()["scalars"])
@@ -160,7 +160,7 @@ class TestRefusals:
         refused(["--dataset", "imagenet", "--out", str(tmp_path)], "'imagenet'", "fashion-mnist")
 
     def test_model_option(self, tmp_path: Path) -> None:
-        refused(["--model-options", "deepth=3", "--out", str(tmp_path)], "no option 'deepth'", "depth")
+        refused(["--model-options", "deepth=3", "--out", str(tmp_path)], "no option 'deepth'", "activation")
 
     def test_missing_data_without_a_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("https_proxy", "http_proxy"):
@@ -217,7 +217,7 @@ class TestChosen:
 
     def test_arms_and_seeds_are_the_cells_own_unless_given(self) -> None:
         study = self.study("--cells", "R3", "R6")
-        assert [len(study.arms_of(cell)) for cell in study.cells] == [16, 6]
+        assert [len(study.arms_of(cell)) for cell in study.cells] == [18, 6]
         assert [study.seeds_of(cell) for cell in study.cells] == [10, 5]
         study = self.study("--cells", "R3", "R6", "--arms", "none", "mi", "--seeds", "3")
         assert {study.arms_of(cell) for cell in study.cells} == {("none", "mi")}
@@ -307,11 +307,10 @@ class TestOwnCell:
         assert tomllib.loads(text)["steps"] == 50
         (comment,) = [line for line in text.splitlines() if line.startswith("#")]
         for part in (
-            "digits-sigmoid: dataset=digits model=mlp",
-            "lr=0.01",
-            "lr of none 0.001",
-            "depth=10",
-            "target=0.8",
+            "lenet: dataset=digits model=lenet",
+            "optimizer=sgd",
+            "lr=0.1",
+            "target=0.6",
         ):
             assert part in comment
 

@@ -35,9 +35,6 @@ TINY = [
     "20",
     "--eval-every",
     "10",
-    "--model-options",
-    "depth=2",
-    "width=8",
 ]
 
 
@@ -78,7 +75,7 @@ class TestFolder:
         assert before.items() <= after.items()
         record = json.loads((out / "study.json").read_text())
         assert (record["arms"], record["seeds"]) == (["none", "mi", "mi-kde"], [0, 1])
-        assert record["configuration"]["digits-sigmoid"]["mi-kde"]["cell"]["steps"] == 20
+        assert record["configuration"]["lenet"]["mi-kde"]["cell"]["steps"] == 20
         assert [call["runs"] for call in record["invocations"]] == [2, 2]  # the second call ran nothing
         assert set(record["invocations"][0]) == {
             "started",
@@ -100,7 +97,7 @@ class TestFolder:
         capsys.readouterr()
         assert study(out, "--steps", "30", "--weight", "0.5") == 2
         line = last_line(capsys)
-        assert "digits-sigmoid/none in" in line
+        assert "lenet/none in" in line
         assert "other settings (cell.steps: 20 → 30; term.weight: 4.0 → 0.5)" in line
         assert study(out, "--dataset", "digits") == 2
         assert "holds the study 'demo', not 'digits-mlp'" in last_line(capsys)
@@ -131,7 +128,7 @@ class TestFolder:
     def test_damaged_result(self, out: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str) -> None:
         assert study(out) == 0
         before = files(out)
-        path = out / "runs/digits-sigmoid/mi/seed-0" / name
+        path = out / "runs/lenet/mi/seed-0" / name
         whole = path.read_bytes()
         middle = len(whole) // 2
         path.write_bytes(
@@ -139,7 +136,7 @@ class TestFolder:
         )
         capsys.readouterr()
         assert study(out) == 0
-        assert f"{path} is damaged: digits-sigmoid/mi/seed-0 is run again" in capsys.readouterr().err
+        assert f"{path} is damaged: lenet/mi/seed-0 is run again" in capsys.readouterr().err
         weights = {path: content for path, content in before.items() if path.name == "weights.pt"}
         assert weights.items() <= files(out).items()
 
@@ -197,13 +194,13 @@ class TestFullDisk:
         before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
         try:
-            assert study(out, "--model-options", "depth=2", "width=64") == 2
+            assert study(out, "--model-options", "activation=tanh") == 2
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
             signal.signal(signal.SIGXFSZ, before)
         assert "cannot write the curves for TensorBoard (File too large): make room for it" in last_line(capsys)
         assert not list(out.rglob("*.tmp"))
-        assert study(out, "--model-options", "depth=2", "width=64") == 0
+        assert study(out, "--model-options", "activation=tanh") == 0
 
 
 class TestData:
@@ -298,7 +295,7 @@ class TestRuns:
         assert study(out) == 1
         lines = capsys.readouterr()
         failure = "step 15, arm none: the task loss is nan; a lower learning rate may help"
-        assert lines.err.splitlines()[-1] == f"train.py: failed: digits-sigmoid/none/seed-0: {failure}"
+        assert lines.err.splitlines()[-1] == f"train.py: failed: lenet/none/seed-0: {failure}"
         results = {path.parts[-3]: json.loads(path.read_text()) for path in out.rglob("result.json")}
         assert (results["none"]["failure"], results["mi"]["failure"]) == (failure, None)
 
@@ -315,8 +312,8 @@ class TestRuns:
         monkeypatch.setattr(job, "perform", perform)
         assert study(out) == 1
         captured = capsys.readouterr()
-        assert "digits-sigmoid/none/seed-0: RuntimeError: out of memory (1/2)" in captured.err
-        assert captured.err.splitlines()[-1].endswith("failed: digits-sigmoid/none/seed-0: RuntimeError: out of memory")
+        assert "lenet/none/seed-0: RuntimeError: out of memory (1/2)" in captured.err
+        assert captured.err.splitlines()[-1].endswith("failed: lenet/none/seed-0: RuntimeError: out of memory")
         assert [path.parts[-3] for path in out.rglob("result.json")] == ["mi"]
         monkeypatch.undo()
         assert study(out) == 0
@@ -328,8 +325,8 @@ class TestProgress:
         captured = capsys.readouterr()
         first, second, third = captured.err.splitlines()
         assert first == "0/2 runs finished"
-        assert re.fullmatch(r"digits-sigmoid/none/seed-0: finished \(1/2, about \d+ s left\)", second)
-        assert third == "digits-sigmoid/mi/seed-0: finished (2/2)"
+        assert re.fullmatch(r"lenet/none/seed-0: finished \(1/2, about \d+ s left\)", second)
+        assert third == "lenet/mi/seed-0: finished (2/2)"
         assert "report: " in captured.out
 
     def test_bars(self, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,7 +342,7 @@ class TestProgress:
             "event": "study",
             "runs": 2,
             "finished": 0,
-            "missing": ["digits-sigmoid/none/seed-0", "digits-sigmoid/mi/seed-0"],
+            "missing": ["lenet/none/seed-0", "lenet/mi/seed-0"],
         }
         kinds = ["start", "step", "step", "step", "finish"]
         assert [event["event"] for event in events[1:]] == kinds * 2

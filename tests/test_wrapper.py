@@ -144,14 +144,11 @@ def test_one_term_a_forward() -> None:
 def test_a_batch_too_small_to_say_anything(rows: int) -> None:
     model = mireg.wrap(network())
     model(X[:rows])
-    message = f"the MI term adds nothing: a batch of {rows} samples is too small to say anything of information"
-    with pytest.warns(UserWarning, match=message) as warned:
-        assert model.mi_loss(torch.zeros(rows, dtype=torch.long)).item() == 0
-    assert warned[0].filename == __file__  # the line that called mi_loss
-    assert "too small" in model.verdict
+    assert model.mi_loss(torch.zeros(rows, dtype=torch.long)).item() == 0  # without a warning: the last of an epoch
+    assert f"a batch of {rows} samples is too small to say anything of information" in model.verdict
     assert model.regularizer.steps == 1
     model(X[:rows])
-    model.mi_loss()  # says it once
+    model.mi_loss()
     model(X)
     assert model.mi_loss(Y).requires_grad
     assert model.verdict.startswith("active")
@@ -186,8 +183,9 @@ def test_frozen_layers_warn_once() -> None:
         parameter.requires_grad_(False)
     model = mireg.wrap(net, weight=0.5)
     model(X)
-    with pytest.warns(UserWarning, match="adds nothing: no layer that it sees depends on a trained parameter"):
+    with pytest.warns(UserWarning, match="adds nothing: no layer that it sees depends on") as warned:
         assert model.mi_loss(Y).item() == 0
+    assert warned[0].filename == __file__  # the line that called mi_loss
     model(X)
     model.mi_loss(Y)
 

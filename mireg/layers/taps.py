@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.utils.hooks import RemovableHandle
 
-from mireg.layers.chain import Chain, chosen, named
+from mireg.layers.chain import Chain, Layer, chosen, named
 from mireg.layers.layout import Layout, arranged
 from mireg.layers.observe import LAST, Call, Observer, Point, Side
 from mireg.layers.select import LayerSpec, select
@@ -118,7 +118,7 @@ class Taps:
         if chain is None:
             chain = max(self._chains, key=lambda chain: sum(layer.point in caught for layer in chain.layers.values()))
         ran = {key: layer for key, layer in chain.layers.items() if layer.point in caught}
-        return arranged({key: (layer.layout, _mean(caught[layer.point]) if layer.layout.averaged else caught[layer.point][-1]) for key, layer in ran.items()})
+        return arranged({key: (layer.layout, _value(layer, caught[layer.point])) for key, layer in ran.items()})
 
     def remove(self) -> None:
         """Remove the hooks from the network."""
@@ -147,10 +147,11 @@ class Taps:
         self.known_layouts |= self.layouts
         self._observed += 1
         self._install()
-        for key, (name, _, side), place in [(key, *layer.point) for key, layer in chain.layers.items()]:
-            if chain.layers[key].layout.averaged and side == "output":
+        for key, layer in chain.layers.items():
+            if layer.layout.averaged and layer.point.call.side == "output":
+                name, place = layer.point.call.module, layer.point.place
                 calls = [sighting.tensors[place] for sighting in observer.outputs if sighting.module == name]
-                tensors[key] = _mean(calls)
+                tensors[key] = _value(layer, calls)
         return result, arranged({key: (self.layouts[key], tensor) for key, tensor in tensors.items()})
 
     def _install(self) -> None:
@@ -195,10 +196,10 @@ class _OutputTap:
         self.taps.catch(self.name, "output", read(module, output))
 
 
-def _mean(calls: list[Tensor]) -> Tensor:
-    """The mean over the calls of a loop over time: the rates of spiking neurons say more than their last spikes."""
+def _value(layer: Layer, calls: list[Tensor]) -> Tensor:
+    """What the last call of a layer returned, or the mean over all: rates say more than the last spikes."""
     alike = len(calls) > 1 and all(call.shape == calls[0].shape for call in calls)
-    return torch.stack(calls).mean(0) if alike else calls[-1]
+    return torch.stack(calls).mean(0) if layer.layout.averaged and alike else calls[-1]
 
 
 def _hidden_by() -> str:

@@ -26,7 +26,7 @@ def test_averages_weigh_the_phases_of_a_default_training() -> None:
 
 
 def test_the_term_is_active_at_the_moments_that_are_timed_and_layers_take_turns() -> None:
-    setting = cost.Setting("tiny", "mlp", (1, 4, 4), {"depth": 3, "width": 8}, batch_size=8)
+    setting = cost.Setting("tiny", "mlp", (1, 4, 4), {"depth": 5, "width": 8}, batch_size=8)
     training = cost.Training(setting, torch.device("cpu"), DEFAULT_WEIGHT)
     model: Any = training.model
 
@@ -36,10 +36,11 @@ def test_the_term_is_active_at_the_moments_that_are_timed_and_layers_take_turns(
         assert model.regularizer.steps == step + 1
         return {name.removesuffix("→target") for name in model.mi_terms() if name.endswith("→target")}
 
-    assert read_at(0) == {"input", "layers.0", "layers.1", "layers.2"}  # all are read at first
+    every = {"input", *(f"layers.{index}" for index in range(5))}
+    assert read_at(0) == every  # all are read at first
     read = [read_at(step) for step in active_steps(DEFAULT_WEIGHT, cost.MOMENTS)]
-    assert all("layers.2" in names and len(names) < 4 for names in read)
-    assert set[str]().union(*read) == {"input", "layers.0", "layers.1", "layers.2"}
+    assert all("layers.4" in names and len(names) < 6 for names in read)
+    assert set[str]().union(*read) == every
     assert not read_at(100_000)  # the schedule has ended
 
 

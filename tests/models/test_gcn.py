@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import models
-from mireg.ablation.data.graph import normalised_adjacency
+from mireg.ablation.data.graph_file import normalised_adjacency
 from models.gcn import ALPHA, InitialResidual, PairNorm
 
 EDGES = torch.tensor([[0, 1], [1, 2], [3, 4]])

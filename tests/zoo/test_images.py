@@ -73,7 +73,7 @@ def unet(run: Run) -> float:
 def test_unet() -> None:
     outcome = compare(unet)
     outcome.is_active()
-    outcome.is_no_worse(tolerance=1.1)  # seeds differ by a factor of two
+    outcome.is_no_worse(tolerance=1.2)  # seeds differ by a factor of two
 
 
 class AutoEncoder(nn.Module):

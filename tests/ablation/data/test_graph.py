@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mireg.ablation.data.graph import load_graph, normalised_adjacency
+from mireg.ablation.data.graph_file import load_graph, normalised_adjacency
 from mireg.ablation.errors import UserError
 
 ARRAYS: dict[str, Any] = {

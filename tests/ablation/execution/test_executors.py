@@ -155,7 +155,7 @@ def test_torchrun_one_process_of_which_is_killed(tmp_path: Path, serial: Path) -
         _, alone = outcome(serial)[name]
         assert [point["step"] for point in curve] == [point["step"] for point in alone]
         for ours, theirs in zip(curve[1:], alone[1:], strict=True):
-            assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+            assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
     assert len(outcome(tmp_path)) == 4
 
 

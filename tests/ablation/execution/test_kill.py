@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 ROOT = Path(__file__).parents[3]
 KILLS = 20
 STUDY = ["--arms", "none", "mi", "--workers", "1", "--seeds", "1", "--checkpoint-seconds", "0.05"]
-SIZE = ["--steps", "1000", "--eval-every", "100", "--model-options", "depth=4", "width=16"]
+SIZE = ["--steps", "1000", "--eval-every", "100"]
 RECIPE = ["--optimizer", "adamw", "--weight-decay", "0.1", "--schedule", "cosine", "--augment", "flip-crop"]
 
 
@@ -49,11 +49,11 @@ def test_twenty_kills(tmp_path: Path) -> None:
     assert "which ended without cleaning up" in errors
     assert "damaged" not in errors
 
-    for path in ("summary.json", *(f"runs/digits-sigmoid/{arm}/seed-0/result.json" for arm in ("none", "mi"))):
+    for path in ("summary.json", *(f"runs/lenet/{arm}/seed-0/result.json" for arm in ("none", "mi"))):
         whole, killed = (json.loads((tmp_path / name / path).read_text()) for name in processes)
         assert untimed(whole) == untimed(killed)
     for arm in ("none", "mi"):
-        folders = [tmp_path / name / "runs/digits-sigmoid" / arm / "seed-0" for name in processes]
+        folders = [tmp_path / name / "runs/lenet" / arm / "seed-0" for name in processes]
         whole_weights, killed_weights = ((folder / "weights.pt").read_bytes() for folder in folders)
         assert whole_weights == killed_weights
         curves = [EventAccumulator(str(folder)).Reload().Scalars("validation/accuracy") for folder in folders]

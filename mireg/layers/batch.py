@@ -181,9 +181,9 @@ class Operation:
         summed = len(before) - 1 if is_left or len(before) == 1 else len(before) - 2
         if batch.dim != summed:
             return batch.at(batch.dim + len(after) - len(before) + (is_left and len(after) < len(before)))
-        left = next(
-            self.shape(tensor) for name, tensor in self.operands if name in ("self", "sparse", "mat1", "batch1", "mat")
-        )
+        operands = dict(self.operands)  # what is added is called self, too
+        factors = (operands.get(name) for name in ("mat1", "batch1", "mat", "sparse", "self"))
+        left = next(self.shape(factor) for factor in factors if factor is not None)
         # A square matrix from the left, such as the edges of a graph, mixes the rows and keeps them.
         return batch if not is_left and len(left) > 1 and left[-2] == left[-1] else None
 

@@ -40,7 +40,6 @@ def test_the_term_is_active_at_the_moments_that_are_timed_and_layers_take_turns(
     assert read_at(0) == every  # all are read at first
     read = [read_at(step) for step in active_steps(DEFAULT_WEIGHT, cost.MOMENTS)]
     assert all("layers.4" in names and len(names) < 6 for names in read)
-    assert set[str]().union(*read) == every
     assert not read_at(100_000)  # the schedule has ended
 
 

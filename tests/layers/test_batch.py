@@ -159,3 +159,22 @@ def test_a_sample_acts_on_its_own_row_alone(name: str) -> None:
     for key, layer in after.items():
         rows = (layer != before[key]).flatten(1).any(1)
         assert rows.tolist() == [row == 2 for row in range(ROWS)], key
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_edges_of_a_graph_keep_the_nodes_as_rows(sparse: bool) -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(5, 5) for _ in range(3)])
+
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = torch.relu(torch.sparse.mm(edges, layer(x)) if sparse else edges @ layer(x))
+            return x
+
+    edges = torch.eye(7)
+    taps = Taps(Graph())
+    layers = taps.run(torch.randn(7, 5), edges.to_sparse() if sparse else edges)[1]
+    assert len(layers) == 3
+    assert all(layer.shape == (7, 5) for layer in layers.values())

@@ -9,14 +9,33 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from mireg.rows import Rows
+
 
 def world_size() -> int:
     """Number of ranks in the default process group; 1 if there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def joined(rows: Rows, agree: Sequence[int]) -> Rows:
+    """Gather the rows of all ranks, if they are of the same sizes; every rank must reach this.
+
+    Args:
+        rows: this rank's rows.
+        agree: numbers in which the ranks must agree, too.
+    """
+    y, layers = rows.target, rows.layers
+    sizes = [*agree, len(layers[0]), *(matrix.shape[1] for matrix in layers)]
+    sizes += [] if y is None else [y.ndim, y[0].numel(), y.is_floating_point()]
+    if not alike(sizes, layers[0].device) or world_size() == 1:
+        return rows
+    return Rows(gather(layers), None if y is None else gather_plain(y), rows.kind)
+
+
 def alike(sizes: Sequence[int], device: torch.device) -> bool:
     """Whether all ranks give the same numbers. Waits for the device."""
+    if world_size() == 1:
+        return True
     code = hash(tuple(sizes)) >> 1  # of integers, which is the same in every process
     ends = torch.tensor([code, -code], device=device)
     dist.all_reduce(ends, dist.ReduceOp.MAX)

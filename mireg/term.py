@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mireg.balance import Balance
-from mireg.distributed import alike, gather, gather_plain, world_size
+from mireg.distributed import alike, joined, world_size
 from mireg.estimators import Estimator
-from mireg.estimators.gram import TINY, random_directions
 from mireg.finite import FiniteWatch
+from mireg.kept import Kept, projected
 from mireg.layers import Layout
 from mireg.rows import Rows, choose_rows
 from mireg.schedules import Schedule
@@ -34,12 +34,6 @@ FROZEN = "no layer that it sees depends on a trained parameter"
 
 FEWEST_ROWS = 8
 """With fewer rows, an estimate is meaningless and is not rewarded."""
-
-PROJECTIONS, SEED = 16, 5
-"""Number of random projections that stand for the input, and the seed of their directions."""
-
-MEMORY = 0.9
-"""What the running mean of a layer's information about the input keeps when the layer is read again."""
 
 TURN_GROWS = 25
 """All layers but the last take turns: each is rewarded at every k-th step, k times as much. k is 1 for the first 25
@@ -84,7 +78,7 @@ class MIRegularizer:
         self.counted: Tensor | None = None
         self.acts: Tensor | None = None
         self.note = ""
-        self._kept: dict[str, Tensor] = {}  # running mean of each layer's information about the input
+        self._kept = Kept()
         self._watch = FiniteWatch()
         self.start_at(0)
 
@@ -125,7 +119,8 @@ class MIRegularizer:
         trained = [output.requires_grad for output in outputs]
         note = note or ("" if len(outputs[0]) else "the batch is empty")
         if note or not any(trained):
-            self._gathers((step,), outputs[0].device)
+            if self.gather:
+                alike([step], outputs[0].device)  # which every rank must reach
             return self._nothing(note or FROZEN)
         self.note = ""
         last = len(trained) - 1 - trained[::-1].index(True)
@@ -134,7 +129,10 @@ class MIRegularizer:
         outputs[last] = source.view_as(source)  # a separate branch, to tell the term's gradient from the task's
 
         used, often = self._turn(names, step)
-        rows = self._rows(outputs, target, step, sorted({0, *used}), kinds)
+        samples = max(1, self.samples // (world_size() if self.gather else 1))
+        rows = choose_rows(outputs, target, samples, step, used=sorted({0, *used}), **kinds)
+        if self.gather:
+            rows = joined(rows, [step, *used])
         if len(rows.layers[0]) < FEWEST_ROWS:
             return self._nothing(f"a batch of {len(source)} samples is too small to say anything of information")
         first = rows.layers[0].nan_to_num(0.0, 0.0, 0.0)  # what the network fills in is not information
@@ -157,35 +155,13 @@ class MIRegularizer:
         """Indices of the layers that are read at this step, the last one at its end, and how often the others count."""
         last = len(names) - 1
         turns = max(1, min(1 + step // TURN_GROWS, last // 2))
-        if any(name not in self._kept for name in names):
+        if any(name not in self._kept.means for name in names):
             turns = 1
         return [*range(step % turns, last, turns), last], turns
 
-    def _rows(
-        self, outputs: Sequence[Tensor], target: Tensor | None, step: int, used: Sequence[int], kinds: Mapping[str, Any]
-    ) -> Rows:
-        """Rows of the used layers and of the target, gathered from all ranks if ``gather`` is set."""
-        ranks = world_size() if self.gather else 1
-        rows = choose_rows(outputs, target, max(1, self.samples // ranks), step, used=used, **kinds)
-        y = rows.target
-        sizes = [step, len(rows.layers[0]), *used, *(matrix.shape[1] for matrix in rows.layers)]
-        sizes += [] if y is None else [y.ndim, y[0].numel(), y.is_floating_point()]
-        if not self._gathers(sizes, outputs[0].device):
-            return rows
-        return Rows(gather(rows.layers), None if y is None else gather_plain(y), rows.kind)
-
-    def _gathers(self, sizes: Sequence[int], device: torch.device) -> bool:
-        """Whether the rows of all ranks are gathered: if they are of the same sizes. Every rank must reach this."""
-        return self.gather and world_size() > 1 and alike(sizes, device)
-
     def _factors(self, names: Sequence[str], used: Sequence[int], nats: Tensor, rows: Rows) -> Tensor:
         """The factor (parts, used) of each estimate in the reward."""
-        now = nats[0].float()
-        before = torch.stack([self._kept.get(names[i], now[at]).to(now) for at, i in enumerate(used)])
-        mean = now.lerp(before, MEMORY)
-        mean = mean.where(mean.isfinite(), before.where(before.isfinite(), now))  # a batch that overflows is forgotten
-        self._kept |= {names[i]: value for i, value in zip(used, mean.unbind(), strict=True)}
-        lost = share_lost(torch.stack([self._kept[name].to(now) for name in names]))[list(used)]
+        lost = self._kept.update(names, used, nats[0])
         self.counted = rows.counted(FEWEST_ROWS)
         parts = [INPUT_PART * lost.square()]
         if self.counted is not None:
@@ -212,37 +188,19 @@ class MIRegularizer:
 
     def restart(self) -> None:
         """Forget all that was seen of a training, and go back to the first step."""
-        self.balance, self._kept, self.terms = Balance(exchange=self.gather), {}, {}
+        self.balance, self._kept, self.terms = Balance(exchange=self.gather), Kept(), {}
         self.start_at(0)
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs. Changes nothing."""
-        state = {"steps": self.steps, "kept": dict(self._kept), "terms": dict(self.terms)}
+        state = {"steps": self.steps, "kept": dict(self._kept.means), "terms": dict(self.terms)}
         return state | self.balance.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state returned by :meth:`state_dict`."""
-        self._kept, self.terms = dict(state["kept"]), dict(state["terms"])
+        self._kept.means, self.terms = dict(state["kept"]), dict(state["terms"])
         self.balance.load_state_dict(state)
         self.start_at(state["steps"])
-
-
-def projected(first: Tensor) -> Tensor:
-    """Random projections (n, 16) of the first layer's rows (n, d), with mean 0 and variance 1: what stands for it."""
-    z = first @ _directions(first.shape[1], first.dtype, first.device)
-    z = z - z.mean(0)
-    return z * (z.square().mean(0) + TINY).rsqrt()
-
-
-def share_lost(kept: Tensor) -> Tensor:
-    """How much less each layer has than the one before it that has most, as a share of that, (L,), from 0 to 1."""
-    best = torch.cat([kept[:1], kept[:-1].cummax(0).values])
-    return torch.where(best > 0, (best - kept) / best, 0.0).clamp(0.0, 1.0)
-
-
-@functools.lru_cache(maxsize=64)
-def _directions(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return random_directions(torch.empty(0, width, dtype=dtype, device=device), PROJECTIONS, SEED)
 
 
 @functools.lru_cache(maxsize=64)

@@ -17,9 +17,10 @@ import mireg
 from mireg import estimators
 from mireg.ablation.arms.reward import Shuffled
 from mireg.balance import LARGEST_RATIO, SMALLEST_RATIO
+from mireg.kept import projected, share_lost
 from mireg.layers import Taps
 from mireg.schedules import Constant
-from mireg.term import INPUT_PART, projected, share_lost
+from mireg.term import INPUT_PART
 from mireg.wrapper import DEFAULT_WEIGHT
 from tests.networks import Recurrent, UNet, gpt2
 

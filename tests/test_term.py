@@ -15,8 +15,9 @@ from torch.nn.functional import cross_entropy
 import mireg
 from mireg import estimators
 from mireg.ablation.arms.reward import Shuffled
+from mireg.kept import MEMORY, projected, share_lost
 from mireg.schedules import Constant
-from mireg.term import FEWEST_ROWS, INPUT_PART, MEMORY, PER_POSITION, TURN_GROWS, projected, share_lost
+from mireg.term import FEWEST_ROWS, INPUT_PART, PER_POSITION, TURN_GROWS
 
 
 def network() -> nn.Sequential:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import mireg
-from mireg import balance, term
+from mireg import balance, kept, term
 from mireg.estimators import usable
 from mireg.schedules import Constant
 
@@ -85,7 +85,7 @@ def test_loss_and_gradients(oracle: ModuleType, name: str, supervised: bool, mon
 
 
 def test_constants(oracle: ModuleType) -> None:
-    for module in (term, balance, usable):
+    for module in (term, kept, balance, usable):
         for name in vars(module).keys() & vars(oracle).keys():
             if name.isupper():
                 assert getattr(oracle, name) == getattr(module, name), name

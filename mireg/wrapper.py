@@ -272,14 +272,14 @@ class MIRegularized(nn.Module):
 
     def _say_where_the_schedule_is(self) -> None:
         regularizer = self.regularizer
-        if regularizer.steps and self.training and REPLACED not in self._announced:
+        used = regularizer.active or regularizer.weight(0) != 0
+        if used and regularizer.steps and self.training and REPLACED not in self._announced:
             self._announced.add(REPLACED)
-            state = "goes on" if regularizer.active else "is over"
             LOGGER.warning(
                 "mireg: %s at step %d of the term's schedule, which %s: for a new training call model.restart()",
                 REPLACED,
                 regularizer.steps,
-                state,
+                "goes on" if regularizer.active else "is over",
             )
 
     def __getattr__(self, name: str) -> Any:

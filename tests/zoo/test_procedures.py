@@ -186,7 +186,7 @@ def passes_of_views(run: Run) -> float:
             outputs.append(model(x + 0.1 * torch.randn_like(x)))
             loss = loss + run.mi_loss(model, y) / 2
         descend(optimizer, alike(*outputs) + loss)
-    assert not run.wrapped or steps_of(model) == STEPS
+    assert not run.wrapped or run.off or steps_of(model) == STEPS
     x, _ = pick(*digits(), rows=256)
     with torch.no_grad():
         return alike(model(x), model(x + 0.1 * torch.randn_like(x))).item()
@@ -270,7 +270,7 @@ def by_data(zero: str) -> Callable[[Run], float]:
             loss.backward()
             for p, v in zip(model.parameters(), speed, strict=True):
                 p.data.sub_(v.mul_(0.9).add_(p.grad, alpha=0.05))
-        assert not run.wrapped or steps_of(model) >= STEPS - 1
+        assert not run.wrapped or run.off or steps_of(model) >= STEPS - 1
         return score(model)
 
     return loop

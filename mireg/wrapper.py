@@ -121,8 +121,9 @@ class MIRegularized(nn.Module):
             return self._zero()
         captured, self._captured = self._captured, None
         passes, self._passes = self._passes, 0
+        active = self.regularizer.active  # as the forward pass saw it
         self._count_step()
-        if not self.regularizer.active:
+        if not (active and self.regularizer.active):
             self.regularizer.start_at(self.regularizer.steps + 1)
             self._announce()
             return self._zero()

@@ -88,7 +88,8 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
     """
     copied = copy.deepcopy(model)
     twin = copied if isinstance(copied, MIRegularized) else wrap(copied)
-    args, kwargs = example if isinstance(example, tuple) else (example,), {}
+    args: tuple[Any, ...] = example if isinstance(example, tuple) else (example,)
+    kwargs: dict[str, Any] = {}
     if isinstance(example, Mapping):
         args, kwargs = inputs_of(twin.module, example)
     twin.train()

@@ -165,8 +165,8 @@ def shifts_labels(model: nn.Module, labels: Tensor, loss: Tensor | None = None, 
             ]
             own, next_ = (wanted[told].float().sum() for wanted in asked)
             return bool(next_ < own)
-    generates = getattr(model, "can_generate", None)
-    return generates is not None and generates() and not model.config.is_encoder_decoder
+    known: Any = model
+    return hasattr(model, "can_generate") and known.can_generate() and not known.config.is_encoder_decoder
 
 
 STATE = "mireg.pt"

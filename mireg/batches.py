@@ -60,7 +60,7 @@ class TargetOf:
         if not self._announced:
             self._announced = True
             self._announce(batch)
-        return None if self._path is None else target_at(batch, self._path)
+        return target_of(batch)
 
     def _announce(self, batch: Any) -> None:
         if self._path is not None:
@@ -120,12 +120,19 @@ def target_at(batch: Any, path: Path) -> Tensor | None:
     return _as_target(part)
 
 
+def target_of(batch: Any) -> Tensor | None:
+    """The target of a batch, where :func:`find_target` finds it; None if there is none."""
+    path = find_target(batch)
+    return None if path is None else target_at(batch, path)
+
+
 def inputs_of(module: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Find the arguments of a network in a batch.
 
     Args:
         module: the network.
-        batch: a tensor; a mapping of keyword arguments, of which those that ``forward`` does not take are left out; or
+        batch: a tensor; a mapping of keyword arguments, of which those that ``forward`` does not take are left out (if
+            it takes none of them, it is given the mapping); or
             a tuple or list that begins with the arguments, as many as ``forward`` requires, or with a mapping of them
             or, if it requires several, a tuple or list.
 
@@ -139,7 +146,8 @@ def inputs_of(module: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str,
     if isinstance(batch, Mapping):
         if any(p.kind is p.VAR_KEYWORD for p in takes):
             return (), dict(batch)
-        return (), {p.name: batch[p.name] for p in takes if p.name in batch}
+        taken = {p.name: batch[p.name] for p in takes if p.name in batch}
+        return ((), taken) if taken else ((batch,), {})
     if not _is_plain(batch):
         return (batch,), {}
     if isinstance(batch[0], Mapping):

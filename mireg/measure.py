@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mireg import estimators
-from mireg.batches import FindTarget, find_target, form_of, inputs_of, target_at
+from mireg.batches import FindTarget, form_of, inputs_of, target_at, target_of
 from mireg.diagnostics import effective_parameters
 from mireg.estimators import Estimator
 from mireg.layers import INPUT, LayerSpec, Taps
@@ -296,11 +296,8 @@ def pairs(layers: Iterable[str]) -> list[str]:
 
 def _target(batch: Any, where: str | int | bool | FindTarget) -> Tensor:
     """The target of a batch; True finds it."""
-    if callable(where):
-        target = where(batch)
-    else:
-        path = find_target(batch) if where is True else (where,)
-        target = None if path is None else target_at(batch, path)
+    find = where if callable(where) else target_of
+    target = find(batch) if callable(where) or where is True else target_at(batch, (where,))
     if target is None:
         raise ValueError(
             f"target={where!r} finds no target in a batch that is {form_of(batch)}: give its key or index, or a "

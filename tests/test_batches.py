@@ -123,6 +123,7 @@ class Anything(nn.Module):
         (nn.ReLU(), ("x", "y"), ("x",), {}),
         (nn.ReLU(), [["x", "z"], "y"], (["x", "z"],), {}),
         (nn.ReLU(), {"input": "x", "label": "y"}, (), {"input": "x"}),
+        (nn.ReLU(), {"image": "x", "label": "y"}, ({"image": "x", "label": "y"},), {}),
         (nn.LSTM(2, 2), ("x", "y"), ("x",), {}),
         (Two(), ("a", "b", "y"), ("a", "b"), {}),
         (Two(), [["a", "b"], "y"], ("a", "b"), {}),

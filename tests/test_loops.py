@@ -280,6 +280,24 @@ def test_an_optimizer_that_leaves_no_version_behind(every: int) -> None:
     assert steps_after(9, update) in (9 // every, 9 // every - 1)
 
 
+def rising(step: int) -> float:
+    return 0.5 * (step > 1)
+
+
+@pytest.mark.parametrize("weight", [Linear(0.5, 3), rising])
+def test_the_schedule_ends_or_begins_within_accumulated_passes(weight: Callable[[int], float]) -> None:
+    model = mireg.wrap(network(), weight=weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for index in range(10):
+        loss_of(model, index).backward()
+        if index % 2:
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+            optimizer.step()
+            optimizer.zero_grad()
+    assert model.regularizer.steps == 5
+    assert model.verdict.startswith("inactive" if weight is not rising else "active")
+
+
 @pytest.mark.parametrize("every", [1, 2])
 def test_gradients_dropped_between_the_term_and_the_backward_pass(every: int) -> None:
     model = mireg.wrap(network(), weight=0.5)

@@ -9,8 +9,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from mireg.batches import FindTarget, TargetOf
+from mireg.batches import FindTarget, TargetOf, target_of
 from mireg.wrapper import MIRegularized, wrap
+
+__all__ = ["MIRegularization", "target_of"]
 
 
 class MIRegularization(Callback):

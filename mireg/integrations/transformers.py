@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import Trainer
 
+from mireg import batches
 from mireg.batches import TargetOf
 from mireg.estimators.target import IGNORED
 from mireg.wrapper import MIRegularized, wrap
@@ -71,9 +72,8 @@ class MITrainer(Trainer):
         loss, outputs = super().compute_loss(wrapped, inputs, True, num_items_in_batch)
         if self._own_target is None and target is not None and target.ndim == 2 and not target.is_floating_point():
             if self._shifted is None:
-                self._shifted = shifts_labels(bare, loss, outputs, target)
-            if self._shifted:
-                target = pad(target[:, 1:], (0, 1), value=IGNORED)
+                self._shifted = shifts_labels(bare, target, loss, outputs)
+            target = _shifted(target) if self._shifted else target
         term = wrapped.mi_loss(target)
         passes = self.current_gradient_accumulation_steps
         self._terms = self._terms + term.detach() / passes
@@ -130,20 +130,32 @@ class MITrainer(Trainer):
             self._state = torch.load(file, map_location=self.args.device, weights_only=True)
 
 
-def shifts_labels(model: nn.Module, loss: Tensor, outputs: Any, labels: Tensor) -> bool:
-    """Whether a loss compares each position with the label of the next one.
+def target_of(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
+    """The target among a model's inputs, shifted if the model is expected to shift it; None if there is none."""
+    labels = batches.target_of(inputs)
+    if labels is None or labels.ndim != 2 or labels.is_floating_point():
+        return labels
+    return _shifted(labels) if shifts_labels(model, labels) else labels
 
-    Its gradient says so: it asks for more only of the logit of the class that it compares a position with. Where the
-    logits are out of reach, a model is expected to shift if it generates text with a decoder alone.
+
+def _shifted(labels: Tensor) -> Tensor:
+    return pad(labels[:, 1:], (0, 1), value=IGNORED)
+
+
+def shifts_labels(model: nn.Module, labels: Tensor, loss: Tensor | None = None, outputs: Any = None) -> bool:
+    """Whether a model's loss compares each position with the label of the next one.
+
+    The loss's gradient says so: it asks for more only of the logit of the class that it compares a position with. Where
+    the logits are out of reach, a model is expected to shift if it generates text with a decoder alone.
 
     Args:
         model: the model itself, without parallel or compiled modules around it.
+        labels: (n, positions) classes, -100 where there is none.
         loss: its loss, before the backward pass.
         outputs: its outputs, with ``logits`` (n, positions, classes).
-        labels: (n, positions) classes, -100 where there is none.
     """
     logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
-    if isinstance(logits, Tensor) and logits.requires_grad and logits.shape[:2] == labels.shape:
+    if loss is not None and isinstance(logits, Tensor) and logits.requires_grad and logits.shape[:2] == labels.shape:
         (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
         here, following = labels[:, :-1], labels[:, 1:]
         told = (here != following) & (here >= 0) & (following >= 0)
@@ -153,8 +165,8 @@ def shifts_labels(model: nn.Module, loss: Tensor, outputs: Any, labels: Tensor) 
             ]
             own, next_ = (wanted[told].float().sum() for wanted in asked)
             return bool(next_ < own)
-    generates = getattr(model, "can_generate", None)
-    return generates is not None and generates() and not getattr(model.config, "is_encoder_decoder", False)
+    known: Any = model
+    return hasattr(model, "can_generate") and known.can_generate() and not known.config.is_encoder_decoder
 
 
 STATE = "mireg.pt"

@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from mireg.integrations.transformers import MITrainer, shifts_labels
+from mireg.integrations.transformers import MITrainer, shifts_labels, target_of
 from mireg.wrapper import MIRegularized
 from tests.networks import bert, gpt2
 
@@ -106,9 +106,11 @@ def test_the_loss_says_whether_it_shifts_the_labels(name: str, smoothed: bool) -
     labels[0, :3] = -100
     outputs = model(input_ids=torch.randint(1, 50, (3, 7)), labels=labels)
     loss = 2 * outputs.loss + 0.1 * outputs.logits.logsumexp(-1).mean() if smoothed else outputs.loss
-    assert shifts_labels(model, loss, outputs, labels) == shifted
+    assert shifts_labels(model, labels, loss, outputs) == shifted
     if name != "adapted":  # without logits
-        assert shifts_labels(model, loss, {}, labels) == shifted
+        target = target_of(model, {"labels": labels})
+        assert target is not None
+        assert torch.equal(target[:, :-1], labels[:, 1:] if shifted else labels[:, :-1])
 
 
 def test_a_language_model_is_rewarded_for_the_next_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

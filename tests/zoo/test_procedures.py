@@ -270,19 +270,19 @@ def by_data(zero: str) -> Callable[[Run], float]:
             loss.backward()
             for p, v in zip(model.parameters(), speed, strict=True):
                 p.data.sub_(v.mul_(0.9).add_(p.grad, alpha=0.05))
-        assert not run.wrapped or run.off or steps_of(model) >= TERM  # the term has ended
+        assert not run.wrapped or run.off or steps_of(model) >= TERM  # from then on, it is not counted exactly
         return score(model)
 
     return loop
 
 
 def accumulation(run: Run) -> float:
-    """Four backward passes for each step, with gradients set to zeros instead of None."""
+    """Two backward passes for each step, with gradients set to zeros instead of None."""
     model = wrapped(run, perceptron())
     optimizer = adam(model)
-    for step, (x, y) in enumerate(batches(4 * STEPS, rows=16), 1):
-        ((cross_entropy(model(x), y) + run.mi_loss(model, y)) / 4).backward()
-        if step % 4 == 0:
+    for step, (x, y) in enumerate(batches(2 * STEPS, rows=32), 1):
+        ((cross_entropy(model(x), y) + run.mi_loss(model, y)) / 2).backward()
+        if step % 2 == 0:
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
     assert not run.wrapped or run.off or steps_of(model) == STEPS
@@ -444,8 +444,11 @@ LOOPS: dict[str, Callable[[Run], float]] = {
     "self-distillation": self_distillation,
 }
 
-NO_WORSE = {"self-distillation": 0.02}
+SOLVED = {"self-distillation": 0.02}
 """Scores below which all are alike."""
+
+ONE_SEED = 1.1
+"""How much worse than bare a single run may end, as a ratio: by chance, or by a few per cent with the term."""
 
 
 @pytest.mark.filterwarnings("ignore:no term is added")  # few rows, frozen layers
@@ -454,4 +457,4 @@ def test_trains_no_worse_and_at_weight_0_alike(name: str) -> None:
     outcome = compare(LOOPS[name], seeds=1, off=True)
     if name not in ("growing batches", "unfreezing"):  # whose first steps have none
         outcome.is_active()
-    outcome.is_no_worse(solved=NO_WORSE.get(name, 0.0), tolerance=1.1)  # of one seed
+    outcome.is_no_worse(SOLVED.get(name, 0.0), ONE_SEED)

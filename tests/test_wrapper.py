@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import mireg
 from mireg import estimators, schedules
-from mireg import term as method
+from mireg import kept as method
 from mireg.ablation.arms.reward import Shuffled
 from mireg.rows import choose_rows
 from mireg.schedules import Constant

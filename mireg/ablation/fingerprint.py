@@ -84,7 +84,7 @@ def _add_module(name: str, found: dict[str, str]) -> None:
             and _is_own(spec.submodule_search_locations[0])
         ):
             spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
+    except (ImportError, ValueError, AttributeError, TypeError):  # a package may hold anything where its path should be
         return
     if spec is None or name in found or not str(spec.origin).endswith(".py") or not _is_own(spec.origin):
         return
@@ -108,7 +108,9 @@ def _imports(text: bytes, package: str) -> Iterator[str]:
 
 
 def _is_own(place: str | None) -> bool:
-    return place is not None and not any(Path(place).resolve().is_relative_to(folder) for folder in INSTALLED)
+    if place is None or {"site-packages", "dist-packages"} & set(Path(place).resolve().parts):  # of any environment
+        return False
+    return not any(Path(place).resolve().is_relative_to(folder) for folder in INSTALLED)
 
 
 def _source(value: Any) -> bytes:

@@ -60,7 +60,7 @@ class Usable(Estimator):
     >>> x = torch.linspace(-1, 1, 64)[:, None]
     >>> y = torch.linspace(-1, 1, 64).sign().long()
     >>> Usable().about([x, torch.zeros(64, 3)], y).round(decimals=2)
-    tensor([0.6900, -0.0000])
+    tensor([0.6900, 0.0000])
     """
 
     name: ClassVar[str] = "usable"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import mireg
-from mireg import term as method
+from mireg import kept as method
 from mireg.layers import tensors_in
 from tests.networks import NETWORKS, ROWS, Case
 

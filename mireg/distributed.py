@@ -27,7 +27,7 @@ def joined(rows: Rows, agree: Sequence[int]) -> Rows:
     y, layers = rows.target, rows.layers
     sizes = [*agree, len(layers[0]), *(matrix.shape[1] for matrix in layers)]
     sizes += [] if y is None else [y.ndim, y[0].numel(), y.is_floating_point()]
-    if not alike(sizes, layers[0].device) or world_size() == 1:
+    if world_size() == 1 or not alike(sizes, layers[0].device):
         return rows
     return Rows(gather(layers), None if y is None else gather_plain(y), rows.kind)
 

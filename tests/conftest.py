@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -30,3 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _forget_written_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module that a test wrote and imported is not the next test's module of the same name."""
+    yield
+    here = str(tmp_path_factory.getbasetemp())
+    written = [
+        name for name, module in list(sys.modules.items()) if (getattr(module, "__file__", None) or "").startswith(here)
+    ]
+    for name in written:
+        del sys.modules[name]

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 INPUT_PART = 0.5  # of what layers keep of the input, beside the target's part
 RIDGE, SHARED_NOISE, FLOOR, TINY = 0.1, 0.1, 1e-7, 1e-20
-PROJECTIONS, SEED, MEMORY, TURN_GROWS = 16, 5, 0.9, 25
+PROJECTIONS, SEED, CERTAIN, MEMORY, TURN_GROWS = 16, 5, 1.0, 0.9, 25
 SMALLEST_RATIO, LARGEST_RATIO, RISE, FALL = 1e-3, 3.0, 0.1, 0.005
 
 
@@ -41,7 +41,7 @@ def projections(x: Tensor) -> Tensor:
 def share_lost(kept: list[float]) -> list[float]:
     """How much less each layer has than the one before it that has most, as a share of that."""
     best = [max(kept[: max(1, i)]) for i in range(len(kept))]
-    return [min(1.0, max(0.0, (most - own) / most)) if most > 0 else 0.0 for own, most in zip(kept, best, strict=True)]
+    return [min(1.0, max(0.0, (most - own) / max(most, CERTAIN))) for own, most in zip(kept, best, strict=True)]
 
 
 class Reward:

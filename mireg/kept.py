@@ -20,11 +20,15 @@ MEMORY = 0.9
 class Kept:
     """Running means of the information that layers have about the input.
 
+    Args:
+        certain: see :func:`share_lost`.
+
     Attributes:
         means: by layer, 0-dim, in nats.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certain: float = 0.0) -> None:
+        self.certain = certain
         self.means: dict[str, Tensor] = {}
 
     def update(self, names: Sequence[str], used: Sequence[int], nats: Tensor) -> Tensor:
@@ -40,7 +44,7 @@ class Kept:
         mean = now.lerp(before, MEMORY)
         mean = mean.where(mean.isfinite(), before.where(before.isfinite(), now))  # a batch that overflows is forgotten
         self.means |= {names[i]: value for i, value in zip(used, mean.unbind(), strict=True)}
-        return share_lost(torch.stack([self.means[name].to(now) for name in names]))[list(used)]
+        return share_lost(torch.stack([self.means[name].to(now) for name in names]), self.certain)[list(used)]
 
 
 def projected(first: Tensor) -> Tensor:
@@ -50,14 +54,19 @@ def projected(first: Tensor) -> Tensor:
     return z * (z.square().mean(0) + TINY).rsqrt()
 
 
-def share_lost(kept: Tensor) -> Tensor:
+def share_lost(kept: Tensor, certain: float = 0.0) -> Tensor:
     """How much less each layer has than the one before it that has most, as a share of that, (L,), from 0 to 1.
+
+    Args:
+        kept: estimates (L,), the first of them of the input itself.
+        certain: what is lost is taken as a share of at least this. Where even the input tells less of itself, the rows
+            are too few to say what later layers have lost.
 
     >>> share_lost(torch.tensor([2.0, 1.0, 1.5]))
     tensor([0.0000, 0.5000, 0.2500])
     """
     best = torch.cat([kept[:1], kept[:-1].cummax(0).values])
-    return torch.where(best > 0, (best - kept) / best, 0.0).clamp(0.0, 1.0)
+    return torch.where(best > 0, (best - kept) / best.clamp_min(certain), 0.0).clamp(0.0, 1.0)
 
 
 @functools.lru_cache(maxsize=64)

@@ -78,7 +78,7 @@ class MIRegularizer:
         self.counted: Tensor | None = None
         self.acts: Tensor | None = None
         self.note = ""
-        self._kept = Kept()
+        self._kept = Kept(estimator.certain)
         self._watch = FiniteWatch()
         self.start_at(0)
 
@@ -165,7 +165,7 @@ class MIRegularizer:
         self.counted = rows.counted(FEWEST_ROWS)
         parts = [INPUT_PART * lost.square()]
         if self.counted is not None:
-            parts.append(self.counted.expand_as(lost))
+            parts.append(self.counted.square().expand_as(lost))
         self._record([f"{names[0]}→{names[i]}" for i in used], nats[0])
         self.terms.pop(f"{names[0]}→{names[0]}", None)  # the reference, and no layer's own
         if self.counted is not None:
@@ -188,7 +188,7 @@ class MIRegularizer:
 
     def restart(self) -> None:
         """Forget all that was seen of a training, and go back to the first step."""
-        self.balance, self._kept, self.terms = Balance(exchange=self.gather), Kept(), {}
+        self.balance, self._kept, self.terms = Balance(exchange=self.gather), Kept(self.estimator.certain), {}
         self.start_at(0)
 
     def state_dict(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def reward(model: mireg.MIRegularized) -> float:
     """Mean over the trained layers of the last estimates, where all layers of :func:`network` were read."""
     kept, terms = model.regularizer.state_dict()["kept"], model.mi_terms()
     trained = list(kept)[1:]
-    lost = share_lost(torch.stack(list(kept.values()))).square().tolist()[1:]
+    lost = share_lost(torch.stack(list(kept.values())), model.regularizer.estimator.certain).square().tolist()[1:]
     of_input = sum(share * terms[f"input→{name}"].item() for share, name in zip(lost, trained, strict=True))
     of_target = sum(terms[f"{name}→target"].item() for name in trained)
     return (of_target + INPUT_PART * of_input) / len(trained)
@@ -249,7 +249,7 @@ class TestBalance:
         (task,) = torch.autograd.grad(cross_entropy(outputs, y), at(layers), retain_graph=True)
         rows = list(layers.values())
         about_input, about_target = twin.regularizer.estimator.estimate_parts(rows[0], rows, [projected(rows[0]), y])
-        share = INPUT_PART * share_lost(about_input.detach())[-1] ** 2
+        share = INPUT_PART * share_lost(about_input.detach(), twin.regularizer.estimator.certain)[-1] ** 2
         (own,) = torch.autograd.grad((share * about_input[-1] + about_target[-1]) / (share + 1), at(layers))
         return float(task.norm() / own.norm())
 

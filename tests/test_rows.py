@@ -25,6 +25,11 @@ def chosen(target: Tensor | None, samples: int, step: int = 0, **options: Any) -
     return rows, rows.layers[0].flatten().long().tolist()
 
 
+def name_of(value: object) -> str:
+    """The name of a test's parameter, of a tensor without its values: all processes must collect the same tests."""
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, Tensor) else str(value)
+
+
 @pytest.mark.parametrize("target", [None, torch.arange(N) % 3, torch.randn(N), torch.randn(N, 2)])
 @pytest.mark.parametrize("samples", [N, N + 1, 5 * N])
 def test_a_small_batch_is_used_whole_and_in_order(samples: int, target: Tensor | None) -> None:
@@ -92,7 +97,7 @@ def test_rows_with_a_target_come_first(kind: str, share: float) -> None:
         (torch.randint(2, (N, 5), dtype=torch.uint8), (N, 5), "values"),
         (torch.rand(N, 5), (N, 5), "values"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_kind_of_a_target_of_samples(target: Tensor, outputs: tuple[int, ...] | None, kind: str) -> None:
     size = None if outputs is None else torch.Size(outputs)
@@ -114,7 +119,7 @@ def test_kind_of_a_target_of_samples(target: Tensor, outputs: tuple[int, ...] | 
         (torch.randn(N, 6), (N, 6), "values per position"),
         (torch.randint(5, (N,)), (N, 5), "classes"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_kind_of_a_target_where_layers_have_positions(target: Tensor, outputs: Any, kind: str) -> None:
     size = None if outputs is None else torch.Size(outputs)
@@ -233,7 +238,7 @@ class TestCounted:
         (torch.zeros(N + 1), ValueError, "give one class or row of values for each of the 64 samples"),
         (torch.zeros(N, dtype=torch.complex64), ValueError, "give one class or row of values"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_what_does_not_fit_gets_the_remedy(target: Any, error: type[Exception], remedy: str) -> None:
     with pytest.raises(error, match=remedy):

@@ -92,6 +92,13 @@ def test_share_lost(kept: list[float], lost: list[float]) -> None:
     assert share_lost(torch.tensor(kept)).tolist() == lost
 
 
+def test_share_lost_of_an_input_that_tells_little_of_itself() -> None:
+    """Of few rows nobody can tell: what is lost counts as a share of what is certain."""
+    kept = torch.tensor([0.25, 0.0, -0.5])
+    assert share_lost(kept, certain=1.0).tolist() == [0.0, 0.25, 0.75]
+    assert share_lost(4 * kept, certain=1.0).tolist() == share_lost(4 * kept).tolist() == [0.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("supervised", [True, False])
 def test_value(supervised: bool) -> None:
     """The first use, of all layers, written out."""

@@ -555,7 +555,9 @@ def test_the_verdict_is_logged_when_it_changes(caplog: pytest.LogCaptureFixture)
 
 def test_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against differences of first derivatives."""
-    monkeypatch.setattr(method, "share_lost", torch.ones_like)  # these are constants of the gradient
+    monkeypatch.setattr(
+        method, "share_lost", lambda kept, certain: torch.ones_like(kept)
+    )  # these are constants of the gradient
     torch.manual_seed(0)
     net = network().double()
     model = mireg.wrap(net, weight=Constant(1.0))

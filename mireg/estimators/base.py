@@ -36,6 +36,8 @@ class Estimator(ABC):
             never reported as MI).
         is_differentiable: whether gradients flow from the estimate back to the samples.
         reward_options: options for rewarding it in a loss, where they differ from those for measuring.
+        certain: as a reward, what the input has to tell of itself for the share lost to count in full
+            (:func:`mireg.kept.share_lost`); 0 where the estimate does not depend on the number of rows.
         is_learned: whether it must be fitted to samples before its estimates are meaningful.
     """
 
@@ -47,6 +49,7 @@ class Estimator(ABC):
     is_differentiable: ClassVar[bool] = True
     is_learned: ClassVar[bool] = False
     reward_options: ClassVar[dict[str, Any]] = {}
+    certain: ClassVar[float] = 0.0
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -66,6 +66,7 @@ class Usable(Estimator):
     name: ClassVar[str] = "usable"
     measures: ClassVar[str] = "usable information"
     reward_options: ClassVar[dict[str, Any]] = {"ridge": 0.1, "per_dimension": True, "shared_noise": 0.1}
+    certain: ClassVar[float] = 1.0
 
     def __init__(
         self,

@@ -208,7 +208,7 @@ class MIRegularized(nn.Module):
         It took one if the weights changed. Their versions say so, unless it is fused or writes to ``weight.data``; then
         their norms do. After a backward pass whose gradients are gone, it is taken to have made a step.
         """
-        trained, versions, norms = self._trained(), self._version(), None
+        trained, versions, norms = self._trained(), self._summed_versions(), None
         same = versions == self._versions
         if same and self._unused == 0:  # after a backward pass
             same = any(p.grad is not None for p in trained)
@@ -249,7 +249,7 @@ class MIRegularized(nn.Module):
         parameters = nn.Module.parameters(self._network)  # all of them, whatever the network gives to an optimizer
         return [p for p in parameters if p.requires_grad and not p.is_inference()]
 
-    def _version(self) -> int:
+    def _summed_versions(self) -> int:
         """A number that changes with the trained parameters."""
         return sum(p._version for p in self._trained())
 
@@ -297,9 +297,9 @@ class MIRegularized(nn.Module):
         return self
 
     def apply(self, fn: Callable[[nn.Module], None]) -> MIRegularized:
-        before = self._version()
+        before = self._summed_versions()
         self._network.apply(fn)
-        if self._version() != before:
+        if self._summed_versions() != before:
             self._replaced_at = self.regularizer.steps
         return self
 

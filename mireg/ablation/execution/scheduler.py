@@ -130,7 +130,8 @@ def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: Eve
         choice = group.first(choice)
         assert choice is not None  # rank 0 always has one
         choice = chosen.get(cell.name, {}) | choice
-        runs = study.runs([replace(cell, arm_lr={arm: choice[arm]["lr"] for arm in study.arms_of(cell)})])
+        rates = {arm: choice[arm]["lr"] for arm in study.arms_of(cell)} if study.is_tuned(cell) else {}
+        runs = study.runs([replace(cell, arm_lr=rates)])
         missing = _missing(runs, setup, group, tell)
         failures = execute(missing) if missing else {}
         outcomes += [_outcome(spec, setup, failures) for spec in runs] if group.writes else []

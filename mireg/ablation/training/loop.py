@@ -225,7 +225,7 @@ def scales(term: LossTerm, data: Dataset, spec: RunSpec) -> dict[str, dict[str, 
     """
     inputs, targets = data.train.batch(slice(0, spec.term.samples))
     found, rewarded = look(term.network, data, spec, permutations=2), term.scale(inputs, term.target(targets))
-    known = {"rewarded": rewarded} if rewarded else {}
+    known = {"rewarded": {**rewarded, "floor": _finite_or_none(rewarded["floor"])}} if rewarded else {}
     if found is None:
         return known
     floor = _finite_or_none(sum(record.null_floor for record in found) / len(found))

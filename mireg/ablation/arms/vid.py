@@ -54,8 +54,9 @@ class VID(LayerTerm):
     ) -> None:
         super().__init__(network, settings)
         device = arguments(example)[0].device
-        self.model = self._captured = Taught(network, self._captured.taps, copy.deepcopy(teacher).to(device))
-        (_, ours), theirs = self._captured.look(example), self._captured.teach(*arguments(example))
+        self._taught = Taught(network, self._captured.taps, copy.deepcopy(teacher).to(device))
+        self.model = self._captured = self._taught
+        (_, ours), theirs = self._captured.look(example), self._taught.teach(*arguments(example))
         pairs = {at_depth(list(ours), depth): at_depth(list(theirs), depth) for depth in depths}
         self._pairs, self._weight = tuple(pairs.items()), weight
         sizes = [(pool(ours[s][:1]).numel(), pool(theirs[t][:1]).numel()) for s, t in self._pairs]
@@ -68,7 +69,7 @@ class VID(LayerTerm):
         self._captured.added = nn.ModuleList([self._means, self._spreads]).to(device)
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        ours, theirs = self._captured.take(), self._captured.taught
+        ours, theirs = self._captured.take(), self._taught.taught
         losses = {}
         for (s, t), mean, spread in zip(self._pairs, self._means, self._spreads, strict=True):
             variance = softplus(spread) + SMALLEST

@@ -50,7 +50,7 @@ def options(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def build(name: str, chosen: Mapping[str, Any], input_shape: tuple[int, ...], classes: int) -> nn.Module:
+def build(name: str, chosen: Mapping[str, Any], input_shape: tuple[Any, ...], classes: int) -> nn.Module:
     """Build a freshly initialised network.
 
     Args:

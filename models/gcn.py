@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
@@ -14,7 +15,7 @@ ALPHA, LAMBDA = 0.1, 0.5
 
 
 def gcn(
-    input_shape: tuple[int, ...],
+    input_shape: tuple[Any, ...],
     classes: int,
     *,
     depth: int = 8,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -298,12 +298,13 @@ class Overriding(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.head, self.asked = network(), nn.Linear(2, 2), []
+        self.body, self.head = network(), nn.Linear(2, 2)
+        self.asked: list[str] = []
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
 
-    def parameters(self) -> Any:
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         return self.head.parameters()
 
     def zero_grad(self, *args: Any) -> None:
@@ -526,7 +527,7 @@ def test_flattened_targets_have_the_order_of_the_output(samples: int, ends: str)
     x = torch.randn(places, samples, 4)
     labels = (x[..., 0] > 0).long()
     as_output = labels.T if ends == "samples first" else labels
-    terms = []
+    terms: list[Any] = []
     for target in (labels.T, as_output.flatten()):
         model = mireg.wrap(Tagger())
         model.load_state_dict({name: p.clone() for name, p in (terms[0][1] if terms else model).state_dict().items()})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -62,7 +64,7 @@ def test_size_of_the_convergence_study() -> None:
     assert not {spec.seed for spec in runs if spec.tuning} & {spec.seed for spec in runs if not spec.tuning}
 
 
-SHAPES = {
+SHAPES: dict[str, tuple[Any, int]] = {
     "cifar10": ((3, 32, 32), 10),
     "fashion-mnist": ((1, 28, 28), 10),
     "diabetes": ((10,), 1),

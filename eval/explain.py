@@ -1,13 +1,11 @@
 """What the term changes inside networks, and whether missing information predicts how long training takes.
 
 python -m eval.explain --json FILE --figure FILE --scatter FILE
-python -m eval.explain --study DIR --json FILE --figure FILE       from the runs of a finished study, without training
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from torch.nn.functional import cross_entropy
 
 import mireg
 import models
-from eval import inside as inside_study
 from mireg import diagnostics, estimators
 from mireg.ablation.data import Dataset, Split, load
 from mireg.ablation.random_state import seed_everything
@@ -30,7 +27,6 @@ from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.storage.files import write_json
 from mireg.ablation.study.convergence import CONVERGENCE
 from mireg.ablation.training.batches import Batches
-from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.score import score
 from mireg.layers import Taps
 
@@ -242,26 +238,6 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _of_study(folder: Path, json: Path | None, figure: Path | None) -> int:
-    """Write and print the results from the runs of a study; return the exit status."""
-    try:
-        summary, results = inside_study.read(folder)
-    except FileNotFoundError as error:
-        print(f"eval.explain: {error}", file=sys.stderr)
-        return 2
-    found = inside_study.over_cells(summary, results)
-    if json:
-        write_json(json, found)
-    shown = [cell for cell in inside_study.SHOWN if inside_study.has_layers(results, cell)]
-    if figure and shown:
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        inside_study.draw_layers(results, shown).savefig(figure)
-    for cell, row in found["by_cell"].items():
-        print(f"{cell}: {row['missing_nats']:.2f} nats missing, {row['speed']:.1f}x")
-    print(inside_study.sentence(found))
-    return 0
-
-
 def main() -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.explain", description=__doc__.splitlines()[0])
@@ -275,14 +251,11 @@ def main() -> int:
         "--stacks", type=int, default=len(STACKS), help="use only this many networks for the correlation"
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--study", type=Path, help="read a finished study's folder or archive; train nothing")
     a = parser.parse_args()
-    if a.study:
-        return _of_study(a.study, a.json, a.figure)
     data = load(a.dataset, a.data_dir)
-    with flushed_denormals():
-        cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}
-        stacks = [stack(options, data, a.seed) for options in STACKS[: a.stacks]]
+    torch.set_flush_denormal(True)  # dead networks have denormal gradients, with which a CPU is slow
+    cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}
+    stacks = [stack(options, data, a.seed) for options in STACKS[: a.stacks]]
     found = {"dataset": a.dataset, "cells": cells, "stacks": stacks, "correlation": correlation(stacks)}
     if a.json:
         write_json(a.json, found)

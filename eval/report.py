@@ -32,7 +32,7 @@ def fill(page: Path, folder: Path) -> None:
     """
     results, _, summary = write_tables(folder)
     if summary["study"] == CONVERGENCE.name:
-        convergence.write_pictures(folder, summary, results)
+        convergence.write_pictures(folder, summary)
         blocks = convergence.blocks(summary, results, convergence.relative(folder, page))
     else:
         blocks = {"tables": tables(summary, level=3)}

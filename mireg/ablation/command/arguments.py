@@ -80,8 +80,6 @@ class Arguments:
     compile: bool = option(False, "Train with torch.compile.")
     weight: float | None = option(None, "Weight of the MI term at the first step, relative to the task's gradient.")
     decay_steps: int | None = option(None, "Steps over which the weight falls to 0.")
-    lr_divisor: float | None = option(None, "Divide the learning rate by it once more per layer towards the input.")
-    diagnostics: bool = option(False, "At each evaluation also measure drift, covariate shift, gradients and ranks.")
     layers: tuple[str, ...] = option(
         (), "Layers whose outputs are rewarded: names or globs; by default all successive ones."
     )

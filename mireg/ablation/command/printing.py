@@ -91,7 +91,6 @@ def _settings(study: Study, cell: Cell) -> str:
         "tuning_steps",
         "tuning_lrs",
         "arm_tuning_lrs",
-        "diagnostics",
         "model_options",
         "arm_lr",
     ):

@@ -45,11 +45,10 @@ OF_CELL = (
     "momentum",
     "augment",
     "precision",
-    "lr_divisor",
 )
 """Options that are a field of a cell."""
 
-FLAGS = ("compile", "diagnostics")
+FLAGS = ("compile",)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mireg.ablation.execution.local import Failures
 from mireg.ablation.execution.preflight import preflight
 from mireg.ablation.fingerprint import fingerprint
 from mireg.ablation.storage.files import DamagedError, read_result
-from mireg.ablation.storage.lock import Lock
+from mireg.ablation.storage.lock import locked
 from mireg.ablation.storage.provenance import (
     read_tuning,
     record_invocation,
@@ -71,10 +71,8 @@ def run_study(
         preflight(study, setup.train, group)
     named = [name for cell in study.cells for name in (cell.model, cell.dataset, cell.task or "")]
     code = fingerprint(None if built_in else setup.train, [*named, *study.all_arms])
-    with Lock(setup.out / "lock") if group.writes else nullcontext() as lock:
-        if lock is not None:
-            if lock.left_by:
-                tell(_note(f"took over from {lock.left_by}, which ended without cleaning up"))
+    with locked(setup.out) if group.writes else nullcontext():
+        if group.writes:
             if changed_code == "fresh":
                 remove_results(setup.out)
             for text in record_study(study, setup.out, code, keep=changed_code == "keep"):

@@ -18,11 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mireg import estimators
-from mireg.ablation.arms import ARMS, BASELINE, TERM
+from mireg.ablation.arms import ARMS
 from mireg.ablation.report.statistics import performance_profile
 from mireg.ablation.report.text import metric_name
 from mireg.ablation.storage.files import write_bytes
-from mireg.ablation.storage.plane import fill_planes, has_plane
 from mireg.ablation.study.metric import Metric, to_target
 
 COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
@@ -216,14 +215,6 @@ def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
             partial(_flow, runs=same, look=look, scale=scale),
             len(same),
         )
-    if planes := planes_of(cell, runs):
-        yield Chart(
-            "plane",
-            "Information plane over training: each layer a point, the last one larger; dashed, what the input tells "
-            "about the target. usable estimator, floor 0",
-            partial(fill_planes, curves=planes),
-            (1 + 3.4 * len(planes), 3.2),
-        )
     yield Chart(
         "final",
         f"After the last step: {metric_name(cell)}, a dot per seed, a bar at the median",
@@ -298,20 +289,6 @@ def _scale(runs: Sequence[Mapping[str, Any]], of: str) -> Scale:
 
 def _edge(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2f}"
-
-
-def planes_of(cell: dict[str, Any], runs: Runs) -> dict[str, list[dict[str, Any]]]:
-    """Curves, by title, of the first seed for which both the baseline and the term have an information plane.
-
-    If only one of them has information planes, its first seed.
-    """
-    looked = {
-        arm: {run["seed"]: run["curve"] for run in runs.get(arm, []) if has_plane(run["curve"])}
-        for arm in (cell.get("baseline", BASELINE), TERM)
-    }
-    looked = {arm: of for arm, of in looked.items() if of}
-    common = sorted(set.intersection(*map(set, looked.values()))) if looked else []
-    return {f"{cell['cell']}: {arm}, seed {common[0]}": of[common[0]] for arm, of in looked.items() if common}
 
 
 def has_profile(cells: Sequence[dict[str, Any]]) -> bool:

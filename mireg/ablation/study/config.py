@@ -52,9 +52,7 @@ class Cell:
         precision: precision of the forward pass: ``"float32"``, ``"bfloat16"``, or ``"float16"`` with loss scaling.
         compile: train with ``torch.compile``.
         arm_lr: learning rates of arms that were tuned to a different one.
-        lr_divisor: the learning rate is divided by it once more per layer towards the input.
         metric: ``"accuracy"``, ``"loss"``, or another one of the task, with its ``mode``.
-        diagnostics: run :func:`mireg.ablation.training.diagnose.diagnose` at each evaluation.
         arms: arms of this cell; overrides the study's.
         seeds: number of seeds of this cell; overrides the study's.
         tuning_steps: budget of a tuning run, if smaller than that of a run.
@@ -86,9 +84,7 @@ class Cell:
     precision: str = "float32"
     compile: bool = False
     arm_lr: Mapping[str, float] = field(default_factory=dict)
-    lr_divisor: float = 1.0
     metric: str = "accuracy"
-    diagnostics: bool = False
     arms: tuple[str, ...] = ()
     seeds: int | None = None
     tuning_steps: int | None = None
@@ -120,7 +116,6 @@ class Cell:
         check("steps", self.steps, self.steps >= 1, "give at least 1")
         check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
         check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
-        check("lr_divisor", self.lr_divisor, 1 <= self.lr_divisor < math.inf, "give at least 1")
         for lr in (self.lr, *self.arm_lr.values(), *self.tuning_lrs, *itertools.chain(*self.arm_tuning_lrs.values())):
             check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
         _check_arms(self.arms)
@@ -149,11 +144,9 @@ class Cell:
     def as_trained(self, name: str) -> Cell:
         """The cell with the changes that an arm makes."""
         arm = named_arm(name)
-        divisor = self.lr_divisor if arm.lr_divisor is None else arm.lr_divisor
         return replace(
             self,
             model_options={**self.model_options, **arm.model_options},
-            lr_divisor=divisor,
             optimizer=arm.optimizer or self.optimizer,
             warmup_steps=self.warmup_steps if arm.warmup_steps is None else min(arm.warmup_steps, self.steps),
         )

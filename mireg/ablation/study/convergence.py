@@ -17,7 +17,7 @@ CONTROLS = ("target-shuffled", "mi-label-free", "pairs-shuffled")
 BASELINES = ("deep-supervision", "last-layer", "lbe")
 """Other loss terms."""
 
-REMEDIES = ("batchnorm", "residual", "he", "orthogonal", "lsuv", "layerwise-lr")
+REMEDIES = ("batchnorm", "residual", "he", "orthogonal", "lsuv")
 """Standard alternatives to the term."""
 
 ESTIMATORS = ("mi-kde", "mi-binning", "kde-shuffled", "binning-shuffled")
@@ -128,7 +128,7 @@ CONVERGENCE = Study(
             "mlp",
             0.75,
             1500,
-            (*HEALTHY, "batchnorm", "residual", "orthogonal", "lsuv", "layerwise-lr"),
+            (*HEALTHY, "batchnorm", "residual", "orthogonal", "lsuv"),
             depth=64,
             width=32,
             init="he",

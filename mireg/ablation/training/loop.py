@@ -11,13 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mireg.ablation.arms import BASELINE, estimator_of
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.events import EventHandler
 from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.tasks import arguments
 from mireg.ablation.training.batches import TrainingBatches
-from mireg.ablation.training.diagnose import diagnose
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.nonfinite import find_nonfinite, is_finite
 from mireg.ablation.training.recipe import FlipCrop, autocast, lr_factor, make_optimizer, set_lr
@@ -121,15 +119,12 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
         with run.untimed():
             evaluated = bool(run.curve) and run.curve[-1]["step"] == step  # resumed from a checkpoint after evaluation
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:
-                plane = looks_inside(spec, step, run.curve)
-                point = {"step": step, "seconds": round(run.seconds, 4), **evaluate(network, data, spec, plane=plane)}
+                point = {"step": step, "seconds": round(run.seconds, 4), **evaluate(network, data, spec)}
                 if not math.isfinite(point[metric.validation]):
                     where = f"step {step}, arm {spec.arm}"
                     run.failure = f"{where}: the validation {metric.name} is not finite; a lower learning rate may help"
                     break
                 point |= window.summary()
-                if cell.diagnostics:
-                    point["diagnostics"] = diagnose(term, optimizer, data, cell.batch_size, PROBE)
                 run.add(point)
                 window.clear()
             if step == cell.steps or run.reached:
@@ -164,48 +159,24 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
         run.weights = None if spec.tuning else network.state_dict()
 
 
-def looks_inside(spec: RunSpec, step: int, curve: list[dict[str, Any]]) -> bool:
-    """Whether an evaluation also measures the information plane: whenever the steps have doubled, and at the end.
-
-    It costs as much as a few dozen steps of a deep network, so only runs of the baseline and of the MI term have it.
-    """
-    if spec.tuning or not (spec.arm == BASELINE or estimator_of(spec.arm)):
-        return False
-    last = max((point["step"] for point in curve if "plane" in point), default=None)
-    return last is None or step == spec.cell.steps or step >= 2 * max(1, last)
-
-
-def evaluate(network: nn.Module, data: Dataset, spec: RunSpec, *, plane: bool = False) -> dict[str, Any]:
+def evaluate(network: nn.Module, data: Dataset, spec: RunSpec) -> dict[str, Any]:
     """Measure the validation metric, and the information in the layers (nats) on the probe samples.
 
     Returns:
-        The metric; as ``mi`` the MI of every pair of successive layers, if finite; and as ``plane``, if requested, each
-        layer's information about the ``target`` and about the ``input`` (:class:`mireg.measure.LayerRecord`).
+        The metric, and as ``mi`` the MI of every pair of successive layers, if finite.
     """
     metric = spec.cell.measured
     value = score(network, data.validation, data.task, metric.name)
     if not math.isfinite(value):
         return {metric.validation: value, "mi": {}}
-    inputs, targets = data.validation.batch(slice(0, PROBE))
-    target = data.task.target(targets) if plane else None
+    inputs = data.validation.batch(slice(0, PROBE))[0]
+    if isinstance(inputs, tuple):  # layers of a network of several inputs are not measured
+        return {metric.validation: value, "mi": {}}
     try:
-        if isinstance(inputs, tuple):
-            raise NoPairsError("layers of a network of several inputs are not measured")
-        found = measure(
-            network, [(inputs, target)], layers=spec.term.layer_spec, permutations=0, target=target is not None
-        )
+        found = measure(network, [inputs], layers=spec.term.layer_spec, permutations=0)
     except NoPairsError:  # a network of one layer can still be trained
         return {metric.validation: value, "mi": {}}
-    point: dict[str, Any] = {
-        metric.validation: value,
-        "mi": {record.pair: record.nats for record in found if math.isfinite(record.nats)},
-    }
-    if found.layers:
-        point["plane"] = {
-            "target": [_finite_or_none(record.about_target) for record in found.layers],
-            "input": [_finite_or_none(record.about_input) for record in found.layers],
-        }
-    return point
+    return {metric.validation: value, "mi": {r.pair: r.nats for r in found if math.isfinite(r.nats)}}
 
 
 def _finite_or_none(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Diagnostics of a training step, computed on a copy so that they do not affect the run."""
+"""Diagnostics of one training step, taken on a copy so that they do not affect the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLED = 4
 def diagnose(
     term: LossTerm, optimizer: torch.optim.Optimizer, data: Dataset, batch_size: int, probe: int
 ) -> dict[str, float]:
-    """Measure the effect of one more training step on the layers, by TensorBoard tag.
+    """Measure the effect of one more training step on the layers.
 
     The step includes the run's term and optimizer state and uses the first training
     samples; features are those of the first validation samples. Costs as much as 10 to 25 training steps.
@@ -32,9 +32,12 @@ def diagnose(
     Args:
         term: the arm's term, with its network.
         optimizer: the run's optimizer.
-        data: the data set, on the network's device.
+        data: the data set.
         batch_size: batch size of the step.
         probe: number of validation samples.
+
+    Returns:
+        The diagnostics that are finite, by name and, for those of a layer, with its index from the input.
     """
     inputs, targets = data.train.batch(slice(0, batch_size))
     samples = data.validation.batch(slice(0, probe))[0]
@@ -79,7 +82,7 @@ def diagnose(
     if len(pairs) == len(counts):  # exactly one weight between the layers of each pair, and the head after the last
         effective = [diagnostics.effective_parameters(n, pair.nats) for n, pair in zip(counts, pairs, strict=True)]
         found["effective_parameters/share"] = sum(effective) / sum(counts)
-    return {f"diagnostics_{tag}": value for tag, value in found.items() if np.isfinite(value)}
+    return {tag: value for tag, value in found.items() if np.isfinite(value)}
 
 
 @torch.no_grad()

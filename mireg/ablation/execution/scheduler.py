@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import Setup
-from mireg.ablation.execution.local import Failures
+from mireg.ablation.execution.job import Failures, Setup
 from mireg.ablation.execution.preflight import preflight
 from mireg.ablation.fingerprint import fingerprint
 from mireg.ablation.storage.files import DamagedError, read_result

@@ -15,6 +15,7 @@ from eval import overview
 from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, lines
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.report import figures, tables
+from mireg.ablation.report.tables import markdown, of_rows
 from mireg.ablation.storage.files import write_bytes
 from mireg.ablation.study.config import Cell
 from mireg.ablation.study.convergence import CONVERGENCE
@@ -48,7 +49,7 @@ def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> li
     )
     body = [[line.cell, line.required, line.measured, f"**{line.status}**" if line.status == NOT_MET else line.status]
             for line in found]  # fmt: skip
-    return [about, "", *overview.markdown(("cell", "required", "measured", ""), body)]
+    return [about, "", *markdown(of_rows(("cell", "required", "measured", ""), body), "---")]
 
 
 COMMANDS = (

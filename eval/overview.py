@@ -12,6 +12,7 @@ from eval.bar import NOT_RUN
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report import figures
 from mireg.ablation.report.summary import difference_key, final_key
+from mireg.ablation.report.tables import markdown, of_rows
 from mireg.ablation.report.text import difference_text, mean_text, ratio_text, speed_text
 from mireg.ablation.study.config import Cell
 from mireg.ablation.study.convergence import CONVERGENCE, REMEDIES
@@ -45,7 +46,7 @@ def table(summary: Mapping[str, Any]) -> list[str]:
     """The table, as lines of Markdown."""
     found = {cell["cell"]: cell for cell in summary["cells"]}
     body = [_row(cell, found.get(cell.name)) for cell in CONVERGENCE.cells if not cell.budget_of]
-    return markdown(COLUMNS, body)
+    return markdown(of_rows(COLUMNS, body), "---")
 
 
 def _row(cell: Cell, found: dict[str, Any] | None) -> list[str]:
@@ -120,11 +121,6 @@ def _remedy(cell: dict[str, Any]) -> str:
         return "none gets there" if others else NOT_RUN
     best = min(steps, key=steps.__getitem__)
     return f"`{best}`: {steps[best]:,.0f}"
-
-
-def markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """A table with these columns and rows, as lines of Markdown."""
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in body)]
 
 
 CAPTION = (

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mireg.ablation.errors import check
+from mireg.ablation.setting import setting
 from mireg.ablation.tasks import Loss, as_target, natural_loss
 from mireg.term import FEWEST_ROWS
 from mireg.wrapper import DEFAULT_WEIGHT
@@ -28,10 +29,14 @@ class Term:
         layers: as for :func:`mireg.wrap`; other methods use the same layers.
     """
 
-    weight: float = DEFAULT_WEIGHT.start
-    decay_steps: int = DEFAULT_WEIGHT.steps
+    weight: float = setting(
+        "Weight of the MI term at the first step, relative to the task's gradient.", DEFAULT_WEIGHT.start
+    )
+    decay_steps: int = setting("Steps over which the weight falls to 0.", DEFAULT_WEIGHT.steps)
     samples: int = 128
-    layers: tuple[str, ...] = ("auto",)
+    layers: tuple[str, ...] = setting(
+        "Layers whose outputs are rewarded: names or globs; by default all successive ones.", ("auto",)
+    )
 
     def __post_init__(self) -> None:
         check("weight", self.weight, math.isfinite(self.weight) and self.weight >= 0, "give at least 0")

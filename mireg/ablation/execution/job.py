@@ -69,9 +69,7 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop:
         run.perform(begun, setup.train)
 
 
-def attempt(
-    spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]
-) -> tuple[str, Any]:
+def attempt(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> tuple[str, Any]:
     """:func:`perform` for another process, which is told how the run ended.
 
     Returns:

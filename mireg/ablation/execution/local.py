@@ -19,7 +19,9 @@ from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
 
 
-def run_here(specs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> Failures:
+def run_here(
+    specs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]
+) -> Failures:
     """Perform the runs one after another in this process, or in this group of processes.
 
     Raises:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from mireg.ablation.errors import Stopped, UserError
-from mireg.ablation.execution.job import RETRIES, Failures, Setup, attempt, crashed
 from mireg.ablation.events import EventHandler
+from mireg.ablation.execution.job import RETRIES, Failures, Setup, attempt, crashed
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import Trainer

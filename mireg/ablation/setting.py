@@ -1,0 +1,50 @@
+"""Settings that a user can give: each is defined once, as a field of the dataclass that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, field, fields
+from typing import Any
+
+
+def setting(
+    about: str, default: Any = MISSING, *, choices: tuple[str, ...] = (), name: str = "", other: str = ""
+) -> Any:
+    """A field that is also an option of the command line and a key of a file with settings.
+
+    Args:
+        about: a sentence for ``--help``.
+        default: the default; without one, the field is required.
+        choices: the values to choose from; empty for any.
+        name: name of the option, if it is not that of the field.
+        other: another option that does the same.
+    """
+    return field(default=default, metadata={"help": about, "choices": choices, "name": name, "other": other})
+
+
+def settings_of(kind: Any) -> dict[str, Field[Any]]:
+    """The settings among the fields of a dataclass, by name of the option.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Cell:
+    ...     name: str
+    ...     target: float = setting("Value to reach.", 0.8, name="goal")
+    >>> list(settings_of(Cell))
+    ['goal']
+    """
+    return {f.metadata["name"] or f.name: f for f in fields(kind) if "help" in f.metadata}
+
+
+def changes_of(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given of a dataclass's settings, by name of the field."""
+    return {f.name: given[name] for name, f in settings_of(kind).items() if name in given}
+
+
+def flag(name: str) -> str:
+    """The option of that name, whose key in a file is the same without the leading ``--``.
+
+    >>> flag("batch_size")
+    '--batch-size'
+    """
+    return f"--{name.replace('_', '-')}"

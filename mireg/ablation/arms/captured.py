@@ -76,17 +76,24 @@ class Captured(nn.Module):
 
 
 class LayerTerm(LossTerm):
-    """A term computed from the outputs of hidden layers.
+    """A term computed from the outputs of hidden layers; its settings, those of its paper, are class attributes.
 
     Args:
         network: the network to train.
-        settings: settings of the MI term, whose layers are used.
+        settings: settings of the MI term, whose layers are used, without the input.
+        example: a few inputs, to find the layers and their shapes.
     """
 
-    def __init__(self, network: nn.Module, settings: Term) -> None:
+    def __init__(self, network: nn.Module, settings: Term, example: Any) -> None:
         self.network = network
+        self.settings = settings
         self.model = self._captured = Captured(network, Taps(network, settings.layer_spec))
         self._values: dict[str, Tensor] = {}
+        self._step = 0
+        self.prepare(*self._captured.look(example))
+
+    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> None:
+        """Choose layers and make what is trained with the network, given the example's outputs."""
 
     def parameters(self) -> Sequence[nn.Parameter]:
         return [] if self._captured.added is None else list(self._captured.added.parameters())
@@ -95,9 +102,11 @@ class LayerTerm(LossTerm):
         return self._values
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._captured.added is None else {"added": self._captured.added.state_dict()}
+        added = self._captured.added
+        return {"step": self._step, **({} if added is None else {"added": added.state_dict()})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._step = state["step"]
         if self._captured.added is not None:
             self._captured.added.load_state_dict(state["added"])
 

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from eval import overview
+from eval import overview, saved
 from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, lines
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.report import figures, tables
@@ -34,6 +34,8 @@ def blocks(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pic
     text = ["### The bar", "", *_bar(summary, results), "", "### Figures", ""]
     for picture in others:
         text += [*picture, ""]
+    if rows := saved.table(summary):
+        text += ["### Steps saved", "", saved.ABOUT, "", *markdown(rows), ""]
     text += ["### Commands of the cells", "", COMMANDS, "", *(f"    {command}" for command in commands(summary)), ""]
     return {"overview": "\n".join(at_a_glance), "tables": "\n".join([*text, tables(dict(summary), level=3)])}
 
@@ -112,17 +114,17 @@ def write_pictures(folder: Path, summary: Mapping[str, Any]) -> None:
 
 def _saved_figure(cells: Sequence[dict[str, Any]], look: Mapping[str, figures.Line]) -> Figure:
     rows = [
-        (cell["cell"], name, saved)
+        (cell["cell"], name, found)
         for cell in cells
         for name, arm in cell["arms"].items()
-        if (saved := arm.get("steps_saved", {})).get("ci95")
+        if (found := arm.get("steps_saved", {})).get("ci95")
     ]
     figure = Figure(figsize=(7, 0.9 + 0.24 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    for place, (_, name, saved) in enumerate(rows):
-        low, high = (100 * max(-1.0, edge) for edge in saved["ci95"])
+    for place, (_, name, found) in enumerate(rows):
+        low, high = (100 * max(-1.0, edge) for edge in found["ci95"])
         axes.plot([low, high], [place, place], color=look[name].colour, linewidth=2)
-        axes.plot([100 * max(-1.0, saved["mean"])], [place], "o", color=look[name].colour, markersize=5)
+        axes.plot([100 * max(-1.0, found["mean"])], [place], "o", color=look[name].colour, markersize=5)
     axes.axvline(0, color="#888888", linestyle=":", linewidth=1.2)
     axes.set_yticks(range(len(rows)), [f"{cell}: {name}" for cell, name, _ in rows])
     axes.invert_yaxis()

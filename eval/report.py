@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from eval import archive, convergence
+from eval.saved import with_steps_saved
 from mireg.ablation.command import report as command
 from mireg.ablation.report import print_table, tables, write, write_tables
 from mireg.ablation.storage.files import DamagedError, write_bytes
@@ -32,6 +33,7 @@ def fill(page: Path, folder: Path) -> None:
     """
     results, _, summary = write_tables(folder)
     if summary["study"] == CONVERGENCE.name:
+        with_steps_saved(summary, results)
         convergence.write_pictures(folder, summary)
         blocks = convergence.blocks(summary, results, convergence.relative(folder, page))
     else:

@@ -10,6 +10,7 @@ import pytest
 
 from eval import archive, convergence, report
 from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, Line, lines, median_interval
+from eval.saved import with_steps_saved
 from mireg.ablation.report.summary import summarise
 from tests.ablation.report.synthetic import result, write_study
 
@@ -22,7 +23,9 @@ def runs(cell: str, seeds: int = 6, **reached: int | None) -> list[dict[str, Any
 
 def judged(*results: list[dict[str, Any]]) -> dict[tuple[str, str], Line]:
     flat = [run for group in results for run in group]
-    return {(line.cell, line.required): line for line in lines(summarise("convergence", flat), flat)}
+    return {
+        (line.cell, line.required): line for line in lines(with_steps_saved(summarise("convergence", flat), flat), flat)
+    }
 
 
 def status(found: dict[tuple[str, str], Line], cell: str, words: str) -> str:
@@ -141,7 +144,7 @@ def test_a_cell_without_a_target_is_read_by_the_end_of_its_schedule() -> None:
     assert status(found, "P1", "saves at least 12%") == MET
     assert status(found, "P1", "ends no worse") == MET
     assert status(found, "P1", "faster than `none` in seconds") == MET
-    text = convergence.blocks(summarise("convergence", results), results, "x")
+    text = convergence.blocks(with_steps_saved(summarise("convergence", results), results), results, "x")
     (row,) = [line for line in text["overview"].splitlines() if line.startswith("| P1: vgg")]
     assert "`deep-supervision`: 65" in row
     assert "x/speed.png" in text["overview"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.events import EventHandler
@@ -30,6 +31,8 @@ from mireg.ablation.study.pairing import unpaired
 from mireg.ablation.study.tuning import choose
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import Trainer
+
+T = TypeVar("T")
 
 Execute = Callable[[Sequence[RunSpec]], Failures]
 """Trains runs, and returns why any of them have no result."""
@@ -82,73 +85,71 @@ def run_study(
                 record_invocation(setup.out, str(setup.device), len(runs))
             return execute(runs)
 
-        work = _tuned if study.tuning else _untuned
-        results = work(study, setup, recorded, group, tell)
+        results = _perform(study, _Work(setup, recorded, group, tell))
         for cell, arms in unpaired(results).items():
             for arm, what in arms.items():
                 tell(_note(f"{cell}: arm {arm!r} and {BASELINE!r} of a seed do not have equal {' and '.join(what)}"))
         return results
 
 
-def _untuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: EventHandler) -> list[dict[str, Any]]:
-    runs = study.runs()
-    missing = _missing(runs, setup, group, tell)
-    tell(_started(runs, missing))
-    failures = execute(missing) if missing else {}
-    return [_outcome(spec, setup, failures) for spec in runs] if group.writes else []
+@dataclass(frozen=True)
+class _Work:
+    """What performs the runs of a study."""
+
+    setup: Setup
+    execute: Execute
+    group: Group
+    tell: EventHandler
+
+    def results(self, runs: Sequence[RunSpec]) -> list[dict[str, Any]]:
+        """The results of runs, of which the missing ones are performed; empty in a process that does not write."""
+        left = [spec for spec in runs if self.group.writes and _finished(spec, self.setup, self.tell) is None]
+        missing = self.shared(left)
+        failures = self.execute(missing) if missing else {}
+        return [self._result(spec, failures) for spec in runs] if self.group.writes else []
+
+    def _result(self, spec: RunSpec, failures: Failures) -> dict[str, Any]:
+        if spec.path not in failures:
+            return read_result(self.setup.folder(spec) / "result.json") or {}
+        name = f"{spec.path}: " if spec.tuning else ""
+        failure = f"{name}{failures[spec.path]}"
+        return {"cell": spec.cell.name, "arm": spec.arm, "seed": spec.seed, "failure": failure}
+
+    def shared(self, value: T) -> T:
+        """In every process, the value of the one that writes."""
+        found = self.group.first(value if self.group.writes else None)
+        assert found is not None
+        return found
 
 
-def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: EventHandler) -> list[dict[str, Any]]:
-    """For each cell, perform the tuning runs, choose the learning rates, and perform the runs with them.
+def _perform(study: Study, work: _Work) -> list[dict[str, Any]]:
+    """Perform the missing runs; with tuning, cell by cell: the tuning runs, the choice of rates, the runs with them.
 
     A choice on record stands. If a tuning run fails, no rates are chosen, and the cell is left for the next call.
     """
-    chosen = group.first(read_tuning(setup.out) if group.writes else None) or {}
-    trials_of = {
+    chosen = work.shared(read_tuning(work.setup.out))
+    tuning = {
         cell.name: [spec for spec in study.tuning_runs(cell) if spec.arm not in chosen.get(cell.name, {})]
-        for cell in study.cells
+        for cell in (study.cells if study.tuning else ())
     }
-    every = [*study.runs(), *(spec for trials in trials_of.values() for spec in trials)]
-    tell(_started(every, [spec for spec in every if not (setup.folder(spec) / "result.json").exists()]))
-    outcomes = []
+    every = [*study.runs(), *itertools.chain(*tuning.values())]
+    finished = sum((work.setup.folder(spec) / "result.json").exists() for spec in every)
+    work.tell({"event": "study", "runs": len(every), "finished": finished})
+    if not study.tuning:
+        return work.results(study.runs())
+    results = []
     for cell in study.cells:
-        trials = trials_of[cell.name]
-        missing = _missing(trials, setup, group, tell)
-        failures = execute(missing) if missing else {}
-        if lost := group.first(failures if group.writes else None):
-            messages = {path: f"{path}: {why}" for path, why in lost.items()}
-            outcomes += [_failed(trial, messages) for trial in trials if group.writes and trial.path in lost]
+        trials = tuning[cell.name]
+        tried = work.results(trials)
+        if lost := work.shared([result for result in tried if "curve" not in result]):
+            results += lost if work.group.writes else []
             continue
-        choice = None
-        if group.writes:
-            choice = choose((spec, read_result(setup.folder(spec) / "result.json")) for spec in trials)
-            if choice:
-                write_tuning(setup.out, cell.name, choice)
-        choice = group.first(choice)
-        assert choice is not None  # rank 0 always has one
+        choice = work.shared(choose(zip(trials, tried, strict=False)))  # none where nothing is written
+        if choice and work.group.writes:
+            write_tuning(work.setup.out, cell.name, choice)
         choice = chosen.get(cell.name, {}) | choice
-        runs = study.runs([replace(cell, arm_lr={arm: choice[arm]["lr"] for arm in study.arms_of(cell)})])
-        missing = _missing(runs, setup, group, tell)
-        failures = execute(missing) if missing else {}
-        outcomes += [_outcome(spec, setup, failures) for spec in runs] if group.writes else []
-    return outcomes
-
-
-def _missing(runs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler) -> list[RunSpec]:
-    """The runs that have no valid result yet."""
-    missing = group.first([spec for spec in runs if _finished(spec, setup, tell) is None] if group.writes else None)
-    assert missing is not None  # rank 0 always has a list
-    return missing
-
-
-def _outcome(spec: RunSpec, setup: Setup, failures: Failures) -> dict[str, Any]:
-    if spec.path in failures:
-        return _failed(spec, failures)
-    return read_result(setup.folder(spec) / "result.json") or {}
-
-
-def _failed(spec: RunSpec, failures: Failures) -> dict[str, Any]:
-    return {"cell": spec.cell.name, "arm": spec.arm, "seed": spec.seed, "failure": failures[spec.path]}
+        results += work.results(study.runs([replace(cell, arm_lr={a: choice[a]["lr"] for a in study.arms_of(cell)})]))
+    return results
 
 
 def _finished(spec: RunSpec, setup: Setup, tell: EventHandler) -> dict[str, Any] | None:
@@ -173,11 +174,6 @@ def _finished(spec: RunSpec, setup: Setup, tell: EventHandler) -> dict[str, Any]
 def _check_weights(path: Path, digest: str | None) -> None:
     if digest is not None and path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise DamagedError(f"{path} is damaged")
-
-
-def _started(runs: Sequence[RunSpec], missing: Sequence[RunSpec]) -> dict[str, Any]:
-    finished = len(runs) - len(missing)
-    return {"event": "study", "runs": len(runs), "finished": finished, "missing": [spec.path for spec in missing]}
 
 
 def _note(text: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from mireg.ablation.report.statistics import median
 from mireg.ablation.report.summary import AT, difference_key, final_key
 from mireg.ablation.report.text import (
     difference_text,
-    interval_text,
     mean_text,
     metric_name,
     number_text,
@@ -96,12 +95,6 @@ def overviews(summary: dict[str, Any]) -> list[tuple[str, str, Table]]:
             _early(summary),
         ),
         (
-            "Steps saved",
-            "The share of the baseline's steps that an arm does without: how much shorter its budget is than the one "
-            "with which the baseline would end as well, read off the baseline's own end at several budgets.",
-            _saved(summary),
-        ),
-        (
             "The term against the other arms",
             f"Median steps to the goal of each arm over those of `{TERM}`, on paired seeds: above 1 `{TERM}` is "
             "faster. Where a median never reaches the goal, how many seeds do instead, of `mi` and of the other arm.",
@@ -144,23 +137,6 @@ def _range(cell: dict[str, Any], values: Sequence[float] | None) -> str:
     if not values:
         return ""
     return mean_text(cell, {"mean": float(np.median(values)), "ci95": (min(values), max(values))}, digits=0)
-
-
-def _saved(summary: dict[str, Any]) -> Table:
-    rows = [
-        [
-            cell["cell"],
-            name,
-            ", ".join(map(str, saved["budgets"])),
-            interval_text(saved["mean"], saved["ci95"], ".0f", scale=100, unit="%")
-            or f"{cell['baseline']} gains nothing by more steps",
-            str(saved["n_pairs"]),
-        ]
-        for cell in summary["cells"]
-        for name, arm in cell["arms"].items()
-        if (saved := arm.get("steps_saved"))
-    ]
-    return of_rows(["cell", "arm", "budgets of the baseline", "steps saved [95%]", "paired seeds"], rows)
 
 
 def _against(summary: dict[str, Any]) -> Table:

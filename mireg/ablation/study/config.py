@@ -44,7 +44,7 @@ class Cell:
         arm_tuning_lrs: the same for arms with a different optimizer, whose rates have a different scale; all arms must
             have the same number of rates.
         budget_of: name of the cell that this one repeats with a different budget and only the baseline, to compute the
-            steps that an arm saves (:func:`mireg.ablation.report.saved.steps_saved`).
+            steps that an arm saves.
         mode: the better direction of a metric that is not the trainer's own: ``"max"`` or ``"min"``.
     """
 

@@ -122,8 +122,8 @@ def _add(cell: dict[str, Any], runs: Sequence[Mapping[str, Any]]) -> None:
 
 
 ABOUT = (
-    "The share of the baseline's steps that an arm does without: how much shorter its budget is than the one with which "
-    "the baseline would end as well, read off the baseline's own end at several budgets."
+    "The share of the baseline's steps that an arm does without: how much shorter its budget is than the one with "
+    "which the baseline would end as well, read off the baseline's own end at several budgets."
 )
 
 

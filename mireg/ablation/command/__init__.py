@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -22,11 +21,11 @@ from mireg.ablation.command.request import Catalogue, chosen_study
 from mireg.ablation.data import Dataset
 from mireg.ablation.errors import Stopped, UserError, cannot_write
 from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import Setup
-from mireg.ablation.execution.local import run_here, run_in_workers
+from mireg.ablation.execution.job import Execute, Setup
+from mireg.ablation.execution.local import locally
 from mireg.ablation.execution.progress import display
 from mireg.ablation.execution.ray import run_on_ray
-from mireg.ablation.execution.scheduler import Execute, run_study
+from mireg.ablation.execution.scheduler import run_study
 from mireg.ablation.execution.signals import Stop, graceful
 from mireg.ablation.study.config import Cell
 from mireg.ablation.training import networks
@@ -98,17 +97,16 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
         return 0
     with (
         launched(device) as group,
-        display(chosen_display(arguments, group)) as tell,
+        display("none" if arguments.quiet or not group.writes else arguments.progress) as tell,
         graceful(signal.SIGINT, signal.SIGTERM) as stop,
     ):
         trainer = Trainer(catalogue.build, arguments.data_dir)
         setup = Setup(out, trainer, group.device, arguments.threads, arguments.checkpoint_seconds)
         execute = chosen_executor(arguments, setup, workers, group, tell, stop)
         try:
-            changed: Literal["refuse", "keep", "fresh"] = (
-                "fresh" if arguments.fresh else "keep" if arguments.keep else "refuse"
+            results = run_study(
+                study, setup, execute, group=group, tell=tell, fresh=arguments.fresh, keep=arguments.keep
             )
-            results = run_study(study, setup, execute, group=group, tell=tell, changed_code=changed)
         except Stopped:
             number = stop.signal or signal.SIGTERM  # None where another process of the group was asked
             print_error(
@@ -144,11 +142,6 @@ def chosen_workers(arguments: Arguments) -> int:
     return arguments.workers or max(1, cores // arguments.threads)
 
 
-def chosen_display(arguments: Arguments, group: Group) -> str:
-    """Style of the progress display."""
-    return "none" if arguments.quiet or not group.writes else arguments.progress
-
-
 def chosen_executor(
     arguments: Arguments, setup: Setup, workers: int, group: Group, tell: EventHandler, stop: Stop
 ) -> Execute:
@@ -157,6 +150,4 @@ def chosen_executor(
         if group.size > 1:
             raise UserError("--executor ray does not go with torchrun: start it by itself")
         return partial(run_on_ray, setup=setup, address=arguments.ray_address, tell=tell, stop=stop)
-    if workers == 1 or group.size > 1:
-        return partial(run_here, setup=setup, group=group, tell=tell, stop=stop)
-    return partial(run_in_workers, setup=setup, workers=workers, tell=tell, stop=stop)
+    return locally(setup, workers, group, tell, stop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ PATIENCE = 60.0
 
 Failures = dict[str, str]
 """Reasons why runs have no result, by path."""
+
+Execute = Callable[[Sequence[RunSpec]], Failures]
+"""Trains runs, and returns why any of them have no result."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -13,10 +14,17 @@ import torch
 
 from mireg.ablation.errors import Stopped, UserError
 from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import RETRIES, Failures, Setup, attempt, crashed, described, note, perform
+from mireg.ablation.execution.job import RETRIES, Execute, Failures, Setup, attempt, crashed, described, note, perform
 from mireg.ablation.execution.signals import graceful
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
+
+
+def locally(setup: Setup, workers: int, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> Execute:
+    """What trains runs on this machine: this process or group of processes, or a number of workers."""
+    if workers == 1 or group.size > 1:
+        return partial(run_here, setup=setup, group=group, tell=tell, stop=stop)
+    return partial(run_in_workers, setup=setup, workers=workers, tell=tell, stop=stop)
 
 
 def run_here(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import Failures, Setup
+from mireg.ablation.execution.job import Execute, Failures, Setup
 from mireg.ablation.execution.preflight import preflight
 from mireg.ablation.fingerprint import fingerprint
 from mireg.ablation.storage.files import DamagedError, read_result
@@ -34,9 +34,6 @@ from mireg.ablation.training.loop import Trainer
 
 T = TypeVar("T")
 
-Execute = Callable[[Sequence[RunSpec]], Failures]
-"""Trains runs, and returns why any of them have no result."""
-
 
 def run_study(
     study: Study,
@@ -45,7 +42,8 @@ def run_study(
     *,
     group: Group,
     tell: EventHandler,
-    changed_code: Literal["refuse", "keep", "fresh"] = "refuse",
+    fresh: bool = False,
+    keep: bool = False,
 ) -> list[dict[str, Any]]:
     """Perform the missing runs of a study and return the results of all its runs.
 
@@ -55,8 +53,8 @@ def run_study(
         execute: see :mod:`mireg.ablation.execution.local` and :mod:`mireg.ablation.execution.ray`.
         group: the group of this process; one process checks and locks the folder for all.
         tell: receives the events.
-        changed_code: what becomes of results of code that has changed since: refuse the call, or keep them; or remove
-            the folder's results first, whether or not code has changed.
+        fresh: remove the folder's results first.
+        keep: keep results of code that has changed since, instead of refusing the call.
 
     Returns:
         The result of each run; for a run without one, its ``cell``, ``arm``, ``seed`` and ``failure``. Empty in a
@@ -75,9 +73,9 @@ def run_study(
     code = fingerprint(None if built_in else setup.train, [*named, *study.all_arms])
     with locked(setup.out) if group.writes else nullcontext():
         if group.writes:
-            if changed_code == "fresh":
+            if fresh:
                 remove_results(setup.out)
-            for text in record_study(study, setup.out, code, keep=changed_code == "keep"):
+            for text in record_study(study, setup.out, code, keep=keep):
                 tell(_note(text))
 
         def recorded(runs: Sequence[RunSpec]) -> Failures:

@@ -123,8 +123,8 @@ def _saved_figure(cells: Sequence[dict[str, Any]], look: Mapping[str, figures.Li
     axes = figure.add_subplot()
     for place, (_, name, found) in enumerate(rows):
         low, high = (100 * max(-1.0, edge) for edge in found["ci95"])
-        axes.plot([low, high], [place, place], color=look[name].colour, linewidth=2)
-        axes.plot([100 * max(-1.0, found["mean"])], [place], "o", color=look[name].colour, markersize=5)
+        axes.plot([low, high], [place, place], color=look[name]["color"], linewidth=2)
+        axes.plot([100 * max(-1.0, found["mean"])], [place], "o", color=look[name]["color"], markersize=5)
     axes.axvline(0, color="#888888", linestyle=":", linewidth=1.2)
     axes.set_yticks(range(len(rows)), [f"{cell}: {name}" for cell, name, _ in rows])
     axes.invert_yaxis()

@@ -142,8 +142,8 @@ def draw(summary: Mapping[str, Any]) -> Figure:
     for place, cell in enumerate(cells):
         for offset, name in ((-0.16, TERM), (0.2, CONTROL)):
             if arm := found[cell.name]["arms"].get(name):
-                _draw_speed(axes, place + offset, found[cell.name], arm, look[name].colour)
-    axes.axvline(1, color=look[BASELINE].colour, linestyle=":", linewidth=1.2)
+                _draw_speed(axes, place + offset, found[cell.name], arm, look[name]["color"])
+    axes.axvline(1, color=look[BASELINE]["color"], linestyle=":", linewidth=1.2)
     axes.set_xscale("log", base=2)
     axes.set_xlim(*LIMITS)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")

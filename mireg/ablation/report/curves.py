@@ -81,7 +81,7 @@ def read_curves(source: Any, metric: str | None, mode: str | None, goal: float |
 def _result(
     study: str, arm: str, seed: int, points: Sequence[dict[str, float]], metric: Metric, goal: float | None, budget: int
 ) -> dict[str, Any]:
-    """A result as :func:`mireg.ablation.training.loop.train` writes it, as far as the curve tells."""
+    """A result as :func:`mireg.ablation.training.run.Run.write` writes it, as far as the curve tells."""
     whole = list(itertools.takewhile(lambda point: math.isfinite(point["value"]), points))
     curve: list[dict[str, Any]] = []
     for point in whole:

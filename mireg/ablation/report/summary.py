@@ -33,7 +33,7 @@ def summarise(
 
     Args:
         study: name of the study.
-        results: results of its runs, see :func:`mireg.ablation.training.loop.train`.
+        results: results of its runs, see :func:`mireg.ablation.training.run.Run.write`.
         arms: arms in the order in which to list them; others follow.
         tuning: choices of the learning rate by cell and arm (:func:`mireg.ablation.study.tuning.choose`).
         baseline: the arm with which the others are compared, in ``vs_none`` whatever its name.

@@ -12,14 +12,12 @@ import torch
 from torch import nn
 
 from mireg.ablation.data import Dataset, load
-from mireg.ablation.events import EventHandler
 from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.tasks import arguments
 from mireg.ablation.training.batches import TrainingBatches
-from mireg.ablation.training.group import Group
 from mireg.ablation.training.nonfinite import find_nonfinite, is_finite
 from mireg.ablation.training.recipe import FlipCrop, autocast, lr_factor, make_optimizer, set_lr
-from mireg.ablation.training.run import Run, perform
+from mireg.ablation.training.run import Run
 from mireg.ablation.training.score import score
 from mireg.ablation.training.window import Window
 from mireg.measure import NoPairsError, measure
@@ -49,38 +47,6 @@ class Trainer:
 
     def __call__(self, run: Run) -> None:
         fit(run, self.load(run.spec.cell), self.build)
-
-
-def train(
-    spec: RunSpec,
-    dataset: Dataset,
-    build: Build,
-    folder: Path,
-    *,
-    group: Group,
-    checkpoint_seconds: float,
-    tell: EventHandler,
-    stop: Callable[[], bool],
-) -> None:
-    """Train one arm of one cell with one seed, and write ``result.json`` into its folder.
-
-    Args:
-        spec: the run to train.
-        dataset: the data, on any device.
-        build: builds the network.
-        folder: folder of the run. Training resumes from a checkpoint found there, bit-identically on a CPU.
-        group: the processes that train it, and their device.
-        checkpoint_seconds: minimum time between checkpoints; 0 writes one at every step.
-        tell: receives the events.
-        stop: called at every step; returns whether to save and stop.
-
-    Raises:
-        Stopped: if ``stop`` returned True.
-        UserError: if the checkpoint in the folder has other settings.
-        OSError: if a file cannot be written; the last checkpoint is kept.
-    """
-    run = Run(spec, folder, group, tell=tell, stop=stop, checkpoint_seconds=checkpoint_seconds)
-    perform(run, lambda run: fit(run, dataset, build))
 
 
 def fit(run: Run, dataset: Dataset, build: Build) -> None:

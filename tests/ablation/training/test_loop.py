@@ -22,8 +22,7 @@ from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.errors import Stopped, UserError
 from mireg.ablation.study.config import Cell, RunSpec
-from mireg.ablation.training.group import Group
-from mireg.ablation.training.loop import train
+from tests.ablation.running import train
 
 CPU = torch.device("cpu")
 STEPS, EVERY = 12, 5
@@ -75,7 +74,6 @@ def run(
         digits,
         build,
         folder,
-        group=Group(CPU),
         checkpoint_seconds=checkpoint_seconds,
         tell=events.append,
         stop=lambda: next(asked) == stop_after,

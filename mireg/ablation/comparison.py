@@ -112,11 +112,7 @@ def compare(
     if failures := [result for result in results if "curve" not in result]:
         text = "; ".join(f"{r['cell']}/{r['arm']}/seed-{r['seed']}: {r['failure']}" for r in failures)
         raise RuntimeError(f"{text}; finished runs are kept, and the same call continues")
-    summary = report.write(folder)
-    console = Console(stderr=True)
-    report.print_table(summary, console)
-    report.print_places(folder, console)
-    return summary
+    return report.show(folder, Console(stderr=True))
 
 
 def _name(train: Train) -> str:

@@ -115,10 +115,9 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
             return 128 + number
     failed = [result for result in results if result["failure"]]
     if group.writes and len(failed) < len(results):
-        from mireg.ablation.report import print_places, print_table, write  # not for --help, nor for workers: SciPy
+        from mireg.ablation.report import show  # not for --help, nor for workers: SciPy
 
-        print_table(write(out), console)
-        print_places(out, console)
+        show(out, console)
     for result in failed:
         print_error(program, f"failed: {result['cell']}/{result['arm']}/seed-{result['seed']}: {result['failure']}")
     return 1 if failed else 0

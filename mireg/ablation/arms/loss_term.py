@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mireg.ablation.errors import check
-from mireg.ablation.setting import setting
+from mireg.ablation.setting import check_settings, setting
 from mireg.ablation.tasks import Loss, as_target, natural_loss
 from mireg.term import FEWEST_ROWS
 from mireg.wrapper import DEFAULT_WEIGHT
@@ -30,17 +29,16 @@ class Term:
     """
 
     weight: float = setting(
-        "Weight of the MI term at the first step, relative to the task's gradient.", DEFAULT_WEIGHT.start
+        "Weight of the MI term at the first step, relative to the task's gradient.", DEFAULT_WEIGHT.start, least=0
     )
-    decay_steps: int = setting("Steps over which the weight falls to 0.", DEFAULT_WEIGHT.steps)
+    decay_steps: int = setting("Steps over which the weight falls to 0.", DEFAULT_WEIGHT.steps, least=1)
     samples: int = 128
     layers: tuple[str, ...] = setting(
         "Layers whose outputs are rewarded: names or globs; by default all successive ones.", ("auto",)
     )
 
     def __post_init__(self) -> None:
-        check("weight", self.weight, math.isfinite(self.weight) and self.weight >= 0, "give at least 0")
-        check("decay_steps", self.decay_steps, self.decay_steps >= 1, "give at least 1")
+        check_settings(self)
         check("samples", self.samples, self.samples >= FEWEST_ROWS, f"an estimate needs at least {FEWEST_ROWS}")
 
     @property

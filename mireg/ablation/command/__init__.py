@@ -87,10 +87,6 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
     study = chosen_study(arguments, catalogue)
     out = arguments.out or Path("out") / study.name
     device = resolve_device(arguments.device, arguments.executor)
-    if arguments.threads < 1:
-        raise UserError(f"threads={arguments.threads}: give at least 1")
-    if not arguments.checkpoint_seconds >= 0:
-        raise UserError(f"checkpoint_seconds={arguments.checkpoint_seconds}: give at least 0")
     workers = chosen_workers(arguments)
     if arguments.print_config:
         print(config_text(arguments, study, out, catalogue), end="")
@@ -135,8 +131,6 @@ def resolve_device(name: str, executor: str) -> torch.device:
 
 def chosen_workers(arguments: Arguments) -> int:
     """Worker processes to use."""
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UserError(f"workers={arguments.workers}: give at least 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return arguments.workers or max(1, cores // arguments.threads)
 

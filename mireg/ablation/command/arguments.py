@@ -16,7 +16,7 @@ from typing import Any, Literal
 from mireg.ablation.arms import Term
 from mireg.ablation.command.toml import read_words
 from mireg.ablation.errors import UserError, nearest, one_line
-from mireg.ablation.setting import flag, setting, settings_of
+from mireg.ablation.setting import check_settings, flag, setting, settings_of
 from mireg.ablation.study.config import Cell, Study
 
 
@@ -55,9 +55,13 @@ class Arguments:
     ray_address: str | None = setting(
         "Ray cluster; by default the one in RAY_ADDRESS, or else this machine alone.", None
     )
-    workers: int | None = setting("Processes on this machine; by default the cores divided by the threads.", None)
-    threads: int = setting("CPU threads of each run; results are bit-identical only at the same number.", 1)
-    checkpoint_seconds: float = setting("Least time between checkpoints of a run; 0 writes one at every step.", 20.0)
+    workers: int | None = setting(
+        "Processes on this machine; by default the cores divided by the threads.", None, least=1
+    )
+    threads: int = setting("CPU threads of each run; results are bit-identical only at the same number.", 1, least=1)
+    checkpoint_seconds: float = setting(
+        "Least time between checkpoints of a run; 0 writes one at every step.", 20.0, least=0
+    )
     progress: Literal["auto", "bars", "lines", "json"] = setting(
         "Bars or lines on standard error (auto: bars on a terminal), or a JSON object a line on standard output.",
         "auto",
@@ -65,6 +69,9 @@ class Arguments:
     quiet: bool = setting("Print nothing but warnings and errors.", False)
     study: Mapping[str, Any] = field(default_factory=dict)
     """What is given of the settings of a study, its cells and the term, by name of the option."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 KINDS = (Arguments, Study, Cell, Term)

@@ -13,7 +13,7 @@ from mireg.ablation.arms import Term
 from mireg.ablation.arms import arm as named_arm
 from mireg.ablation.data import CONTEXT, DATASETS, FORMS, is_dataset
 from mireg.ablation.errors import UserError, check
-from mireg.ablation.setting import setting, settings_of
+from mireg.ablation.setting import check_settings, setting
 from mireg.ablation.study.metric import MODES, Metric
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -59,7 +59,7 @@ class Cell:
         name="goal",
         other="target",
     )
-    steps: int = setting("Training steps of each run.")
+    steps: int = setting("Training steps of each run.", least=1)
     model_options: Mapping[str, Any] = field(default_factory=dict)
     task: str | None = setting(
         "classification, regression, next-token, multi-label, segmentation, reconstruction or package.module:TASK; by "
@@ -68,7 +68,7 @@ class Cell:
     )
     metric: str = setting("One of the task's: accuracy, loss, ...", "accuracy")
     batch_size: int = setting("Samples per step.", 128)
-    eval_every: int = setting("Steps between evaluations.", 25)
+    eval_every: int = setting("Steps between evaluations.", 25, least=1)
     lr: float = setting("Peak learning rate, of all arms; a preset that tunes it then does not.", 1e-3)
     optimizer: str = setting(
         "adam, adamw, sgd (Nesterov), or muon for the matrices of hidden layers with AdamW for the rest.",
@@ -81,8 +81,8 @@ class Cell:
         choices=("constant", "cosine", "linear"),
     )
     warmup_steps: int = setting("Steps in which the learning rate rises from 0.", 0)
-    weight_decay: float = setting("Of parameters of at least two dimensions.", 0.0)
-    momentum: float = setting("Of sgd.", 0.9)
+    weight_decay: float = setting("Of parameters of at least two dimensions.", 0.0, least=0)
+    momentum: float = setting("Of sgd.", 0.9, least=0)
     betas: tuple[float, float] = (0.9, 0.999)
     augment: str = setting("none, or flip-crop for images.", "none", choices=("none", "flip-crop"))
     precision: str = setting(
@@ -103,21 +103,13 @@ class Cell:
     def __post_init__(self) -> None:
         _check_name("cell", self.name)
         check("dataset", self.dataset, is_dataset(self.dataset), f"choose from {', '.join([*DATASETS, *FORMS])}")
-        for what, of in settings_of(self).items():
-            if choices := of.metadata["choices"]:
-                value = getattr(self, of.name)
-                check(what, value, value in choices, f"choose from {', '.join(choices)}")
+        check_settings(self)
         check("warmup_steps", self.warmup_steps, 0 <= self.warmup_steps <= self.steps, "give 0 to the number of steps")
-        for what in ("weight_decay", "momentum"):
-            value = getattr(self, what)
-            check(what, value, math.isfinite(value) and value >= 0, "give at least 0")
         check("momentum", self.momentum, self.momentum < 1, "give less than 1")
         known = self.metric in MODES or self.mode is not None
         check("metric", self.metric, known, f"choose from {', '.join(MODES)}")
         _check_goal(self)
-        check("steps", self.steps, self.steps >= 1, "give at least 1")
         check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
-        check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
         for lr in (self.lr, *self.arm_lr.values(), *self.tuning_lrs, *itertools.chain(*self.arm_tuning_lrs.values())):
             check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
         _check_arms(self.arms)

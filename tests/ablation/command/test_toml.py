@@ -94,7 +94,7 @@ class TestFile:
         assume("\0" not in str(values.values()) and "\\x00" not in str(values.values()))
         path = tmp_path / "study.toml"
         path.write_text(as_toml(values), encoding="utf-8")
-        study = {name: values.pop(name) for name in ("arms", "steps", "lr") if name in values}
+        study: dict[str, Any] = {name: values.pop(name) for name in ("arms", "steps", "lr") if name in values}
         assert parse(["--config", str(path)], "train.py") == Arguments(**values, config=path, study=study)
 
 

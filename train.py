@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from torch import nn
 
 import models
+from eval.cells import CONVERGENCE
 from mireg.ablation import command
 from mireg.ablation.command.request import Catalogue
 from mireg.ablation.data import Dataset
 from mireg.ablation.study.config import Cell
+from mireg.ablation.study.presets import PRESETS
 from mireg.ablation.training import networks
 
 
@@ -23,8 +25,9 @@ def build(cell: Cell, dataset: Dataset) -> nn.Module:
 
 
 def catalogue() -> Catalogue:
-    """The networks of :mod:`models`, and those from outside."""
-    return Catalogue(tuple(models.REGISTRY), models.options, build)
+    """The networks of :mod:`models`, those from outside, and the study of :mod:`eval` beside the package's presets."""
+    presets = {**PRESETS, CONVERGENCE.name: CONVERGENCE}
+    return Catalogue(tuple(models.REGISTRY), models.options, build, presets)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from eval import overview, saved
 from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, lines
+from eval.cells import CONVERGENCE
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.report import figures, tables
 from mireg.ablation.report.tables import markdown, of_rows
 from mireg.ablation.storage.files import write_bytes
 from mireg.ablation.study.config import Cell
-from mireg.ablation.study.convergence import CONVERGENCE
 
 
 def blocks(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pictures: str) -> dict[str, str]:

@@ -20,12 +20,12 @@ from torch.nn.functional import cross_entropy
 
 import mireg
 import models
+from eval.cells import CONVERGENCE
 from mireg import diagnostics, estimators
 from mireg.ablation.data import Dataset, Split, load
 from mireg.ablation.random_state import seed_everything
 from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.storage.files import write_json
-from mireg.ablation.study.convergence import CONVERGENCE
 from mireg.ablation.training.batches import Batches
 from mireg.ablation.training.score import score
 from mireg.layers import Taps

@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.bar import NOT_RUN
+from eval.cells import CONVERGENCE, REMEDIES
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report import figures
 from mireg.ablation.report.summary import difference_key, final_key
 from mireg.ablation.report.tables import markdown, of_rows
 from mireg.ablation.report.text import difference_text, mean_text, ratio_text, speed_text
 from mireg.ablation.study.config import Cell
-from mireg.ablation.study.convergence import CONVERGENCE, REMEDIES
 from mireg.ablation.study.metric import Metric
 
 CONTROL = "target-shuffled"

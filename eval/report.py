@@ -15,11 +15,11 @@ from pathlib import Path
 from rich.console import Console
 
 from eval import archive, convergence
+from eval.cells import CONVERGENCE
 from eval.saved import with_steps_saved
 from mireg.ablation.command import report as command
 from mireg.ablation.report import print_table, tables, write, write_tables
 from mireg.ablation.storage.files import DamagedError, write_bytes
-from mireg.ablation.study.convergence import CONVERGENCE
 
 
 def fill(page: Path, folder: Path) -> None:

@@ -26,10 +26,10 @@ def gcn(
     """``depth`` graph convolutions with ReLU between them: node features and adjacency to (nodes, classes).
 
     Called with (nodes, features) floats and the normalised (nodes, nodes) adjacency, sparse or dense
-    (:func:`mireg.ablation.data.graph.load_graph`). Weights start as in Glorot & Bengio (2010), biases at 0.
+    (:func:`mireg.ablation.data.graph_file.load_graph`). Weights start as in Glorot & Bengio (2010), biases at 0.
 
     Args:
-        input_shape: (features,) of one node.
+        input_shape: (features,) of one node, or what data of two inputs have: ((features,), (nodes,)).
         classes: outputs of the last convolution.
         depth: graph convolutions, at least 2, with the one that gives the output.
         width: features per node between them.
@@ -46,6 +46,8 @@ def gcn(
         raise ValueError(f"depth={depth}: a gcn has at least 2 graph convolutions")
     check_size(depth=depth)
     check_dropout(dropout)
+    if len(input_shape) == 2 and isinstance(input_shape[0], tuple):
+        input_shape = input_shape[0]
     if len(input_shape) != 1:
         raise ValueError(f"a gcn needs nodes of shape (features,), not {input_shape}")
     return GCN(input_shape[0], classes, depth, width, dropout, residual, pairnorm)

@@ -84,3 +84,8 @@ def test_pairnorm_centres_and_scales() -> None:
 def test_bad_requests(options: dict[str, Any], shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         models.build("gcn", options, shape, 2)
+
+
+def test_the_shape_may_be_that_of_both_inputs() -> None:
+    net = models.build("gcn", {"depth": 2}, ((3,), (5,)), 2)
+    assert net(features(), ADJACENCY).shape == (5, 2)

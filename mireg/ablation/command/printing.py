@@ -17,14 +17,13 @@ from mireg.ablation.command.request import Catalogue, is_own
 from mireg.ablation.command.toml import as_toml
 from mireg.ablation.setting import settings_of
 from mireg.ablation.study.config import Cell, Study
-from mireg.ablation.study.presets import PRESETS
 from mireg.ablation.tasks import TASKS, Task
 from mireg.ablation.training import networks
 
 
 def print_list(console: Console, catalogue: Catalogue) -> None:
     """Print what can be named on the command line."""
-    presets = {name: study for name, study in PRESETS.items() if _is_known(study, catalogue)}
+    presets = {name: study for name, study in catalogue.presets.items() if _is_known(study, catalogue)}
     for title, names in {
         "presets": {
             name: f"{', '.join(c.name for c in s.cells)}; arms {', '.join(s.all_arms)}" for name, s in presets.items()
@@ -80,7 +79,7 @@ def _given(part: Study | Cell | Term) -> dict[str, Any]:
 
 def _settings(study: Study, cell: Cell) -> str:
     values = _given(cell) | {"betas": cell.betas}
-    if study.tuning:
+    if study.tuning and study.is_tuned(cell):
         values["lr"] = f"best of {_listed(cell.tuning_lrs or study.tuning.lrs)}"
         values |= {f"lr of {arm}": f"best of {_listed(lrs)}" for arm, lrs in cell.arm_tuning_lrs.items()}
     values |= {f"lr of {arm}": lr for arm, lr in cell.arm_lr.items()}

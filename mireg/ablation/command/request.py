@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,19 @@ OWN_SEEDS = 6
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The networks that a front end knows by name.
+    """The networks and studies that a front end knows by name.
 
     Attributes:
         names: of the networks.
         options: gives those of a network, with their defaults.
         build: makes the network of a cell, known by name or not; importable by name, since workers import it.
+        presets: the studies; by default those of the package.
     """
 
     names: tuple[str, ...]
     options: Callable[[str], Mapping[str, Any]]
     build: Build
+    presets: Mapping[str, Study] = field(default_factory=lambda: PRESETS)
 
 
 def chosen_study(arguments: Arguments, catalogue: Catalogue) -> Study:
@@ -99,9 +101,10 @@ def _own(arguments: Arguments, catalogue: Catalogue) -> Study:
 
 def _preset(arguments: Arguments, catalogue: Catalogue) -> Study:
     name = arguments.preset or DEMO
-    if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}{nearest(name, PRESETS)}: choose from {', '.join(PRESETS)}")
-    study = PRESETS[name]
+    presets = catalogue.presets
+    if name not in presets:
+        raise UserError(f"unknown preset {name!r}{nearest(name, presets)}: choose from {', '.join(presets)}")
+    study = presets[name]
     given = arguments.study
     cells = _chosen_cells(study, arguments.cells, given.get("arms", ()))
     for cell in cells:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mireg.ablation.data.dataset import Dataset, Samples
 from mireg.ablation.data.folder import load_folder
+from mireg.ablation.data.graph_file import MASKS, load_graph
+from mireg.ablation.data.loaded import Loaded, graph
 from mireg.ablation.data.text import load_text
 from mireg.ablation.errors import UserError
 from mireg.ablation.tasks import classification, regression
@@ -109,6 +111,20 @@ def _shakespeare(data_dir: Path, context: int) -> Dataset:
     return load_text("shakespeare", path, context)
 
 
+def _cora(data_dir: Path) -> Dataset:
+    """A citation graph of 2,708 papers in 7 classes, of which 140 are labelled for training (Yang et al., 2016)."""
+    path = data_dir / "cora.npz"
+    if not path.exists():
+        raise UserError(
+            f"dataset 'cora' is not on this machine: put the graph, as mireg.ablation.data.graph_file reads it, into "
+            f"{path}, or name the folder that holds it with --data-dir"
+        )
+    found = load_graph(path)
+    parts = graph((found.features, found.adjacency), found.labels, (found.train, found.validation, found.test))
+    train, validation, test = (Loaded(part, f"cora: {name}") for part, name in zip(parts, MASKS, strict=True))
+    return Dataset("cora", classification(found.classes), train, validation, test)
+
+
 def _download(name: str, torchvision_name: str, data_dir: Path, remedy: str) -> None:
     """Download with torchvision, or raise an error that explains how to get the data without it."""
     import torchvision
@@ -162,6 +178,7 @@ DATASETS: dict[str, Callable[[Path, int], Dataset]] = {
     "mnist": lambda data_dir, context: _mnist_family("mnist", "MNIST", data_dir),
     "cifar10": lambda data_dir, context: _cifar10(data_dir),
     "diabetes": lambda data_dir, context: _diabetes(),
+    "cora": lambda data_dir, context: _cora(data_dir),
     "shakespeare": lambda data_dir, context: _shakespeare(data_dir, context),
 }
 """Loaders by name, functions of the data folder and the context length."""

@@ -146,7 +146,8 @@ def _perform(study: Study, work: _Work) -> list[dict[str, Any]]:
         if choice and work.group.writes:
             write_tuning(work.setup.out, cell.name, choice)
         choice = chosen.get(cell.name, {}) | choice
-        results += work.results(study.runs([replace(cell, arm_lr={a: choice[a]["lr"] for a in study.arms_of(cell)})]))
+        rates = {arm: choice[arm]["lr"] for arm in study.arms_of(cell)} if study.is_tuned(cell) else {}
+        results += work.results(study.runs([replace(cell, arm_lr=rates)]))
     return results
 
 

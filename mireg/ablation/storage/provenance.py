@@ -65,10 +65,11 @@ def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool
                 before, tuning = {**before, key: {**now, **was}}, {**tuning, key: {**was, **now}}
         refuse_changes(f"the tuning in {out}", before, tuning)
     configuration = old["configuration"]
+    cells = {cell.name: cell for cell in study.cells}
     for spec in study.runs():
         arms = configuration.setdefault(spec.cell.name, {})
         chosen = settings(spec.as_dict())
-        if study.tuning:
+        if study.is_tuned(cells[spec.cell.name]):
             chosen["cell"] = {key: value for key, value in chosen["cell"].items() if key != "lr"}  # not chosen yet
         refuse_changes(f"{spec.cell.name}/{spec.arm} in {out}", arms.setdefault(spec.arm, chosen), chosen)
     known = old.get("code", {})
@@ -148,7 +149,7 @@ def _tuning(study: Study) -> dict[str, Any]:
     """The grid, its seeds and, by cell, the budget of a tuning run and any separate grid; empty without tuning."""
     if study.tuning is None:
         return {}
-    steps = {cell.name: study.tuning_runs(cell)[0].cell.steps for cell in study.cells}
+    steps = {cell.name: study.tuning_runs(cell)[0].cell.steps for cell in study.cells if study.is_tuned(cell)}
     own = {
         cell.name: {arm: lrs for arm in study.arms_of(cell) if (lrs := study.lrs_of(cell, arm)) != study.tuning.lrs}
         for cell in study.cells

@@ -40,7 +40,7 @@ class Cell:
         arms: arms of this cell; overrides the study's.
         seeds: number of seeds of this cell; overrides the study's.
         tuning_steps: budget of a tuning run, if smaller than that of a run.
-        tuning_lrs: learning rates to choose from; overrides the study's.
+        tuning_lrs: learning rates to choose from; overrides the study's. A single one is taken as it is.
         arm_tuning_lrs: the same for arms with a different optimizer, whose rates have a different scale; all arms must
             have the same number of rates.
         budget_of: name of the cell that this one repeats with a different budget and only the baseline, to compute the
@@ -178,7 +178,7 @@ class Tuning:
     """Settings for tuning the learning rate of every arm of every cell, with the same grid and seeds for all.
 
     Attributes:
-        lrs: learning rates to choose from.
+        lrs: learning rates to choose from; a single one is taken as it is.
         seeds: number of seeds, counted from ``first_seed``; the study's own runs do not use them.
         first_seed: first seed of the tuning runs.
     """
@@ -262,20 +262,32 @@ class Study:
         assert self.tuning is not None
         return cell.arm_tuning_lrs.get(arm) or cell.tuning_lrs or self.tuning.lrs
 
+    def is_tuned(self, cell: Cell) -> bool:
+        """Whether the arms of a cell have several learning rates to choose from."""
+        return self.tuning is not None and len(cell.tuning_lrs or self.tuning.lrs) > 1
+
     def runs(self, cells: Iterable[Cell] | None = None) -> list[RunSpec]:
         """All runs, or those of some cells, ordered by seed first, so that an interrupted study has complete pairs."""
         chosen = self.cells if cells is None else tuple(cells)
         return [
-            RunSpec(cell.as_trained(arm), arm, seed, self.term)
+            RunSpec(self._at_its_rate(cell, arm).as_trained(arm), arm, seed, self.term)
             for seed in self.seed_numbers
             for cell in chosen
             for arm in self.arms_of(cell)
             if seed < self.first_seed + self.seeds_of(cell)
         ]
 
+    def _at_its_rate(self, cell: Cell, arm: str) -> Cell:
+        """The cell with the only learning rate that the arm has, if tuning leaves no choice."""
+        if self.tuning is None or self.is_tuned(cell):
+            return cell
+        return replace(cell, lr=self.lrs_of(cell, arm)[0], arm_lr={})
+
     def tuning_runs(self, cell: Cell) -> list[RunSpec]:
-        """The runs for choosing the learning rates of a cell's arms."""
+        """The runs for choosing the learning rates of a cell's arms; none if there is no choice."""
         assert self.tuning is not None
+        if not self.is_tuned(cell):
+            return []
         steps = min(cell.steps, cell.tuning_steps or cell.steps)
         return [
             RunSpec(replace(cell.as_trained(arm), steps=steps, lr=lr, arm_lr={}), arm, seed, self.term, tuning=True)

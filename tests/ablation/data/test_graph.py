@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mireg.ablation.data import load
 from mireg.ablation.data.graph_file import load_graph, normalised_adjacency
 from mireg.ablation.errors import UserError
 
@@ -100,3 +101,13 @@ def test_a_single_array(tmp_path: Path) -> None:
     np.save(tmp_path / "graph.npy", np.array([0, 1]))
     with pytest.raises(UserError, match="give a NumPy archive"):
         load_graph(tmp_path / "graph.npy")
+
+
+def test_cora_is_one_batch_whose_parts_are_told_by_its_targets(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'cora' is not on this machine: .*cora.npz"):
+        load("cora", tmp_path)
+    write(tmp_path).rename(tmp_path / "cora.npz")
+    data = load("cora", tmp_path)
+    assert (data.input_shape, data.outputs) == (((3,), (4,)), 3)
+    parts = [split.batch(slice(None))[1].tolist() for split in (data.train, data.validation, data.final)]
+    assert parts == [[0, -100, -100, -100], [-100, -100, 1, -100], [-100, 1, -100, 2]]

@@ -100,6 +100,20 @@ def test_an_arm_of_a_cell_and_its_number_of_seeds_win() -> None:
     assert study.all_arms == ("none", "lbe", "mi", "he")
 
 
+def test_a_single_rate_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = replace(CELL, name="given", tuning_lrs=(2e-3,), steps=5, seeds=1)
+    study = replace(STUDY, cells=(CELL, given))
+    assert [study.is_tuned(cell) for cell in study.cells] == [True, False]
+    assert not study.tuning_runs(given)
+    assert {spec.lr for spec in study.runs([given])} == {2e-3}
+    monkeypatch.setitem(presets.PRESETS, "tuned", study)
+    assert train.main(command(tmp_path, "--cells", "given")) == 0
+    assert train.main(command(tmp_path, "--cells", "given")) == 0
+    assert not (tmp_path / "tuning.json").exists()
+    assert not (tmp_path / "tuning").exists()
+    assert json.loads((tmp_path / "runs/given/lbe/seed-10/result.json").read_text())["lr"] == 2e-3
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tuned")

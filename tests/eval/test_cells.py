@@ -1,4 +1,4 @@
-"""The named studies can be run: every network builds, and its layers are found."""
+"""The cells of the study can be run: every network builds, its layers are found, and every arm applies to it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import pytest
 import torch
 
 import models
+import train
+from eval.cells import CONVERGENCE
 from mireg.ablation.arms import ARMS
-from mireg.ablation.study.presets import PRESETS
+from mireg.ablation.command import shipped
 from mireg.ablation.training.recipe import hidden_matrices
 from mireg.layers import Taps
 
-CONVERGENCE = PRESETS["convergence"]
 CELLS = {cell.name: cell for cell in CONVERGENCE.cells}
 RESCUED_OR_HEALTHY = [name for name in CELLS if name[0] in "RH"]
 RECIPES = [name for name in CELLS if name[0] == "P" and "-" not in name]
-LAYERS = {"R1": 10, "R2": 20, "R3": 30, "R4": 100, "R5": 64, "R6": 15, "R7": 500} | {
+LAYERS = {"R1": 10, "R2": 20, "R3": 30, "R4": 100, "R5": 64, "R6": 15} | {
     "H1": 30,
     "H2": 30,
     "H3": 30,
@@ -43,7 +44,7 @@ def test_arms_of_the_convergence_study(name: str) -> None:
         changed = ARMS[arm].model_options
         assert set(changed) <= set(models.options(cell.model))
         assert not changed or changed.items() - cell.model_options.items(), f"{arm} changes nothing"
-    heavy = name in ("R6", "R7", "H4", "H5", "H6")
+    heavy = name in ("R6", "H4", "H5", "H6")
     assert CONVERGENCE.seeds_of(cell) == (5 if heavy else 10)
     steps = {spec.cell.steps for spec in CONVERGENCE.tuning_runs(cell)}
     assert steps == {cell.steps // 2 if heavy else cell.steps}
@@ -51,7 +52,8 @@ def test_arms_of_the_convergence_study(name: str) -> None:
 
 def test_size_of_the_convergence_study() -> None:
     assert [cell.steps for cell in CONVERGENCE.cells if not cell.budget_of] == [
-        *(6000, 1500, 1500, 1000, 1500, 600, 1000),
+        *(600, 600, 400, 400, 400, 400, 400, 300, 300),
+        *(6000, 1500, 1500, 1000, 1500, 600),
         *(1000, 1000, 1000, 600, 300, 600, 1000),
         *(400, 400, 400, 600, 1500, 300, 300),
     ]
@@ -60,7 +62,33 @@ def test_size_of_the_convergence_study() -> None:
     assert not {spec.seed for spec in runs if spec.tuning} & {spec.seed for spec in runs if not spec.tuning}
 
 
-SHAPES = {"cifar10": ((3, 32, 32), 10), "fashion-mnist": ((1, 28, 28), 10), "diabetes": ((10,), 1)}
+SHAPES = {
+    "cifar10": ((3, 32, 32), 10),
+    "fashion-mnist": ((1, 28, 28), 10),
+    "diabetes": ((10,), 1),
+    "cora": (((9,), (4,)), 7),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if name[0] == "N"])
+def test_every_arm_of_a_natural_cell_builds_at_its_own_rate(name: str) -> None:
+    cell = CELLS[name]
+    assert not CONVERGENCE.is_tuned(cell)
+    assert not CONVERGENCE.tuning_runs(cell)
+    arms = CONVERGENCE.arms_of(cell)
+    assert arms[:5] == ("none", "mi", "mi-label-free", "target-shuffled", "deep-supervision")
+    for spec in CONVERGENCE.runs([cell]):
+        assert spec.lr == cell.lr
+        changed = ARMS[spec.arm].model_options
+        assert not changed or changed.items() - cell.model_options.items(), f"{spec.arm} changes nothing"
+    for arm in arms:
+        trained = cell.as_trained(arm)
+        models.build(trained.model, trained.model_options, *SHAPES[cell.dataset])
+
+
+def test_train_offers_the_study_and_the_package_does_not() -> None:
+    assert train.catalogue().presets["convergence"] is CONVERGENCE
+    assert "convergence" not in shipped().presets
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,6 +1,7 @@
 """The study of where the term helps and where it does not.
 
-Seven cells to rescue (R) and seven that train well (H) with one recipe, and seven (P) with common recipes.
+Networks that plain training starts late or never, as people build them (N); with one recipe for all, stacks of layers
+to rescue (R) and networks that train well (H); and common recipes with a schedule (P).
 """
 
 from __future__ import annotations
@@ -22,6 +23,15 @@ REMEDIES = ("batchnorm", "residual", "he", "orthogonal", "lsuv")
 
 ESTIMATORS = ("mi-kde", "mi-binning", "kde-shuffled", "binning-shuffled")
 """The term with other estimators, without a target, and their controls."""
+
+PUBLISHED = ("layersync", "dispersive", "sigreg", "intermediate-loss")
+"""Terms that others published, beside ``lbe``."""
+
+NATURAL = (*TERM, "mi-label-free", "target-shuffled", "deep-supervision")
+"""Arms of the cells with networks and recipes as people build them, beside the remedies that an expert would name."""
+
+KEPT = (*ESTIMATORS, "pairs-shuffled")
+"""What reads the information that layers keep of the input, and its controls."""
 
 HEALTHY = (*TERM, "target-shuffled", "deep-supervision", "last-layer")
 """Arms of the cells that train well without help."""
@@ -48,6 +58,38 @@ def _heavy(name: str, model: str, target: float, steps: int, arms: tuple[str, ..
         arms=arms,
         seeds=5,
         tuning_steps=steps // 2,
+    )
+
+
+def _natural(
+    name: str,
+    model: str,
+    target: float,
+    steps: int,
+    lr: float,
+    arms: tuple[str, ...],
+    *,
+    options: dict[str, Any] | None = None,
+    dataset: str = "fashion-mnist",
+    batch_size: int = 64,
+    seeds: int = 6,
+    **recipe: Any,
+) -> Cell:
+    """A cell with the recipe that comes with its network: every arm has the recipe's rate."""
+    return Cell(
+        name,
+        dataset,
+        model,
+        target,
+        steps,
+        model_options=options or {},
+        batch_size=batch_size,
+        eval_every=10,
+        lr=lr,
+        tuning_lrs=(lr,),
+        arms=(*NATURAL, *arms),
+        seeds=seeds,
+        **recipe,
     )
 
 
@@ -96,15 +138,37 @@ SGD: dict[str, Any] = {
 ADAMW_LRS = (1e-3, 3e-3, 1e-2)
 """Learning rates for cells where AdamW can use larger ones than in the default grid."""
 
+REBUILT: dict[str, Any] = {"task": "reconstruction", "metric": "loss"}
+"""An autoencoder: squared error per pixel, of pixels with variance 1; the goal is where plain training ends."""
+
 CONVERGENCE = Study(
     name="convergence",
     cells=(
+        _natural("N1", "lenet", 0.70, 600, 0.1, ("xavier", *KEPT, "lbe", *PUBLISHED), optimizer="sgd"),
+        _natural("N1a", "lenet", 0.70, 600, 0.9, ("xavier",), optimizer="sgd", momentum=0.0, batch_size=256),
+        _natural("N2", "vgg", 0.75, 400, 1e-3, ("he", "batchnorm", *KEPT), options={"depth": 13, "width": 32}),
+        _natural("N3", "transformer", 0.70, 400, 1e-3, ("pre-norm", "warm-up", "lbe", *PUBLISHED), seeds=5),
+        _natural("N4", "snn", 0.65, 400, 1e-3, ("he",)),
+        _natural("N5", "autoencoder", 0.19, 400, 1e-3, ("xavier", *KEPT), **REBUILT),
+        _natural("N5s", "autoencoder", 0.45, 400, 1e-3, ("xavier",), options={"activation": "sigmoid"}, **REBUILT),
+        _natural("N6", "gcn", 0.70, 300, 0.01, ("residual", "pairnorm"), dataset="cora", weight_decay=5e-4),
+        _natural(
+            "N6b",
+            "gcn",
+            0.70,
+            300,
+            0.01,
+            ("residual", "pairnorm"),
+            options={"depth": 16, "dropout": 0.0},
+            dataset="cora",
+            seeds=5,
+        ),
         _cell(
             "R1",
             "mlp",
             0.75,
             6000,
-            (*_arms_except("orthogonal"), *ESTIMATORS),
+            (*_arms_except("orthogonal"), *ESTIMATORS, *PUBLISHED),
             depth=10,
             width=128,
             activation="sigmoid",
@@ -133,23 +197,24 @@ CONVERGENCE = Study(
             width=32,
             init="he",
         ),
-        _heavy("R6", "cnn", 0.65, 600, (*HEAVY, "batchnorm", "lsuv"), depth=14, width=16),
-        _heavy("R7", "mlp", 0.60, 1000, (*HEAVY, "batchnorm", "lsuv"), depth=500, width=128),
-        _cell("H1", "mlp", 0.80, 1000, (*HEALTHY, *ESTIMATORS), depth=30, width=128, init="he"),
+        _heavy("R6", "cnn", 0.65, 600, (*HEAVY, "mi-label-free", "batchnorm", "lsuv"), depth=14, width=16),
+        _cell("H1", "mlp", 0.80, 1000, (*HEALTHY, "mi-label-free", *ESTIMATORS), depth=30, width=128, init="he"),
         _cell("H2", "mlp", 0.80, 1000, HEALTHY, depth=30, width=128, init="he", batchnorm=True),
         _cell("H3", "mlp", 0.80, 1000, HEALTHY, depth=30, width=128, residual=True, batchnorm=True),
         _heavy("H4", "cnn", 0.75, 600, HEAVY, depth=14, width=16, batchnorm=True),
         _heavy("H5", "resnet18", 0.80, 300, HEAVY),
-        _heavy("H6", "vit", 0.75, 600, HEAVY),
-        _cell("H7", "mlp", 0.80, 1000, HEALTHY, depth=3, width=256),
-        *_recipe("P1", "cifar10", "vgg", 400, (*HEAVY, "lsuv"), model_options={"batchnorm": True}, **SGD),
-        *_recipe("P2", "cifar10", "resnet", 400, HEAVY, **SGD),
+        _heavy("H6", "vit", 0.75, 600, (*HEAVY, "mi-label-free")),
+        _cell("H7", "mlp", 0.80, 1000, (*HEALTHY, "mi-label-free"), depth=3, width=256),
+        *_recipe(
+            "P1", "cifar10", "vgg", 400, (*HEAVY, "mi-label-free", "lsuv"), model_options={"batchnorm": True}, **SGD
+        ),
+        *_recipe("P2", "cifar10", "resnet", 400, (*HEAVY, "mi-label-free"), **SGD),
         *_recipe(
             "P3",
             "cifar10",
             "vit",
             400,
-            (*HEAVY, "muon"),
+            (*HEAVY, "mi-label-free", "muon", "lbe", *PUBLISHED),
             optimizer="adamw",
             weight_decay=0.05,
             augment="flip-crop",
@@ -160,7 +225,7 @@ CONVERGENCE = Study(
             "shakespeare",
             "gpt",
             600,
-            HEAVY,
+            (*HEAVY, "mi-label-free"),
             model_options={"context": 64},
             batch_size=16,
             optimizer="adamw",
@@ -206,7 +271,19 @@ CONVERGENCE = Study(
             tuning_lrs=ADAMW_LRS,
         ),
     ),
-    arms=(*TERM, *CONTROLS, *BASELINES, *REMEDIES, "muon", *ESTIMATORS),
+    arms=(
+        *TERM,
+        *CONTROLS,
+        *BASELINES,
+        *REMEDIES,
+        "xavier",
+        "pre-norm",
+        "warm-up",
+        "pairnorm",
+        "muon",
+        *ESTIMATORS,
+        *PUBLISHED,
+    ),
     first_seed=100,
     tuning=Tuning(lrs=(3e-4, 1e-3, 3e-3)),
 )

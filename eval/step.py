@@ -41,7 +41,7 @@ def diagnose(
     """
     inputs, targets = data.train.batch(slice(0, batch_size))
     samples = data.validation.batch(slice(0, probe))[0]
-    before = term.bare_copy()
+    before = _bare_copy(term.network)
     stepped, step = copy.deepcopy((term, optimizer))
     task = data.task.loss(stepped.model(inputs), targets)
     added = stepped.of_batch(task, targets)
@@ -49,7 +49,7 @@ def diagnose(
     step.zero_grad()
     loss.backward()
     step.step()
-    after = stepped.bare_copy()
+    after = _bare_copy(stepped.network)
 
     names = diagnostics.layer_parameters(before)
     sampled = np.unique(np.linspace(1, len(names) - 1, SAMPLED).astype(int)).tolist()
@@ -83,6 +83,15 @@ def diagnose(
         effective = [diagnostics.effective_parameters(n, pair.nats) for n, pair in zip(counts, pairs, strict=True)]
         found["effective_parameters/share"] = sum(effective) / sum(counts)
     return {tag: value for tag, value in found.items() if np.isfinite(value)}
+
+
+def _bare_copy(network: nn.Module) -> nn.Module:
+    """A copy of a network without the hooks of a term."""
+    copied = copy.deepcopy(network)
+    for module in copied.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return copied
 
 
 @torch.no_grad()

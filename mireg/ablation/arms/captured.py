@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -68,12 +67,6 @@ class Captured(nn.Module):
         caught, self._caught = self._caught, {}
         return {name: caught[name] for name in self._hidden}
 
-    def bare_copy(self) -> nn.Module:
-        """A copy of the bare network, without hooks."""
-        copied = copy.deepcopy(self)
-        copied.taps.remove()
-        return copied.network
-
 
 class LayerTerm(LossTerm):
     """A term computed from the outputs of hidden layers; its settings, those of its paper, are class attributes.
@@ -109,9 +102,6 @@ class LayerTerm(LossTerm):
         self._step = state["step"]
         if self._captured.added is not None:
             self._captured.added.load_state_dict(state["added"])
-
-    def bare_copy(self) -> nn.Module:
-        return self._captured.bare_copy()
 
 
 def at_depth(layers: Sequence[T], fraction: float) -> T:

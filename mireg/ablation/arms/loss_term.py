@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,10 +100,6 @@ class LossTerm(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most terms have no state
         """Restore the state returned by :meth:`state_dict`."""
 
-    @abstractmethod
-    def bare_copy(self) -> nn.Module:
-        """A copy of the bare network, without hooks."""
-
 
 class NoTerm(LossTerm):
     """Plain training without a term.
@@ -120,6 +115,3 @@ class NoTerm(LossTerm):
 
     def __call__(self, task: Tensor, target: Tensor | None) -> None:
         return None
-
-    def bare_copy(self) -> nn.Module:
-        return copy.deepcopy(self.network)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -70,7 +69,7 @@ class OwnTerm(LossTerm):
         self._step = 0
         self._values: dict[str, Tensor] = {}
         self._caught: tuple[Any, Any] = (None, None)
-        self._hook = network.register_forward_hook(self._catch)
+        network.register_forward_hook(self._catch)
 
     def _catch(self, network: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
         if network.training:
@@ -105,10 +104,3 @@ class OwnTerm(LossTerm):
         self._step = state["step"]
         if state["own"]:
             self._function.load_state_dict(state["own"])  # type: ignore[attr-defined]
-
-    def bare_copy(self) -> nn.Module:
-        hooks = self.network._forward_hooks
-        kept = hooks.pop(self._hook.id)
-        copied = copy.deepcopy(self.network)
-        hooks[self._hook.id] = kept
-        return copied

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import models
 from eval.step import diagnose
+from eval.step import training as training_steps
 from mireg import diagnostics
 from mireg.ablation.arms import Term
 from mireg.ablation.arms import arm as named_arm
@@ -26,7 +27,6 @@ from mireg.ablation.data import Dataset, load
 from mireg.ablation.random_state import seed_everything
 from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.storage.files import write_json
-from mireg.ablation.training.batches import Batches
 from mireg.ablation.training.score import score
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -207,20 +207,14 @@ def _build(name: str, dataset: Dataset, depth: int, width: int) -> nn.Module:
 
 def _train(network: nn.Module, arm: str, dataset: Dataset, seed: int, steps: int, lr: float) -> list[dict[str, float]]:
     """Train a network with an arm's term, and return the panels' values at eleven steps."""
-    optimizer = torch.optim.Adam(network.parameters(), lr)
     term = named_arm(arm).term(network, Term(), dataset.train.batch(slice(0, BATCH))[0])
-    batches, curve = Batches(len(dataset.train), BATCH, seed), []
-    for step in range(steps + 1):
-        if step % max(1, steps // 10) == 0 or step == steps:
+    curve = []
+    for done, optimizer in training_steps(term, dataset, lr, seed, BATCH):
+        if done % max(1, steps // 10) == 0 or done == steps:
             accuracy = score(network, dataset.validation, dataset.task, "accuracy")
-            curve.append(_panels(step, accuracy, diagnose(term, optimizer, dataset, BATCH, PROBE)))
-        inputs, targets = dataset.train.batch(next(batches))
-        loss = dataset.task.loss(term.model(inputs), targets)
-        added = term.of_batch(loss, targets)
-        optimizer.zero_grad()
-        (loss if added is None else loss + added).backward()
-        if step < steps:
-            optimizer.step()
+            curve.append(_panels(done, accuracy, diagnose(term, optimizer, dataset, BATCH, PROBE)))
+        if done == steps:
+            break
     return curve
 
 

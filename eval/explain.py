@@ -6,7 +6,7 @@ python -m eval.explain --json FILE --figure FILE --scatter FILE
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-import mireg
 import models
 from eval.cells import CONVERGENCE
+from eval.step import training
 from mireg import diagnostics, estimators
+from mireg.ablation.arms import Term
+from mireg.ablation.arms import arm as named_arm
+from mireg.ablation.arms.loss_term import NoTerm
 from mireg.ablation.data import Dataset, Split, load
 from mireg.ablation.random_state import seed_everything
 from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.storage.files import write_json
-from mireg.ablation.training.batches import Batches
 from mireg.ablation.training.score import score
 from mireg.layers import Taps
 
@@ -80,31 +82,14 @@ def layers_of(network: nn.Module, images: Tensor) -> list[Tensor]:
     return [layer.flatten(1) for layer in caught.values()]
 
 
-def training(network: nn.Module, model: nn.Module, data: Dataset, lr: float, seed: int) -> Iterator[int]:
-    """Train forever; yield the number of completed steps before each step."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
-    batches = Batches(len(data.train), 128, seed)
-    done = 0
-    while True:
-        yield done
-        images, labels = data.train.batch(next(batches))
-        loss = cross_entropy(model(images), labels)
-        if isinstance(model, mireg.MIRegularized):
-            loss = loss + model.mi_loss(labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        done += 1
-
-
 def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
     """Train a network of the convergence study, and measure it at each of :data:`STEPS`."""
     cell = next(cell for cell in CONVERGENCE.cells if cell.name == name)
     seed_everything(seed)
     network = models.build(cell.model, cell.model_options, data.input_shape, data.outputs)
-    model = mireg.wrap(network) if arm == "mi" else network
+    term = named_arm(arm).term(network, Term(), data.train.batch(slice(0, 2))[0])
     found = []
-    for done in training(network, model, data, EXPLAINED[name], seed):
+    for done, _ in training(term, data, EXPLAINED[name], seed):
         if done in STEPS:
             found.append(
                 {
@@ -125,7 +110,7 @@ def stack(options: dict[str, Any], data: Dataset, seed: int) -> dict[str, Any]:
     images, labels = data.validation.batch(slice(0, PROBE))
     layers = layers_of(network, images)
     smallest = estimators.get("usable").for_training().about(layers, labels)[-1].clamp_min(0).item()
-    for done in training(network, network, data, RATE, seed):
+    for done, _ in training(NoTerm(network, Term(), images), data, RATE, seed):
         reached = done % EVERY == 0 and score(network, data.validation, data.task, "accuracy") >= TARGET
         if reached or done == BUDGET:
             return {**options, "seed": seed, "last_nats": smallest, "steps": done if reached else None}

@@ -1,8 +1,9 @@
-"""Diagnostics of one training step, taken on a copy so that they do not affect the run."""
+"""Plain training, step by step, and diagnostics of one step, taken on a copy so that they do not affect the run."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,27 @@ from torch.func import functional_call
 from mireg import diagnostics
 from mireg.ablation.arms import LossTerm
 from mireg.ablation.data import Dataset
+from mireg.ablation.training.batches import Batches
 from mireg.layers import Taps
 from mireg.measure import measure
 
 SAMPLED = 4
 """Number of measured layers, evenly spaced from the second to the last: the first has no layer below it."""
+
+
+def training(
+    term: LossTerm, data: Dataset, lr: float, seed: int, batch_size: int = 128
+) -> Iterator[tuple[int, torch.optim.Optimizer]]:
+    """Train a term's network forever with Adam; yield the number of steps done, and the optimizer, before each step."""
+    optimizer = torch.optim.Adam([*term.network.parameters(), *term.parameters()], lr)
+    for done, batch in enumerate(Batches(len(data.train), batch_size, seed)):
+        yield done, optimizer
+        inputs, targets = data.train.batch(batch)
+        loss = data.task.loss(term.model(inputs), targets)
+        added = term.of_batch(loss, targets)
+        optimizer.zero_grad()
+        (loss if added is None else loss + added).backward()
+        optimizer.step()
 
 
 @torch.random.fork_rng()  # leaves the run's random state unchanged

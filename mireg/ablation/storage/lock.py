@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -31,13 +31,15 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+        lock = FileLock(path, thread_local=False)
         lock.acquire(timeout=patience)
-        path.write_text(f"process {os.getpid()} on {platform.node()}")
+        with suppress(PermissionError):  # Windows lets nobody write to or read from a locked file
+            path.write_text(f"process {os.getpid()} on {platform.node()}")
     except Timeout:
-        raise UserError(
-            f"{folder} is in use by {path.read_text()}: wait for it, stop it, or give another --out"
-        ) from None
+        owner = "another process"
+        with suppress(PermissionError):
+            owner = path.read_text() or owner
+        raise UserError(f"{folder} is in use by {owner}: wait for it, stop it, or give another --out") from None
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     try:

@@ -216,6 +216,12 @@ def test_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(re.match(r"target-shuffled +6/6 +100 +only with it +0\.031 +88\.0% \[", line) for line in lines)
 
 
+def test_the_table_names_arms_of_a_file_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    report.print_table(summary_of(**{"none": None, "lab:Norms": 100, "lab:wide": 100}), Console(width=80))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if re.match(r"lab:\w+ +6/6", line)] == ["lab:Norms", "lab:wide"]
+
+
 def test_table_wraps_what_is_wider_and_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     summary = summary_of(**{"none": None, "last-layer": 100})
     arm = summary["cells"][0]["arms"]["last-layer"]

@@ -97,7 +97,8 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
             first = name == "arm"
             table.add_column(SHORT.get(name, name), justify="left" if first else "right", no_wrap=first)
         for row in zip(*(columns[name] for name in shown), strict=True):
-            table.add_row(row[0], *(text.partition(":")[0] for text in row[1:]))  # a miss's counts are in another column
+            arm, *texts = row
+            table.add_row(arm, *(text.partition(":")[0] for text in texts))  # a miss's counts are in another column
         console.print(f"[bold]{title(cell)}[/bold]", highlight=False)
         console.print(table)
         console.print(headline(cell), highlight=False)

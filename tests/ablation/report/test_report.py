@@ -345,6 +345,18 @@ def test_every_estimate_has_its_estimator_floor_and_ceiling_and_no_axis_two_of_t
     assert len(drawn["cell-rewarded-mi"].lines) == figures.LAYERS
 
 
+def test_arms_whose_floors_differ_share_an_axis() -> None:
+    known = {"estimator": "kde", "samples": 128, "ceiling": 4.85}
+    floors = {"none": 0.2, "mi": -0.04}
+    runs = {arm: [informed(arm, mi={**known, "floor": floor})] for arm, floor in floors.items()}
+    (cell,) = summarise("study", [run for of in runs.values() for run in of])["cells"]
+    (chart,) = [c for c in figures.cell_charts(cell, runs, figures.lines(["none", "mi"])) if "weakest" in c.name]
+    figure = Figure()
+    chart.draw(figure)
+    assert len(figure.axes[0].lines) == 2
+    assert figure.axes[0].get_title(loc="left").endswith("\nfloor -0.04 to 0.20, ceiling 4.85")
+
+
 def test_latex_has_the_same_table_as_the_page(study: Path) -> None:
     text = (study / "tables.tex").read_text()
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2

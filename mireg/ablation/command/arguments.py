@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from mireg.ablation.command.toml import key_of, read_words
 from mireg.ablation.errors import UserError, nearest, one_line
+from mireg.ablation.tasks import TASKS
 
 
 def option(default: Any, about: str, *others: str) -> Any:
@@ -56,8 +57,7 @@ class Arguments:
     model_options: tuple[str, ...] = option((), "Options of the network, as in: depth=10 width=128 activation=sigmoid.")
     task: str | None = option(
         None,
-        "classification, regression, next-token, multi-label, segmentation, reconstruction or package.module:TASK; by "
-        "default the data's own. See docs/tasks.md.",
+        f"{', '.join(TASKS)} or package.module:TASK; by default the data's own. See docs/tasks.md.",
     )
     goal: float | None = option(
         None, "Value of the metric on validation data that is to be reached, in the metric's own unit.", "--target"

@@ -16,6 +16,7 @@ from rich.console import Console
 from eval import report as command
 from mireg.ablation import report
 from mireg.ablation.report import figures, summarise
+from mireg.ablation.report.curves import read_curves
 from mireg.ablation.report.tables import as_markdown, comparison
 from mireg.ablation.report.verdicts import bounds, headline, speed_verdict
 from tests.ablation.report.synthetic import result, write_study
@@ -155,6 +156,35 @@ def test_few_seeds_are_said_to_be_few(seeds: int, verdict: str) -> None:
     runs = [result(arm, seed, step) for arm, step in (("none", 800), ("mi", 100)) for seed in range(seeds)]
     (cell,) = summarise("study", runs, ["none", "mi"])["cells"]
     assert verdict in headline(cell)
+
+
+def test_that_seeds_are_few_is_said_of_the_first_arm_alone() -> None:
+    arms = (("none", 800), ("mi", 100), ("he", 100))
+    runs = [result(arm, seed, step) for arm, step in arms for seed in range(2)]
+    (cell,) = summarise("study", runs, [arm for arm, _ in arms])["cells"]
+    assert headline(cell).endswith(": too few seeds to say.")
+    runs += [result(arm, seed, step) for arm, step in arms[:2] for seed in range(2, 6)]
+    (cell,) = summarise("study", runs, [arm for arm, _ in arms])["cells"]
+    assert headline(cell).endswith(" Too few seeds to say: he.")
+
+
+@pytest.mark.parametrize(("metric", "scale", "most"), [("f1", 1, 1.0), ("f1", 100, None), ("reward", 1, None)])
+def test_an_interval_does_not_leave_the_range_of_its_metric(metric: str, scale: float, most: float | None) -> None:
+    rows = [
+        {"study": "s", "arm": arm, "seed": seed, "step": 10, metric: scale * (0.7 + 0.2 * seed)}
+        for arm in ("none", "mi")
+        for seed in range(2)
+    ]
+    (cell,) = summarise("study", read_curves(rows, metric, "max", None))["cells"]
+    assert (cell["arms"]["mi"]["final_metric"]["ci95"][1] == most) == (most is not None)
+
+
+def test_the_page_names_arms_on_the_left_and_a_single_cell_once(tmp_path: Path) -> None:
+    write_study(tmp_path, [result(arm, seed, 100) for arm in ("none", "mi") for seed in range(6)])
+    report.write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert '<p class="verdict">mi reached' in page
+    assert '<td class="name">mi</td>' in page
 
 
 def test_other_arms_are_named_by_their_verdict() -> None:

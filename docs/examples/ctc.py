@@ -15,9 +15,13 @@ SHAPES = torch.randn(SYMBOLS + 1, FEATURES, generator=torch.Generator().manual_s
 
 
 def sample(seed):
-    """Frames (t, features) of three to six symbols, each two to four frames long, and the symbols, from 1."""
+    """Frames (t, features) of three to six symbols, each two to four frames long, and the symbols, from 1.
+
+    Neighbouring symbols differ: where one ends and the same begins again, nothing shows.
+    """
     generator = torch.Generator().manual_seed(seed)
-    symbols = torch.randint(1, SYMBOLS + 1, (int(torch.randint(3, 7, (), generator=generator)),), generator=generator)
+    count = int(torch.randint(3, 7, (), generator=generator))
+    symbols = torch.randint(1, SYMBOLS, (count,), generator=generator).cumsum(0) % SYMBOLS + 1
     durations = torch.randint(2, 5, symbols.shape, generator=generator)
     frames = SHAPES[symbols.repeat_interleave(durations)]
     return frames + 0.3 * torch.randn(frames.shape, generator=generator), symbols

@@ -61,7 +61,8 @@ class Task:
 
     def __post_init__(self) -> None:
         check("task", self.name, callable(self.loss), "give it a loss, a function of outputs and targets")
-        check("metrics", self.metrics, bool(self.metrics), f"give task {self.name!r} at least one, as METRIC")
+        remedy = f'give task {self.name!r} at least one, as {{"NAME": (function, "max")}}'
+        check("metrics", self.metrics, bool(self.metrics), remedy)
         for name, metric in self.metrics.items():
             good = (
                 isinstance(metric, tuple) and len(metric) == 2 and callable(metric[0]) and metric[1] in ("max", "min")

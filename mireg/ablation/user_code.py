@@ -10,6 +10,9 @@ from typing import Any
 
 from mireg.ablation.errors import UserError, one_line
 
+HERE = Path(__file__).parent
+"""Where code is that is none of a user's."""
+
 
 def import_name(name: str) -> Any:
     """Import the object ``package.module:name``; the current folder is searched first, as with ``python -m``.
@@ -53,7 +56,11 @@ def blame(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
     text = one_line(error)
     text = text if len(text) <= 300 else f"{text[:297]}..."
-    return f"{type(error).__name__}: {text} ({frames[-1].filename}, line {frames[-1].lineno})"
+    if isinstance(error, UserError):  # of this package, about what the user's code called it with
+        frames = [f for f in frames if not Path(f.filename).is_relative_to(HERE)] or frames
+    else:
+        text = f"{type(error).__name__}: {text}"
+    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})"

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from mireg import estimators
+
 DOCS = Path(__file__).parents[2] / "docs"
-TABLES = ("truth", "usable")
-ROWS = [row for name in TABLES for row in json.loads((DOCS / f"results/truth/{name}.json").read_text())["rows"]]
+TABLES = [path for path in sorted((DOCS / "results/truth").glob("*.json")) if path.stem != "held-out"]
+ROWS = [row for path in TABLES for row in json.loads(path.read_text())["rows"]]
 CARDS = sorted(path for path in (DOCS / "estimators").glob("*.md") if path.stem != "index")
 
 
@@ -26,3 +28,10 @@ def test_tables_are_those_of_the_truth_table(card: Path) -> None:
     assert len(tables) > 20
     for task, _, *cells in tables:
         assert cells == read[task]
+
+
+def test_every_estimator_has_a_card_that_is_listed() -> None:
+    assert [card.stem for card in CARDS] == estimators.names()
+    for place in (DOCS / "estimators" / "index.md", DOCS.parent / "mkdocs.yml"):
+        listed = set(re.findall(r"(\w+)\.md", place.read_text()))
+        assert listed.issuperset(estimators.names()), place

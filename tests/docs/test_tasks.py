@@ -7,9 +7,11 @@ import re
 import shlex
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 import train
 from mireg.ablation.data import load
@@ -46,6 +48,13 @@ def test_examples(name: str, tmp_path: Path) -> None:
     results = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("result.json")]
     assert len({run["pairing"]["batches"] for run in results}) == 1
     assert all("inactive" not in run["verdict"] for run in results)
+
+
+def test_every_sequence_of_the_ctc_example_can_be_read() -> None:
+    example = import_module("ctc")
+    symbols = [example.sample(seed)[1] for seed in range(100)]
+    assert all((one[1:] != one[:-1]).all() for one in symbols)  # nothing parts a symbol from the same one behind it
+    assert set(torch.cat(symbols).tolist()) == set(range(1, example.SYMBOLS + 1))
 
 
 def test_arms_from_a_file(tmp_path: Path) -> None:

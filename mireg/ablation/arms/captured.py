@@ -69,21 +69,30 @@ class Captured(nn.Module):
 
 
 class LayerTerm(LossTerm):
-    """A term computed from the outputs of hidden layers; its settings, those of its paper, are class attributes.
+    """A term computed from the outputs of hidden layers; its settings are class attributes, by default its paper's.
 
     Args:
         network: the network to train.
         settings: settings of the MI term, whose layers are used, without the input.
         example: a few inputs, to find the layers and their shapes.
+        **options: other values of its settings.
     """
 
-    def __init__(self, network: nn.Module, settings: Term, example: Any) -> None:
+    def __init__(self, network: nn.Module, settings: Term, example: Any, **options: Any) -> None:
+        for name, value in options.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no setting {name!r}")
+            setattr(self, name, value)
         self.network = network
         self.settings = settings
-        self.model = self._captured = Captured(network, Taps(network, settings.layer_spec))
+        self.model = self._captured = self.capture(network, Taps(network, settings.layer_spec))
         self._values: dict[str, Tensor] = {}
         self._step = 0
         self.prepare(*self._captured.look(example))
+
+    def capture(self, network: nn.Module, taps: Taps) -> Captured:
+        """The module to call in place of the network."""
+        return Captured(network, taps)
 
     def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> None:
         """Choose layers and make what is trained with the network, given the example's outputs."""

@@ -93,6 +93,10 @@ class LossTerm(ABC):
         """The last value of each part of the term, to name one that is not finite."""
         return {}
 
+    def scale(self, inputs: Any, target: Tensor | None) -> dict[str, Any]:
+        """The scale of :meth:`values`, from a batch: ``estimator``, ``samples``, ``floor``, ``ceiling``; or nothing."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs in addition to the network and the optimizer."""
         return {}

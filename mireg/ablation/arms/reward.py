@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mireg.ablation.arms.loss_term import LossTerm, Term
+from mireg.ablation.tasks import arguments
 from mireg.estimators import Estimator
 from mireg.layers import Taps
-from mireg.schedules import Linear
+from mireg.schedules import Constant, Linear
 from mireg.term import MIRegularizer
 from mireg.wrapper import MIRegularized
 
@@ -45,7 +46,8 @@ class Reward(LossTerm):
     ) -> None:
         kind = LastLayer if last else MIRegularizer
         weight = Linear(settings.weight, settings.decay_steps)
-        made = Shuffled(estimator()) if shuffled else estimator()
+        self._estimator = estimator()
+        made = Shuffled(self._estimator) if shuffled else self._estimator
         self._regularizer = kind(made, weight, samples=settings.samples, gather=True)
         self.network = network
         self.model = self._wrapped = MIRegularized(network, Taps(network, settings.layer_spec), self._regularizer)
@@ -60,6 +62,23 @@ class Reward(LossTerm):
 
     def values(self) -> Mapping[str, Tensor]:
         return self._wrapped.mi_terms()
+
+    def scale(self, inputs: Any, target: Tensor | None) -> dict[str, Any]:
+        """The floor is the mean over layers with the rows of what they are asked about shuffled, as in the control."""
+        estimator, samples, taps = self._estimator, self._regularizer.samples, self._wrapped.taps
+        control = type(self._regularizer)(Shuffled(estimator), Constant(1.0), samples=samples)
+        training = self.network.training
+        self.network.eval()
+        with torch.random.fork_rng():
+            outputs, layers = taps.run(*arguments(inputs))
+            shape = outputs.shape if isinstance(outputs, Tensor) else None
+            control.step(layers, target if self._sees_target else None, taps.known_layouts, outputs=shape)
+        self.network.train(training)
+        if not control.terms:
+            return {}
+        rows = min(samples, len(arguments(inputs)[0]))
+        floor = torch.stack(list(control.terms.values())).mean().item()
+        return {"estimator": estimator.name, "samples": rows, "floor": floor, "ceiling": estimator.ceiling(rows)}
 
     def state_dict(self) -> dict[str, Any]:
         return self._regularizer.state_dict()

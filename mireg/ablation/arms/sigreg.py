@@ -39,8 +39,13 @@ class SIGReg(LayerTerm):
     """``weight`` times the mean over hidden layers and random directions of :func:`epps_pulley` of the projected rows.
 
     Maps and sequences are averaged over positions. The directions, of length 1, are new at each step and depend on the
-    step alone. The paper regularises the output of an encoder, with the statistic times n, at least 256 directions, and
-    17 points from -5 to 5, to which 8 positive ones amount.
+    step alone. 8 positive points amount to the paper's 17 from -5 to 5.
+
+    LeJEPA regularises the output of an encoder, with at least 256 directions. It minimises ``lambda n s + (1 - lambda)
+    p``, where s is the statistic, n the batch size and p the prediction loss; the example that its authors publish has
+    lambda = 0.02 and n = 256. Beside a loss with factor 1, that is a weight of ``0.02 / 0.98 * 256 = 5.2``. Ours is
+    0.2: it acts on every hidden layer, beside a supervised loss, and not on an output that nothing else keeps from
+    collapsing. To use theirs: ``Arm("SIGReg as published", partial(SIGReg, weight=5.2, directions=256))``.
 
     Source: Balestriero & LeCun, LeJEPA: provable and scalable self-supervised learning without the heuristics, 2025
     (arXiv:2511.08544).

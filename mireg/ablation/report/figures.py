@@ -187,8 +187,9 @@ def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
                 (4.8, 3.6),
             )
     informed = {arm: of for arm, of in runs.items() if all(point.get("mi") for run in of for point in run["curve"])}
-    for scale in dict.fromkeys(_scale(of, "mi") for of in informed.values()):  # an axis has one unit
-        same = {arm: of for arm, of in informed.items() if _scale(of, "mi") == scale}
+    for name in dict.fromkeys(_estimator(of, "mi") for of in informed.values()):  # an axis has one unit
+        same = {arm: of for arm, of in informed.items() if _estimator(of, "mi") == name}
+        scale = _scale([run for of in same.values() for run in of], "mi")
         yield _by_arm(
             f"weakest-link-{scale.estimator}",
             "Smallest estimate of a successive pair, by step: the weakest link",
@@ -260,21 +261,33 @@ def _scale(runs: Sequence[Mapping[str, Any]], of: str) -> Scale:
     A result has, as ``estimates``, for both the name of the ``estimator``, the number of ``samples``, and ``floor`` and
     ``ceiling`` in the estimator's unit.
     """
-    run = runs[0]
-    known, arm = run.get("estimates", {}).get(of, {}), ARMS.get(run["arm"])
-    by_trainer = of == "mi" and "task" in run  # which measures every arm with the same estimator
-    name = known.get("estimator") or (MEASURED if by_trainer else arm.estimator if arm else None)
+    name = _estimator(runs, of)
     if name not in estimators.REGISTRY:
         return Scale("unknown", "nats", "estimator not recorded")
+    known = [run.get("estimates", {}).get(of, {}) for run in runs]
     measures = estimators.REGISTRY[name].measures
-    edges = [f"{edge} {_edge(known.get(edge))}" for edge in ("floor", "ceiling")]
-    samples = f" on {known['samples']} samples" if "samples" in known else ""
+    edges = [f"{edge} {_edge([of_run[edge] for of_run in known if edge in of_run])}" for edge in ("floor", "ceiling")]
+    samples = f" on {known[0]['samples']} samples" if "samples" in known[0] else ""
     unit = "index" if measures == "dependence" else "nats"
     return Scale(name, unit, f"{measures}, {name} estimator{samples}\n{', '.join(edges)}")
 
 
-def _edge(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f}"
+def _estimator(runs: Sequence[Mapping[str, Any]], of: str) -> str | None:
+    """The estimator of what runs measured or rewarded; None if they do not tell."""
+    run = runs[0]
+    known, arm = run.get("estimates", {}).get(of, {}), ARMS.get(run["arm"])
+    by_trainer = of == "mi" and "task" in run  # which measures every arm with the same estimator
+    return known.get("estimator") or (MEASURED if by_trainer else arm.estimator if arm else None)
+
+
+def _edge(values: Sequence[float | None]) -> str:
+    """A floor or ceiling of several runs.
+
+    >>> _edge([]), _edge([0.011, 0.012]), _edge([-0.04, 0.2])
+    ('not measured', '0.01', '-0.04 to 0.20')
+    """
+    known = [value for value in values if value is not None]
+    return " to ".join(dict.fromkeys(f"{edge(known):.2f}" for edge in (min, max))) if known else "not measured"
 
 
 def has_profile(cells: Sequence[dict[str, Any]]) -> bool:

@@ -227,10 +227,11 @@ def _difference(baseline: Runs, arm: Runs, metric: Metric) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float | None], metric: Metric) -> dict[str, Any]:
-    """Mean over seeds and Student's interval (clipped to 0 and 1 for a share); a failed run may have no value."""
+    """Mean over seeds and Student's interval, within 0 and 1 where the metric is; a failed run may have no value."""
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return {"mean": float(known[0]) if known else None, "ci95": None}
     mean, half = student(known)
     low, high = mean - half, mean + half
-    return {"mean": mean, "ci95": [max(0.0, low), min(1.0, high)] if metric.is_share else [low, high]}
+    bounded = metric.is_bounded and max(known) <= 1  # curves from elsewhere may be in per cent
+    return {"mean": mean, "ci95": [max(0.0, low), min(1.0, high)] if bounded else [low, high]}

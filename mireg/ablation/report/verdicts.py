@@ -26,13 +26,14 @@ def headline(cell: dict[str, Any]) -> str:
     if not compared:
         return f"There is nothing to compare: the baseline {cell['baseline']!r} or every other arm is missing."
     first, *others = compared
+    few = compared[first]["vs_none"]["n_pairs"] < SEEDS_FOR_A_VERDICT  # as its own verdict says already
     groups: dict[tuple[int, str], list[str]] = {}
     for name in others:
         speed = None if cell["target"] is None else speed_verdict(compared[name])
         words = [] if speed is None else ["no difference in speed shown" if speed == NO_DIFFERENCE else speed]
         if (end := final_verdict(cell, compared[name])) in ENDS:
             words.append(f"{end} in the end")
-        if words:
+        if words and not (few and speed == TOO_FEW):
             order = ENDS.index(end) if speed is None else SPEEDS.index(speed)
             groups.setdefault((order, ", ".join(words)), []).append(name)
     grouped = (f"{words.capitalize()}: {', '.join(names)}." for (_, words), names in sorted(groups.items()))

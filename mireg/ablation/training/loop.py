@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mireg.ablation.arms import LossTerm
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.tasks import arguments
@@ -20,7 +21,7 @@ from mireg.ablation.training.recipe import FlipCrop, autocast, lr_factor, make_o
 from mireg.ablation.training.run import Run
 from mireg.ablation.training.score import score
 from mireg.ablation.training.window import Window
-from mireg.measure import NoPairsError, measure
+from mireg.measure import Measurement, NoPairsError, measure
 
 Build = Callable[[Cell, Dataset], nn.Module]
 """Builds the network of a cell, freshly initialised with torch's global random number generator."""
@@ -122,6 +123,8 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
         final = None if spec.tuning else _finite_or_none(score(network, data.final, task, metric.name))
         split = "validation" if data.test is None else "test"
         run.outcome = {"task": task.name, "final_split": split, metric.final: final}
+        if not (spec.tuning or run.failure):
+            run.outcome["estimates"] = scales(term, data, spec)
         run.weights = None if spec.tuning else network.state_dict()
 
 
@@ -135,14 +138,36 @@ def evaluate(network: nn.Module, data: Dataset, spec: RunSpec) -> dict[str, Any]
     value = score(network, data.validation, data.task, metric.name)
     if not math.isfinite(value):
         return {metric.validation: value, "mi": {}}
-    inputs = data.validation.batch(slice(0, PROBE))[0]
-    if isinstance(inputs, tuple):  # layers of a network of several inputs are not measured
-        return {metric.validation: value, "mi": {}}
-    try:
-        found = measure(network, [inputs], layers=spec.term.layer_spec, permutations=0)
-    except NoPairsError:  # a network of one layer can still be trained
+    found = look(network, data, spec)
+    if found is None:
         return {metric.validation: value, "mi": {}}
     return {metric.validation: value, "mi": {r.pair: r.nats for r in found if math.isfinite(r.nats)}}
+
+
+def look(network: nn.Module, data: Dataset, spec: RunSpec, *, permutations: int = 0) -> Measurement | None:
+    """Measure the layers on the probe samples; None if there are no two layers, or several inputs."""
+    inputs = data.validation.batch(slice(0, PROBE))[0]
+    if isinstance(inputs, tuple):
+        return None
+    try:
+        return measure(network, [inputs], layers=spec.term.layer_spec, permutations=permutations)
+    except NoPairsError:  # a network of one layer can still be trained
+        return None
+
+
+def scales(term: LossTerm, data: Dataset, spec: RunSpec) -> dict[str, dict[str, Any]]:
+    """How to read what a run ``rewarded``, and the ``mi`` of its layers: ``estimator``, ``samples``, floor and ceiling.
+
+    The floor is the estimate of the trained network's layers with their rows shuffled, mean over layers or pairs.
+    """
+    inputs, targets = data.train.batch(slice(0, spec.term.samples))
+    found, rewarded = look(term.network, data, spec, permutations=2), term.scale(inputs, term.target(targets))
+    known = {"rewarded": rewarded} if rewarded else {}
+    if found is None:
+        return known
+    floor = _finite_or_none(sum(record.null_floor for record in found) / len(found))
+    scale = {"estimator": found.estimator, "samples": found.samples, "floor": floor, "ceiling": found[0].ceiling}
+    return {**known, "mi": scale}
 
 
 def _finite_or_none(value: float) -> float | None:

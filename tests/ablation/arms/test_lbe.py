@@ -30,8 +30,7 @@ def test_every_place_of_a_map_is_a_unit() -> None:
 @pytest.mark.parametrize(("alpha", "wanted"), [(0.5, 0.5), (-0.5, 0.5), (0.1, 0.2)])
 def test_loss_by_hand(alpha: float, wanted: float) -> None:
     module = network(2)
-    kind = type("WithAlpha", (LayerwiseBatchEntropy,), {"alpha": alpha})
-    term = kind(module, Term(), X[:2])
+    term = LayerwiseBatchEntropy(module, Term(), X[:2], beta=0.1, alpha=alpha)
     first = module.layers[0](X.flatten(1))
     second = module.layers[1](first)
     task = cross_entropy(module.head(second), Y)

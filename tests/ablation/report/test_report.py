@@ -16,6 +16,7 @@ from rich.console import Console
 from eval import report as command
 from mireg.ablation import report
 from mireg.ablation.report import figures, summarise
+from mireg.ablation.report.curves import read_curves
 from mireg.ablation.report.tables import as_markdown, comparison
 from mireg.ablation.report.verdicts import bounds, headline, speed_verdict
 from tests.ablation.report.synthetic import result, write_study
@@ -157,6 +158,35 @@ def test_few_seeds_are_said_to_be_few(seeds: int, verdict: str) -> None:
     assert verdict in headline(cell)
 
 
+def test_that_seeds_are_few_is_said_of_the_first_arm_alone() -> None:
+    arms = (("none", 800), ("mi", 100), ("he", 100))
+    runs = [result(arm, seed, step) for arm, step in arms for seed in range(2)]
+    (cell,) = summarise("study", runs, [arm for arm, _ in arms])["cells"]
+    assert headline(cell).endswith(": too few seeds to say.")
+    runs += [result(arm, seed, step) for arm, step in arms[:2] for seed in range(2, 6)]
+    (cell,) = summarise("study", runs, [arm for arm, _ in arms])["cells"]
+    assert headline(cell).endswith(" Too few seeds to say: he.")
+
+
+@pytest.mark.parametrize(("metric", "scale", "most"), [("f1", 1, 1.0), ("f1", 100, None), ("reward", 1, None)])
+def test_an_interval_does_not_leave_the_range_of_its_metric(metric: str, scale: float, most: float | None) -> None:
+    rows = [
+        {"study": "s", "arm": arm, "seed": seed, "step": 10, metric: scale * (0.7 + 0.2 * seed)}
+        for arm in ("none", "mi")
+        for seed in range(2)
+    ]
+    (cell,) = summarise("study", read_curves(rows, metric, "max", None))["cells"]
+    assert (cell["arms"]["mi"]["final_metric"]["ci95"][1] == most) == (most is not None)
+
+
+def test_the_page_names_arms_on_the_left_and_a_single_cell_once(tmp_path: Path) -> None:
+    write_study(tmp_path, [result(arm, seed, 100) for arm in ("none", "mi") for seed in range(6)])
+    report.write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert '<p class="verdict">mi reached' in page
+    assert '<td class="name">mi</td>' in page
+
+
 def test_other_arms_are_named_by_their_verdict() -> None:
     (cell,) = summary_of(**{"none": 800, "mi": 100, "lbe": 200, "mi-cka": None, "he": 800, "mi-renyi": 100})["cells"]
     assert headline(cell).endswith(
@@ -214,6 +244,12 @@ def test_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any(re.match(r"target-shuffled +6/6 +100 +only with it +0\.031 +88\.0% \[", line) for line in lines)
+
+
+def test_the_table_names_arms_of_a_file_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    report.print_table(summary_of(**{"none": None, "lab:Norms": 100, "lab:wide": 100}), Console(width=80))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if re.match(r"lab:\w+ +6/6", line)] == ["lab:Norms", "lab:wide"]
 
 
 def test_table_wraps_what_is_wider_and_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,6 +373,18 @@ def test_every_estimate_has_its_estimator_floor_and_ceiling_and_no_axis_two_of_t
     assert drawn["cell-rewarded-mi-gaussian"].get_title(loc="left").endswith("floor not measured, ceiling not measured")
     assert [len(drawn[f"cell-weakest-link-{name}"].lines) for name in ("usable", "gaussian")] == [1, 1]
     assert len(drawn["cell-rewarded-mi"].lines) == figures.LAYERS
+
+
+def test_arms_whose_floors_differ_share_an_axis() -> None:
+    known = {"estimator": "kde", "samples": 128, "ceiling": 4.85}
+    floors = {"none": 0.2, "mi": -0.04}
+    runs = {arm: [informed(arm, mi={**known, "floor": floor})] for arm, floor in floors.items()}
+    (cell,) = summarise("study", [run for of in runs.values() for run in of])["cells"]
+    (chart,) = [c for c in figures.cell_charts(cell, runs, figures.lines(["none", "mi"])) if "weakest" in c.name]
+    figure = Figure()
+    chart.draw(figure)
+    assert len(figure.axes[0].lines) == 2
+    assert figure.axes[0].get_title(loc="left").endswith("\nfloor -0.04 to 0.20, ceiling 4.85")
 
 
 def test_latex_has_the_same_table_as_the_page(study: Path) -> None:

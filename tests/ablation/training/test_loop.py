@@ -277,3 +277,27 @@ def test_a_clock_that_goes_backwards(
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["seconds"] == 0.0
     assert outcome(tmp_path) == undisturbed["mi"]
+
+
+@pytest.mark.parametrize("arm", ["none", "mi", "target-shuffled", "mi-kde"])
+def test_a_result_says_how_to_read_its_estimates(arm: str, digits: Dataset, tmp_path: Path) -> None:
+    found = result_of(arm, digits, tmp_path)["estimates"]
+    assert ("rewarded" in found) == (arm != "none")
+    for of, scale in found.items():
+        assert scale["estimator"] == ("usable" if of == "rewarded" and arm != "mi-kde" else "kde")
+        assert scale["samples"] == 128
+        assert -0.5 < scale["floor"] < 0.5 < scale["ceiling"]
+
+
+def test_measuring_the_floor_changes_no_run(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = result_of("mi", digits, tmp_path / "with")
+    monkeypatch.setattr("mireg.ablation.training.loop.scales", lambda *about: {})
+    without = result_of("mi", digits, tmp_path / "without")
+    assert with_it["weights_sha256"] == without["weights_sha256"]
+    assert with_it["test_accuracy"] == without["test_accuracy"]
+
+
+def result_of(arm: str, digits: Dataset, folder: Path) -> dict[str, Any]:
+    train(spec(arm), digits, build, folder)
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result

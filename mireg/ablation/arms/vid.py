@@ -1,0 +1,92 @@
+"""Variational information distillation: layers that tell what the layers of a teacher hold."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from mireg.ablation.arms.captured import Captured, LayerTerm, at_depth
+from mireg.ablation.arms.loss_term import Term
+from mireg.ablation.tasks import arguments
+from mireg.layers import Taps
+from mireg.rows import pool
+
+SMALLEST = 1e-5  # variance, as published
+
+
+class VID(LayerTerm):
+    """``weight`` times the mean over pairs and units of ``1/2 ((t - mu(s))^2 / sigma^2 + log sigma^2)``.
+
+    s is a hidden layer of the network, t the one at the same depth of a trained teacher. Learned with the network are
+    mu, a perceptron with two hidden layers, and ``sigma^2 = softplus(a) + 1e-5``, a variance per unit of t. The value
+    bounds minus the mutual information of s and t from above, up to a constant. Both layers are pooled to a row per
+    sample (:func:`mireg.rows.pool`); the paper keeps the positions of maps.
+
+    Args:
+        teacher: a trained network that takes the same inputs; it is not trained, and stays in evaluation mode.
+
+    Source: Ahn et al., Variational information distillation for knowledge transfer, CVPR 2019.
+    """
+
+    name = "the distillation"
+    weight = 1.0  # as in the published comparisons
+    variance = 5.0  # the first sigma^2, as published
+    depths = (1 / 3, 2 / 3, 1.0)  # of the pairs, as fractions of the hidden layers
+    _captured: Taught
+
+    def __init__(self, network: nn.Module, settings: Term, example: Any, *, teacher: nn.Module, **options: Any) -> None:
+        self._teacher = copy.deepcopy(teacher).to(arguments(example)[0].device)
+        super().__init__(network, settings, example, **options)
+
+    def capture(self, network: nn.Module, taps: Taps) -> Taught:
+        return Taught(network, taps, self._teacher)
+
+    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> None:
+        theirs = self._captured.taught
+        pairs = {at_depth(list(layers), depth): at_depth(list(theirs), depth) for depth in self.depths}
+        self._pairs = tuple(pairs.items())
+        sizes = [(pool(layers[s][:1]).numel(), pool(theirs[t][:1]).numel()) for s, t in self._pairs]
+        with torch.random.fork_rng():  # so that every arm sees the same batches
+            self._means = nn.ModuleList(
+                nn.Sequential(nn.Linear(s, t), nn.ReLU(), nn.Linear(t, t), nn.ReLU(), nn.Linear(t, t)) for s, t in sizes
+            )
+        start = torch.tensor(self.variance - SMALLEST).expm1().log().item()
+        self._spreads = nn.ParameterList(torch.full((t,), start) for _, t in sizes)
+        device = next(iter(layers.values())).device
+        self._captured.added = nn.ModuleList([self._means, self._spreads]).to(device)
+
+    def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
+        ours, theirs = self._captured.take(), self._captured.taught
+        losses = {}
+        for (s, t), mean, spread in zip(self._pairs, self._means, self._spreads, strict=True):
+            variance = softplus(spread) + SMALLEST
+            distance = (pool(theirs[t]).float() - mean(pool(ours[s]).float())).square()
+            losses[f"{s}, {t} of the teacher"] = (distance / variance + variance.log()).mean() / 2
+        self._values = {name: loss.detach() for name, loss in losses.items()}
+        return self.weight * torch.stack(list(losses.values())).mean()
+
+    @property
+    def verdict(self) -> str:
+        return "distils " + ", ".join(f"{t} of the teacher into {s}" for s, t in self._pairs)
+
+
+class Taught(Captured):
+    """A network whose teacher sees the same inputs in training."""
+
+    def __init__(self, network: nn.Module, taps: Taps, teacher: nn.Module) -> None:
+        super().__init__(network, taps)
+        self.taught: dict[str, Tensor] = {}
+        self.__dict__["_teacher"] = Captured(teacher.requires_grad_(False), Taps(teacher))  # not a part of the network
+
+    def look(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        self.taught = self.__dict__["_teacher"].look(example)[1]
+        return super().look(example)
+
+    def forward(self, *inputs: Any) -> Any:
+        if self.training and torch.is_grad_enabled():
+            self.taught = self.__dict__["_teacher"].look(inputs)[1]
+        return super().forward(*inputs)

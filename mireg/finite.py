@@ -1,7 +1,8 @@
-"""Check values without making the host wait for the device."""
+"""Check estimates without making the host wait for the device."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -9,17 +10,26 @@ from torch import Tensor
 
 
 class FiniteWatch:
-    """Reports which entries of a vector are not finite, as soon as the host knows.
+    """Warns of estimates that are not finite, as soon as the host knows.
 
-    On the CPU this is immediate; on another device the entries are copied in the background and checked in a later
+    On the CPU this is immediate; on another device the estimates are copied in the background and checked in a later
     call.
     """
 
     def __init__(self) -> None:
         self._pending: tuple[Tensor, Sequence[str], torch.Event] | None = None
 
-    def __call__(self, values: Tensor, names: Sequence[str]) -> list[str]:
-        """Names of the entries that are not finite, in ``values`` or in an earlier vector whose copy has arrived."""
+    def __call__(self, values: Tensor, names: Sequence[str], step: int) -> None:
+        """Warn if some of these estimates, or of earlier ones whose copy has arrived, are not finite."""
+        if broken := self._broken(values, names):
+            warnings.warn(
+                f"the MI term is not finite at step {step} or just before, in {', '.join(broken)}: a layer there holds "
+                "NaN or infinity, or the estimator broke",
+                RuntimeWarning,
+                stacklevel=7,  # the line that called mi_loss()
+            )
+
+    def _broken(self, values: Tensor, names: Sequence[str]) -> list[str]:
         if values.device.type == "cpu":
             return _broken(values, names)
         if self._pending is None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from mireg.kept import Kept, projected
 from mireg.layers import Layout
 from mireg.rows import Rows, choose_rows
 from mireg.schedules import Schedule
+from mireg.turns import turn
 
 TARGET = "target"
 """Name of the target in the names of estimates, ``"layer→target"``."""
@@ -34,10 +33,6 @@ FROZEN = "no layer that it sees depends on a trained parameter"
 
 FEWEST_ROWS = 8
 """With fewer rows, an estimate is meaningless and is not rewarded."""
-
-TURN_GROWS = 25
-"""All layers but the last take turns: each is rewarded at every k-th step, k times as much. k is 1 for the first 25
-steps, where everything is decided, and grows by 1 every 25 steps, to save time (docs/notebook.md)."""
 
 
 class MIRegularizer:
@@ -128,7 +123,8 @@ class MIRegularizer:
         source = outputs[last]
         outputs[last] = source.view_as(source)  # a separate branch, to tell the term's gradient from the task's
 
-        used, often = self._turn(names, step)
+        seen = all(name in self._kept.means for name in names)
+        used, often = turn(trained, step if seen else 0, source.device)
         samples = max(1, self.samples // (world_size() if self.gather else 1))
         rows = choose_rows(outputs, target, samples, step, used=sorted({0, *used}), **kinds)
         if self.gather:
@@ -139,9 +135,7 @@ class MIRegularizer:
         read = [first, *rows.layers[1:]] if used[0] == 0 else rows.layers[1:]
         about = [projected(first.detach())] + ([] if rows.target is None else [rows.target])
         nats = self.estimator.estimate_parts(first.detach(), read, about)  # (parts, used): of the input, of the target
-        factors = self._factors(names, used, nats.detach(), rows)
-        on = _constant((*(float(often * trained[i]) for i in used[:-1]), 1.0), nats.device)
-        factors = factors * on
+        factors = self._factors(names, used, nats.detach(), rows) * often
         self.acts = factors.any()
         reward = (factors * nats).sum() / sum(trained)
 
@@ -151,36 +145,18 @@ class MIRegularizer:
             self.balance.watch(source, outputs[last], layout, strength * factors[:, -1].sum() / sum(trained))
         return -strength * reward
 
-    def _turn(self, names: Sequence[str], step: int) -> tuple[list[int], int]:
-        """Indices of the layers that are read at this step, the last one at its end, and how often the others count."""
-        last = len(names) - 1
-        turns = max(1, min(1 + step // TURN_GROWS, last // 2))
-        if any(name not in self._kept.means for name in names):
-            turns = 1
-        return [*range(step % turns, last, turns), last], turns
-
     def _factors(self, names: Sequence[str], used: Sequence[int], nats: Tensor, rows: Rows) -> Tensor:
         """The factor (parts, used) of each estimate in the reward."""
         lost = self._kept.update(names, used, nats[0])
         self.counted = rows.counted(FEWEST_ROWS)
-        parts = [INPUT_PART * lost.square()]
+        parts, found = [INPUT_PART * lost.square()], [f"{names[0]}→{names[i]}" for i in used]
         if self.counted is not None:
             parts.append(self.counted.square().expand_as(lost))
-        self._record([f"{names[0]}→{names[i]}" for i in used], nats[0])
+            found += [f"{names[i]}→{TARGET}" for i in used]
+        self.terms |= dict(zip(found, nats.flatten().unbind(), strict=True))
+        self._watch(nats.flatten(), found, self.steps - 1)
         self.terms.pop(f"{names[0]}→{names[0]}", None)  # the reference, and no layer's own
-        if self.counted is not None:
-            self._record([f"{names[i]}→{TARGET}" for i in used], nats[1])
         return torch.stack(parts)
-
-    def _record(self, names: list[str], nats: Tensor) -> None:
-        self.terms |= dict(zip(names, nats.unbind(), strict=True))
-        if broken := self._watch(nats, names):
-            warnings.warn(
-                f"the MI term is not finite at step {self.steps - 1} or just before, in {', '.join(broken)}: a layer "
-                "there holds NaN or infinity, or the estimator broke",
-                RuntimeWarning,
-                stacklevel=7,  # the line that called mi_loss()
-            )
 
     def _nothing(self, note: str) -> Tensor | None:
         self.note = note
@@ -201,9 +177,3 @@ class MIRegularizer:
         self._kept.means, self.terms = dict(state["kept"]), dict(state["terms"])
         self.balance.load_state_dict(state)
         self.start_at(state["steps"])
-
-
-@functools.lru_cache(maxsize=64)
-def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """The values on a device, copied there once."""
-    return torch.tensor(values, device=device)

@@ -17,7 +17,8 @@ from mireg import estimators
 from mireg.ablation.arms.reward import Shuffled
 from mireg.kept import MEMORY, projected, share_lost
 from mireg.schedules import Constant
-from mireg.term import FEWEST_ROWS, INPUT_PART, PER_POSITION, TURN_GROWS
+from mireg.term import FEWEST_ROWS, INPUT_PART, PER_POSITION
+from mireg.turns import GROWS
 
 
 def network() -> nn.Sequential:
@@ -128,7 +129,7 @@ def test_layers_take_turns(count: int, age: int, supervised: bool) -> None:
     regularizer = term()
     whole = regularizer.step(layers, target)  # the first use reads all
     assert whole is not None
-    regularizer.start_at(age * TURN_GROWS)
+    regularizer.start_at(age * GROWS)
     total, read = torch.zeros(()), []
     for _ in range(turns):
         regularizer.terms.clear()
@@ -174,7 +175,7 @@ def test_the_unit_of_noise_is_of_the_first_layer_in_every_turn() -> None:
     whole.step(layers, y)
     regularizer = term()
     regularizer.step(layers, y)
-    regularizer.start_at(2 * TURN_GROWS)
+    regularizer.start_at(2 * GROWS)
     for _ in range(3):  # some leave out the first
         regularizer.step(layers, y)
         for name, nats in regularizer.terms.items():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import mireg
-from mireg import balance, kept, term
+from mireg import balance, kept, term, turns
 from mireg.estimators import usable
 from mireg.schedules import Constant
 
@@ -56,8 +56,8 @@ NETWORKS = {
 @pytest.mark.parametrize("supervised", [True, False], ids=["target", "label-free"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_loss_and_gradients(oracle: ModuleType, name: str, supervised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (term, oracle):
-        monkeypatch.setattr(module, "TURN_GROWS", 2)  # so that they grow within these steps
+    monkeypatch.setattr(turns, "GROWS", 2)  # so that they grow within these steps
+    monkeypatch.setattr(oracle, "TURN_GROWS", 2)
     plain = mlp(*NETWORKS[name])
     model = mireg.wrap(mlp(*NETWORKS[name]), weight=Constant(1.5))
     reward = oracle.Reward()
@@ -92,6 +92,7 @@ def test_constants(oracle: ModuleType) -> None:
     options = usable.Usable.reward_options
     assert (options["ridge"], options["shared_noise"]) == (oracle.RIDGE, oracle.SHARED_NOISE)
     assert usable.Usable().noise_floor == oracle.FLOOR
+    assert (usable.Usable.certain, turns.GROWS) == (oracle.CERTAIN, oracle.TURN_GROWS)
 
 
 def test_trains(oracle: ModuleType) -> None:

@@ -60,7 +60,7 @@ STACKS: tuple[dict[str, Any], ...] = (
 TARGET, BUDGET, EVERY, RATE = 0.75, 2000, 25, 1e-3
 
 
-def look(network: nn.Module, probe: Split) -> dict[str, list[float]]:
+def measure_layers(network: nn.Module, probe: Split) -> dict[str, list[float]]:
     """Measure the :data:`PANELS` of a network, each by layer."""
     images, labels = probe.batch(slice(0, PROBE))
     layers = layers_of(network, images)
@@ -77,9 +77,9 @@ def layers_of(network: nn.Module, images: Tensor) -> list[Tensor]:
     """The input and the outputs of the hidden layers, as matrices."""
     taps = Taps(network)
     with torch.no_grad():
-        caught = taps.run(images)[1]
+        layers = taps.run(images)[1]
     taps.remove()
-    return [layer.flatten(1) for layer in caught.values()]
+    return [layer.flatten(1) for layer in layers.values()]
 
 
 def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
                 {
                     "step": done,
                     "accuracy": score(network, data.validation, data.task, "accuracy"),
-                    **look(network, data.validation),
+                    **measure_layers(network, data.validation),
                 }
             )
         if done == STEPS[-1]:

@@ -33,9 +33,9 @@ class Captured(nn.Module):
         self.active = True
         self.added: nn.Module | None = None
         self._hidden: list[str] = []
-        self._caught: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
 
-    def look(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def observe(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The outputs of the network, and those of each hidden layer in order, for a few inputs.
 
         Args:
@@ -47,25 +47,25 @@ class Captured(nn.Module):
         training = self.network.training
         self.network.eval()  # so that this pass changes no statistics and draws no random numbers
         with torch.no_grad():
-            outputs, caught = self.taps.run(*arguments(example))
+            outputs, layers = self.taps.run(*arguments(example))
         self.network.train(training)
-        self._hidden = [name for name in caught if name != INPUT]
+        self._hidden = [name for name in layers if name != INPUT]
         if not self._hidden:
             raise UserError(
                 f"the arm does not apply, no hidden layers were found: {self.taps.reason}; name them, or leave it out"
             )
-        return outputs, {name: caught[name] for name in self._hidden}
+        return outputs, {name: layers[name] for name in self._hidden}
 
     def forward(self, *inputs: Any) -> Any:
         if not (self.active and self.training and torch.is_grad_enabled()):
             return self.network(*inputs)
-        result, self._caught = self.taps.run(*inputs)
+        result, self._outputs = self.taps.run(*inputs)
         return result
 
-    def take(self) -> dict[str, Tensor]:
+    def pop(self) -> dict[str, Tensor]:
         """Return and clear the hidden layers' outputs in the last training forward."""
-        caught, self._caught = self._caught, {}
-        return {name: caught[name] for name in self._hidden}
+        layers, self._outputs = self._outputs, {}
+        return {name: layers[name] for name in self._hidden}
 
 
 class LayerTerm(LossTerm):
@@ -88,7 +88,7 @@ class LayerTerm(LossTerm):
         self.model = self._captured = self.capture(network, Taps(network, settings.layer_spec))
         self._values: dict[str, Tensor] = {}
         self._step = 0
-        self.prepare(*self._captured.look(example))
+        self.prepare(*self._captured.observe(example))
 
     def capture(self, network: nn.Module, taps: Taps) -> Captured:
         """The module to call in place of the network."""

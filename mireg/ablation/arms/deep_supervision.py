@@ -39,10 +39,10 @@ class AuxiliaryHeads(LayerTerm):
 
     def heads_loss(self, target: Tensor) -> Tensor:
         """Mean of the heads' losses in the last training forward."""
-        caught = self._captured.take()
+        layers = self._captured.pop()
         if target.is_floating_point() and not self._per_position:
             target = target.flatten(1) if target.ndim > 1 else target[:, None]
-        rows = choose_rows([caught[name] for name in self._names], target, self.settings.samples, self._step)
+        rows = choose_rows([layers[name] for name in self._names], target, self.settings.samples, self._step)
         code = rows.target
         assert code is not None
         losses = [self.loss(head(row), code) for head, row in zip(self._heads, rows.layers, strict=True)]

@@ -47,7 +47,7 @@ class LayerSync(LayerTerm):
                 self._captured.added = nn.Linear(pool(a[:1]).numel(), pool(b[:1]).numel()).to(a.device)
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        layers = self._captured.take()
+        layers = self._captured.pop()
         a, b = layers[self._early].float(), layers[self._late].detach().float()
         if self._captured.added is not None:
             a, b = (pool(layer).flatten(1) for layer in (a, b))

@@ -47,7 +47,7 @@ class LayerwiseBatchEntropy(LayerTerm):
         self._captured.added = nn.ParameterList([self._alphas])
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        entropies = {name: batch_entropy(layer) for name, layer in self._captured.take().items()}
+        entropies = {name: batch_entropy(layer) for name, layer in self._captured.pop().items()}
         self._values = {name: entropy.detach() for name, entropy in entropies.items()}
         wanted = self._alphas.abs().clamp_min(self.alpha_min)
         return task * self.beta * (torch.stack(list(entropies.values())) - wanted).square().mean()

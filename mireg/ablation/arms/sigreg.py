@@ -60,7 +60,7 @@ class SIGReg(LayerTerm):
         generator = torch.Generator().manual_seed(self._step)
         self._step += 1
         statistics = {}
-        for name, layer in self._captured.take().items():
+        for name, layer in self._captured.pop().items():
             rows = layer.flatten(2).mean(2).float() if layer.ndim > 2 else layer.float()
             directions = torch.randn(rows.shape[1], self.directions, generator=generator).to(rows.device)
             statistics[name] = epps_pulley(rows @ (directions / directions.norm(dim=0)), self.points).mean()

@@ -60,7 +60,7 @@ class VID(LayerTerm):
         self._captured.added = nn.ModuleList([self._means, self._spreads]).to(device)
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        ours, theirs = self._captured.take(), self._captured.taught
+        ours, theirs = self._captured.pop(), self._captured.taught
         losses = {}
         for (s, t), mean, spread in zip(self._pairs, self._means, self._spreads, strict=True):
             variance = softplus(spread) + SMALLEST
@@ -82,11 +82,11 @@ class Taught(Captured):
         self.taught: dict[str, Tensor] = {}
         self.__dict__["_teacher"] = Captured(teacher.requires_grad_(False), Taps(teacher))  # not a part of the network
 
-    def look(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        self.taught = self.__dict__["_teacher"].look(example)[1]
-        return super().look(example)
+    def observe(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        self.taught = self.__dict__["_teacher"].observe(example)[1]
+        return super().observe(example)
 
     def forward(self, *inputs: Any) -> Any:
         if self.training and torch.is_grad_enabled():
-            self.taught = self.__dict__["_teacher"].look(inputs)[1]
+            self.taught = self.__dict__["_teacher"].observe(inputs)[1]
         return super().forward(*inputs)

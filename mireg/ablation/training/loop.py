@@ -138,13 +138,13 @@ def evaluate(network: nn.Module, data: Dataset, spec: RunSpec) -> dict[str, Any]
     value = score(network, data.validation, data.task, metric.name)
     if not math.isfinite(value):
         return {metric.validation: value, "mi": {}}
-    found = look(network, data, spec)
+    found = measure_layers(network, data, spec)
     if found is None:
         return {metric.validation: value, "mi": {}}
     return {metric.validation: value, "mi": {r.pair: r.nats for r in found if math.isfinite(r.nats)}}
 
 
-def look(network: nn.Module, data: Dataset, spec: RunSpec, *, permutations: int = 0) -> Measurement | None:
+def measure_layers(network: nn.Module, data: Dataset, spec: RunSpec, *, permutations: int = 0) -> Measurement | None:
     """Measure the layers on the probe samples; None if there are no two layers, or several inputs."""
     inputs = data.validation.batch(slice(0, PROBE))[0]
     if isinstance(inputs, tuple):
@@ -161,7 +161,7 @@ def scales(term: LossTerm, data: Dataset, spec: RunSpec) -> dict[str, dict[str, 
     The floor is the estimate of the trained network's layers with their rows shuffled, mean over layers or pairs.
     """
     inputs, targets = data.train.batch(slice(0, spec.term.samples))
-    found, rewarded = look(term.network, data, spec, permutations=2), term.scale(inputs, term.target(targets))
+    found, rewarded = measure_layers(term.network, data, spec, permutations=2), term.scale(inputs, term.target(targets))
     known = {"rewarded": rewarded} if rewarded else {}
     if found is None:
         return known

@@ -21,7 +21,7 @@ def test_nothing_is_captured_once_its_weight_is_0() -> None:
 
     def step() -> torch.Tensor:
         task = term.model(X).sum()
-        caught.append(len(model._caught))
+        caught.append(len(model._outputs))
         return term(task, torch.arange(len(X)) % 2)
 
     added = [step().item() for _ in range(4)]
@@ -30,7 +30,7 @@ def test_nothing_is_captured_once_its_weight_is_0() -> None:
     resumed = DeepSupervision(network(), Term(decay_steps=2), X[:2])
     resumed.load_state_dict(term.state_dict())
     resumed.model(X)
-    assert not resumed.model._caught
+    assert not resumed.model._outputs
 
 
 def test_deep_supervision_by_hand() -> None:

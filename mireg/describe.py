@@ -96,14 +96,15 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
     args: tuple[Any, ...] = example if isinstance(example, tuple) else (example,)
     kwargs: dict[str, Any] = {}
     if isinstance(example, Mapping):
-        args, kwargs = inputs_of(twin.module, example)
+        args, kwargs = inputs_of(twin._network, example)
     twin.train()
     with torch.random.fork_rng(), torch.enable_grad():
         outputs, layers = twin.taps.run(*args, **kwargs)
         if target is None and layers:
             size = len(next(iter(layers.values())))
             target = torch.arange(size, device=next(iter(layers.values())).device)
-            target = target % max(2, min(CLASSES, tensors_in(outputs)[0].shape[-1]))
+            widths = [tensor.shape[-1] for tensor in tensors_in(outputs) if tensor.ndim]  # not a loss
+            target = target % max(2, min([CLASSES, *widths[:1]]))
 
         trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
 
@@ -112,7 +113,7 @@ def describe(model: nn.Module, example: Any, target: Tensor | None = None) -> De
             twin.zero_grad()
             if at is not None:
                 twin.regularizer.start_at(at)
-            outputs = (twin if used else twin.module)(*args, **kwargs)
+            outputs = (twin if used else twin._network)(*args, **kwargs)
             total = torch.stack([t.float().sum() for t in tensors_in(outputs) if t.requires_grad]).sum()
             (total + twin.mi_loss(target) if used else total).backward()
             for parameter in trained:

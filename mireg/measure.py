@@ -232,7 +232,7 @@ def measure(
     3: 0.54 of the target, 1.59 of the input
     """
     if isinstance(module, MIRegularized):
-        module = module.module
+        module = module._network
     taps = Taps(module, layers)
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

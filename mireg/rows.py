@@ -76,6 +76,7 @@ def choose_rows(
     used: Sequence[int] | None = None,
     outputs: torch.Size | None = None,
     ignore_index: int = IGNORED,
+    samples_second: bool = False,
 ) -> Rows:
     """Choose the rows of layers and target that an estimate uses.
 
@@ -86,13 +87,15 @@ def choose_rows(
     Args:
         layers: L tensors (n, channels, positions ...).
         target: (n,) or (n, positions ...) integer classes, or (n, ...) values; None for no target. Classes of all
-            positions may also be flattened, (n * positions,). Values belong to positions if every layer has these
-            positions: (n, channels, positions ...) for maps, (n, positions) or (n, positions, k) for sequences.
+            positions may also be flattened as for the loss, (n * positions,). Values belong to positions if every
+            layer has these positions: (n, channels, positions ...) for maps, (n, positions) or (n, positions, k) for
+            sequences.
         samples: maximum number of samples.
         step: the training step, which varies the choice.
         used: indices of the layers to return rows of, by default all.
         outputs: shape of the network's output, which says whether integers are values; None if it is not one tensor.
         ignore_index: class of the rows to skip.
+        samples_second: whether the network's output is (positions, n, ...), and so what is flattened for the loss.
 
     Raises:
         TypeError: if the target is not a tensor, or complex.
@@ -116,7 +119,7 @@ def choose_rows(
         target = target if ignore_index == IGNORED else target.masked_fill(target == ignore_index, IGNORED)
     places = math.prod(layers[-1].shape[2:])
     if target.ndim == 1 and len(target) != n and not target.is_floating_point() and len(target) == n * places:
-        target = target.view(n, places)
+        target = target.view(places, n).T if samples_second else target.view(n, places)
     if target.ndim == 0 or len(target) != n or target.is_complex():
         raise ValueError(_unfit(target, layers))
     kind = _kind(target, layers, outputs, look=step == 0 or device.type == "cpu")

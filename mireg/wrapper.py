@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from mireg.term import FROZEN, TARGET, MIRegularizer
 
 LOGGER = logging.getLogger(__name__)
 
-OWN = ("module", "taps", "regularizer")
+OWN = ("taps", "regularizer")
 """Attributes of the wrapper itself; all others are the network's."""
 
 SHARED = (
@@ -53,14 +54,14 @@ class MIRegularized(nn.Module):
     It takes the network's arguments, returns exactly what the network returns, and has the same parameters, modules,
     buffers and state-dict keys under the same names. Reading, setting and deleting attributes acts on the network,
     except for the wrapper's own and names that start with an underscore. ``model.module`` is the network itself, whose
-    type ``isinstance`` should ask for.
+    type ``isinstance`` should ask for; of a network with a ``module`` of its own, it is that one.
     """
 
-    module: nn.Module
+    _network: nn.Module
 
     def __init__(self, module: nn.Module, taps: Taps, regularizer: MIRegularizer) -> None:
         super().__init__()
-        self.__dict__["module"] = module  # not a submodule: it would prefix all names
+        self.__dict__["_network"] = module  # not a submodule: it would prefix all names
         self._share()
         self.taps = taps
         self.regularizer = regularizer
@@ -72,18 +73,19 @@ class MIRegularized(nn.Module):
         self._norms: Tensor | None = None  # of the parameters, if their versions had not changed
         self._unused = 0  # terms since the last one whose gradient arrived
         self._gradient: Tensor | None = None  # of the last term: 1, or the loss scale
+        self._replaced_at: int | None = None  # step of the schedule at which the weights were replaced since
         self._announced: set[str] = set()
         self._unwrapped = False
 
     def _share(self) -> None:
         for name in SHARED:
-            self.__dict__[name] = self.module.__dict__[name]
+            self.__dict__[name] = self._network.__dict__[name]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network; in training, store the outputs of its layers for :meth:`mi_loss`."""
         used = self.training and torch.is_grad_enabled() and self.regularizer.active
         if self._unwrapped or not used:  # keeps what an earlier training forward captured
-            return self.module(*args, **kwargs)  # compiled, it must change nothing here that it reads
+            return self._network(*args, **kwargs)  # compiled, it must change nothing here that it reads
         return self._capture(*args, **kwargs)
 
     @_disable_dynamo  # never compiled while the term is on: it sees the tensors and gradients of the pass
@@ -122,6 +124,7 @@ class MIRegularized(nn.Module):
         captured, self._captured = self._captured, None
         passes, self._passes = self._passes, 0
         active = self.regularizer.active  # as the forward pass saw it
+        self._report_replaced()
         self._count_step()
         if not (active and self.regularizer.active):
             self.regularizer.start_at(self.regularizer.steps + 1)
@@ -133,7 +136,12 @@ class MIRegularized(nn.Module):
                 "training mode (model.train()), outside torch.no_grad(), and through the wrapper, not the bare module"
             )
         term = self.regularizer.step(
-            captured or {}, target, self.taps.known_layouts, outputs=self._outputs, ignore_index=ignore_index
+            captured or {},
+            target,
+            self.taps.known_layouts,
+            outputs=self._outputs,
+            ignore_index=ignore_index,
+            samples_second=self._has_samples_second(captured or {}),
         )
         self._announce()
         if term is None or not term.requires_grad:
@@ -164,7 +172,10 @@ class MIRegularized(nn.Module):
             return "inactive at the last step: the layers lost nothing of the input, and no target tells rows apart"
         if self._unused >= UNUSED:
             return f"inactive: {NOT_ADDED}"
-        if self._gradient is not None and self._gradient.item() <= 0:
+        factor = 1.0 if self._gradient is None else self._gradient.item()
+        if factor == 0:
+            return "inactive at the last step: it was multiplied by 0; add what mi_loss() returns"
+        if factor < 0:
             return "inverted: its sign was changed, and information is punished; add what mi_loss() returns"
         what = "the target and the input"
         if regularizer.counted is None:
@@ -189,7 +200,7 @@ class MIRegularized(nn.Module):
         """Remove the hooks and return the original network; the wrapper is inactive afterwards."""
         self.taps.remove()
         self._captured, self._unwrapped = None, True
-        return self.module
+        return self._network
 
     def _count_step(self) -> None:
         """Repeat the step of the last call if the optimizer took none since: gradients of several passes add up.
@@ -197,8 +208,7 @@ class MIRegularized(nn.Module):
         It took one if the weights changed. Their versions say so, unless it is fused or writes to ``weight.data``; then
         their norms do. After a backward pass whose gradients are gone, it is taken to have made a step.
         """
-        trained = self._trained()
-        versions, norms = sum(p._version for p in trained), None
+        trained, versions, norms = self._trained(), self._summed_versions(), None
         same = versions == self._versions
         if same and self._unused == 0:  # after a backward pass
             same = any(p.grad is not None for p in trained)
@@ -211,8 +221,37 @@ class MIRegularized(nn.Module):
         if self._calls > 1:
             self.regularizer.start_at(self.regularizer.steps - 1)
 
+    def _has_samples_second(self, captured: Mapping[str, Tensor]) -> bool:
+        """Whether the network's output is (positions, samples, ...); where its shape does not tell, its last layer."""
+        if not captured:
+            return False
+        name, last = list(captured.items())[-1]
+        ends = () if self._outputs is None else tuple(self._outputs[:2])
+        if len(set(ends)) == 2 and len(last) in ends:
+            return ends[1] == len(last)
+        return self.taps.known_layouts[name].batch == 1
+
+    def _report_replaced(self) -> None:
+        """Log once that the weights were replaced in the middle of the schedule, or after its end."""
+        replaced_at, self._replaced_at = self._replaced_at, None
+        regularizer, steps = self.regularizer, self.regularizer.steps
+        used = regularizer.active or regularizer.weight(0) != 0
+        if used and steps and steps == replaced_at and REPLACED not in self._announced:  # else it was moved since
+            self._announced.add(REPLACED)
+            LOGGER.warning(
+                "mireg: %s at step %d of the term's schedule, which %s: for a new training call model.restart()",
+                REPLACED,
+                steps,
+                "goes on" if regularizer.active else "is over",
+            )
+
     def _trained(self) -> list[nn.Parameter]:
-        return [p for p in self.parameters() if p.requires_grad and not p.is_inference()]
+        parameters = nn.Module.parameters(self._network)  # all of them, whatever the network gives to an optimizer
+        return [p for p in parameters if p.requires_grad and not p.is_inference()]
+
+    def _summed_versions(self) -> int:
+        """A number that changes with the trained parameters."""
+        return sum(p._version for p in self._trained())
 
     def _on_gradient(self, gradient: Tensor) -> None:
         self._unused, self._gradient = 0, gradient.detach()
@@ -236,56 +275,51 @@ class MIRegularized(nn.Module):
         parameter = next(self.parameters(), None)
         return torch.zeros((), device=None if parameter is None else parameter.device)
 
-    # What acts on the network as a whole acts on the network itself, which may override it.
+    # What acts on the network as a whole acts on the network itself, which may override it; see also DELEGATED.
+
+    @property
+    def module(self) -> nn.Module:
+        """The network; or its own submodule of that name, as of ``DistributedDataParallel``."""
+        own = self._modules.get("module")
+        return self._network if own is None else own
 
     @property
     def training(self) -> bool:
-        return self.module.training
+        return self._network.training
 
     @training.setter
     def training(self, mode: bool) -> None:
-        if "module" in self.__dict__:
-            self.module.training = mode
+        if "_network" in self.__dict__:
+            self._network.training = mode
 
     def train(self, mode: bool = True) -> MIRegularized:
-        self.module.train(mode)
+        self._network.train(mode)
         return self
 
     def apply(self, fn: Callable[[nn.Module], None]) -> MIRegularized:
-        before = sum(p._version for p in self._trained())
-        self.module.apply(fn)
-        if sum(p._version for p in self._trained()) != before:
-            self._say_where_the_schedule_is()
+        before = self._summed_versions()
+        self._network.apply(fn)
+        if self._summed_versions() != before:
+            self._replaced_at = self.regularizer.steps
         return self
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> MIRegularized:
-        self.module._apply(fn, recurse)
+        self._network._apply(fn, recurse)
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        return self.module.state_dict(*args, **kwargs)
+        return self._network.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self._say_where_the_schedule_is()
-        return self.module.load_state_dict(state_dict, *args, **kwargs)
+        self._replaced_at = self.regularizer.steps
+        return self._network.load_state_dict(state_dict, *args, **kwargs)
 
     def _replicate_for_data_parallel(self) -> MIRegularized:
         raise TypeError(NO_COPIES)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self.module._load_from_state_dict(*args)
-
-    def _say_where_the_schedule_is(self) -> None:
-        regularizer = self.regularizer
-        used = regularizer.active or regularizer.weight(0) != 0
-        if used and regularizer.steps and self.training and REPLACED not in self._announced:
-            self._announced.add(REPLACED)
-            LOGGER.warning(
-                "mireg: %s at step %d of the term's schedule, which %s: for a new training call model.restart()",
-                REPLACED,
-                regularizer.steps,
-                "goes on" if regularizer.active else "is over",
-            )
+        self._replaced_at = self.regularizer.steps
+        self._network._load_from_state_dict(*args)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -293,32 +327,32 @@ class MIRegularized(nn.Module):
         except AttributeError:
             if name in OWN:
                 raise
-            return getattr(self.module, name)
+            return getattr(self._network, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "training" or self._is_own(name):
             super().__setattr__(name, value)
         else:
-            setattr(self.module, name, value)
+            setattr(self._network, name, value)
 
     def __delattr__(self, name: str) -> None:
         if self._is_own(name):
             super().__delattr__(name)
         else:
-            delattr(self.module, name)
+            delattr(self._network, name)
 
     def _is_own(self, name: str) -> bool:
         """Whether an attribute belongs to the wrapper, not the network; reads and writes agree on this."""
         return name in OWN or name.startswith("_") or hasattr(type(self), name)
 
     def __getitem__(self, key: Any) -> Any:
-        return self.module[key]  # type: ignore[index]  # a network without indexing raises its own error
+        return self._network[key]  # type: ignore[index]  # a network without indexing raises its own error
 
     def __len__(self) -> int:
-        return len(self.module)  # type: ignore[arg-type]
+        return len(self._network)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.module)  # type: ignore[call-overload, no-any-return]
+        return iter(self._network)  # type: ignore[call-overload, no-any-return]
 
     def __bool__(self) -> bool:
         return True
@@ -340,6 +374,25 @@ class MIRegularized(nn.Module):
         self._share()
         super().__setstate__({})  # type: ignore[no-untyped-call]
 
+
+DELEGATED = (
+    *("parameters", "named_parameters", "buffers", "named_buffers", "zero_grad", "requires_grad_", "eval"),
+    *("to", "cpu", "cuda", "half", "bfloat16", "float", "double"),
+)
+"""Methods that act on the network alone, and return the wrapper where they return the network."""
+
+
+def _delegated(name: str) -> Callable[..., Any]:
+    @functools.wraps(getattr(nn.Module, name))
+    def method(self: MIRegularized, *args: Any, **kwargs: Any) -> Any:
+        result = getattr(self._network, name)(*args, **kwargs)
+        return self if result is self._network else result
+
+    return method
+
+
+for _name in DELEGATED:
+    setattr(MIRegularized, _name, _delegated(_name))
 
 NO_COPIES = (
     "nn.DataParallel runs copies of the network, whose layers are out of reach: use DistributedDataParallel, or wrap "

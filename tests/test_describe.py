@@ -74,6 +74,20 @@ class Named(nn.Module):
         return self.body(image)
 
 
+def test_a_network_that_returns_its_loss_first() -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.named = Named()
+
+        def forward(self, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            out = self.named(image)
+            return (out[:, 0] - labels).square().mean(), out
+
+    found = mireg.describe(WithLoss(), {"image": torch.randn(16, 4), "labels": torch.zeros(16)})
+    assert found.verdict.startswith("active")
+
+
 def test_what_the_network_does_not_take_is_left_out() -> None:
     found = mireg.describe(Named(), {"image": torch.randn(16, 4), "label": torch.zeros(16)})
     assert list(found.shapes) == ["input", "body.1", "body.3"]

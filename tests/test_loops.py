@@ -331,7 +331,9 @@ def test_replaced_weights_are_reported_once(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
     for _ in range(2):
         model.load_state_dict(start)
+        train(model, steps=1)
     model.apply(without_bias)
+    train(model, steps=1)
     (record,) = caplog.records
     assert "replaced at step 2 of the term's schedule, which goes on: for a new training call model.restart()" in (
         record.getMessage()

@@ -293,6 +293,64 @@ def test_names_are_the_networks(make: Callable[[], nn.Module]) -> None:
         assert all(a is b for a, b in zip(twin.parameters(), twin.module.parameters(), strict=True))
 
 
+class Overriding(nn.Module):
+    """A root that gives an optimizer a part of its parameters, as of a frozen backbone, and acts on its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.asked = network(), nn.Linear(2, 2), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+    def parameters(self) -> Any:
+        return self.head.parameters()
+
+    def zero_grad(self, *args: Any) -> None:
+        self.asked.append("zero_grad")
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        self.asked.append("to")
+        return super().to(*args, **kwargs)
+
+    def eval(self) -> Any:
+        self.asked.append("eval")
+        return super().eval()
+
+
+def test_what_the_network_overrides_acts() -> None:
+    net = Overriding()
+    model = mireg.wrap(net)
+    assert list(map(id, model.parameters())) == list(map(id, net.head.parameters()))
+    assert len(list(model.named_parameters())) == 8
+    model.zero_grad()
+    assert model.to("cpu") is model
+    assert model.eval() is model
+    assert net.asked == ["zero_grad", "to", "eval"]
+    model.train()
+    (model(X).square().mean() + model.mi_loss(Y)).backward()
+    assert model.verdict.startswith("active")
+    assert mireg.wrap(nn.Sequential(net, nn.Tanh(), nn.Linear(2, 2)))(X).shape == (12, 2)
+
+
+def test_a_submodule_of_the_wrappers_name() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.module(x)
+
+    net = Around()
+    model = mireg.wrap(net)
+    assert model.module is net.module
+    assert model.get_parameter("module.0.weight") is net.module[0].weight
+    weights = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    assert not torch.func.functional_call(model, weights, (X,)).any()
+    assert model.unwrap() is net
+
+
 def test_lengths_iteration_and_truth_are_the_networks() -> None:
     net = network()
     model = mireg.wrap(net)
@@ -424,6 +482,11 @@ class TestVerdict:
         (model(X).square().mean() + sign * model.mi_loss(Y)).backward()
         assert model.verdict.startswith("inverted: its sign was changed" if sign < 0 else "active")
 
+    def test_multiplied_by_0(self) -> None:
+        model = mireg.wrap(network())
+        (model(X).square().mean() + 0.0 * model.mi_loss(Y)).backward()
+        assert model.verdict.startswith("inactive at the last step: it was multiplied by 0")
+
     def test_weight_of_0_and_fallen_to_0(self) -> None:
         model = mireg.wrap(network(), weight=0.0)
         assert not changed(model)
@@ -439,6 +502,37 @@ def test_a_number_falls_to_0_over_400_steps() -> None:
         schedule = mireg.wrap(network(), weight=weight, **options).regularizer.weight
         assert [schedule(0), schedule(last), schedule(last + 100)] == [weight, 0.0, 0.0]
         assert schedule(last - 1) == pytest.approx(weight / last)
+
+
+@pytest.mark.parametrize("samples", [9, 12])
+@pytest.mark.parametrize("ends", ["time first", "samples first", "flat"])
+def test_flattened_targets_have_the_order_of_the_output(samples: int, ends: str) -> None:
+    """Of networks with time first, whatever they return; as many time steps as samples tell nothing."""
+    places = 12
+
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+            self.body: Any = nn.TransformerEncoderLayer(8, 2, 8, 0.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.head(self.body(self.embed(x)))
+            return out.flatten(0, 1) if ends == "flat" else out.transpose(0, 1) if ends == "samples first" else out
+
+    if ends == "samples first" and samples == places:
+        pytest.skip("nothing tells")
+    torch.manual_seed(0)
+    x = torch.randn(places, samples, 4)
+    labels = (x[..., 0] > 0).long()
+    as_output = labels.T if ends == "samples first" else labels
+    terms = []
+    for target in (labels.T, as_output.flatten()):
+        model = mireg.wrap(Tagger())
+        model.load_state_dict({name: p.clone() for name, p in (terms[0][1] if terms else model).state_dict().items()})
+        model(x)
+        terms.append((model.mi_loss(target), model))
+    assert torch.equal(terms[0][0], terms[1][0])
 
 
 class TestSteps:
@@ -517,7 +611,7 @@ class TestSteps:
         assert changed(model)
         assert self.train(model, optimizer, 2) == [1, 2]
 
-    @pytest.mark.parametrize("how", ["load_state_dict", "apply"])
+    @pytest.mark.parametrize("how", ["load_state_dict", "apply", "parent"])
     def test_replaced_weights_are_logged(self, how: str, caplog: pytest.LogCaptureFixture) -> None:
         """As in a search for a learning rate, and in each fold of a cross-validation."""
         model = mireg.wrap(network())
@@ -530,7 +624,17 @@ class TestSteps:
         def replace() -> list[str]:
             caplog.clear()
             with caplog.at_level(logging.WARNING, logger="mireg"):
-                model.load_state_dict(state) if how == "load_state_dict" else model.apply(reset)
+                model.eval()  # as it is after the test of a fold
+                if how == "apply":
+                    model.apply(reset)
+                elif how == "parent":
+                    nn.ModuleDict({"part": model}).load_state_dict({f"part.{name}": p for name, p in state.items()})
+                else:
+                    model.load_state_dict(state)
+                assert not caplog.records  # to be tested, as the best weights are at the end
+                model.train()
+                model(X)
+                model.mi_loss(Y)
             return [record.getMessage() for record in caplog.records]
 
         assert replace() == []  # before the first step
@@ -540,6 +644,14 @@ class TestSteps:
         assert "model.restart()" in line
         model.restart()
         assert replace() == []
+
+    def test_a_resumed_schedule_is_not_reported(self, caplog: pytest.LogCaptureFixture) -> None:
+        model, resumed = mireg.wrap(network()), mireg.wrap(network())
+        self.train(model, torch.optim.SGD(model.parameters(), 0.1), 2)
+        resumed.load_state_dict(model.state_dict())
+        resumed.regularizer.load_state_dict(model.regularizer.state_dict())
+        self.train(resumed, torch.optim.SGD(resumed.parameters(), 0.1), 2)
+        assert not caplog.records
 
 
 def test_the_verdict_is_logged_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:

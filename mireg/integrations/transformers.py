@@ -109,7 +109,7 @@ class MITrainer(Trainer):
 
     def _wrap(self, model: nn.Module) -> MIRegularized:
         """Wrap the model that training runs (possibly parallel or compiled) at the first step."""
-        if self._wrapped is None or self._wrapped.module is not model:
+        if self._wrapped is None or self._wrapped._network is not model:
             self._wrapped = wrap(model, **self._options)
             self._logged = self.state.global_step
             if self._state is None:

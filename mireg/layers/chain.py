@@ -176,8 +176,8 @@ def _longest(observer: Observer, result: object) -> tuple[int, list[list[int]], 
     """Find where the chain starts and its cut points by layer, the output head last, or why there are none.
 
     The chain ends at the result with the most layers before it; the last one wins ties. Where heads part, it ends
-    before them. It starts at the input whose layers have the most elements: an image, not the time step that
-    conditions it.
+    before them. It starts at an input whose rows are those of the result, such as a query and not what it is compared
+    with; of several, at the one whose layers have the most elements: an image, not the time step that conditions it.
     """
     ends = [node for tensor in _ends(result) if (node := observer.node(tensor)) is not None]
     starts = range(len(observer.starts))
@@ -200,11 +200,13 @@ def _longest(observer: Observer, result: object) -> tuple[int, list[list[int]], 
         main = max(ends, key=lambda end: (len(found[end]), end))
         return _up_to_heads(observer, above[start], found, main)
 
-    def elements(found: list[list[int]]) -> tuple[int, int]:
-        return sum(observer.sizes[layer[-1]] for layer in found[:-1]), len(found)
+    def rank(start: int) -> tuple[bool, int, int]:
+        found = chains[start]
+        has_rows = bool(found) and observer.has_rows_of(found[-1][-1], start)
+        return has_rows, sum(observer.sizes[layer[-1]] for layer in found[:-1]), len(found)
 
     chains = [towards(start) for start in starts]
-    start = max(starts, key=lambda start: elements(chains[start]))
+    start = max(starts, key=rank)
     return start, chains[start], "" if chains[start] else "no weight matrix stands between the input and the result"
 
 

@@ -26,6 +26,13 @@ LAST = 0
 """Number of the last call of a module in a pass."""
 
 
+SHAPE_ALONE = frozenset(
+    [f"{name}_like" for name in ("empty", "zeros", "ones", "full", "rand", "randn", "randint")]
+    + ["new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided"]
+)
+"""Operations that read the shape of a tensor and no value, as for the first state of a recurrent cell."""
+
+
 class Call(NamedTuple):
     """The beginning or the end of one call of a module in a pass.
 
@@ -153,7 +160,7 @@ class Observer(TorchDispatchMode):
             shape = () if tensor.is_nested else tensor.shape[:2]
             axes = {(start, dim): Batch(dim, size) for dim, size in enumerate(shape) if size}
             self._node[tensor] = self._add((), tensor, axes, has_weight=False)
-        for parameter in module.parameters():
+        for parameter in nn.Module.parameters(module):  # which the network may override
             self._node[parameter] = -1
         self._handles = []
         for name, child in module.named_modules():
@@ -191,6 +198,10 @@ class Observer(TorchDispatchMode):
             return reached[0]
         dims = [(self._dim(node, first), self._dim(node, second)) for node in self.batch_second]
         return second if any(b == 1 and a != 1 for a, b in dims) else first
+
+    def has_rows_of(self, end: int, start: int) -> bool:
+        """Whether one of the first two dimensions of an input is in the same place in a result."""
+        return any(self._dim(end, (start, dim)) == dim for dim in (0, 1))
 
     def batch(self, tensor: Tensor, axis: Axis) -> Batch | None:
         """Where a dimension of an input is in a tensor; None if an operation removed it, or if that is unknown."""
@@ -252,6 +263,7 @@ class Observer(TorchDispatchMode):
         operation = Operation(func, args, kwargs or {})
         taken = [tensor for _, tensor in operation.operands]
         read = [(tensor, node) for tensor in taken for node in self._nodes(tensor)]
+        read = [] if operation.name in SHAPE_ALONE else read
         result = func(*args, **(kwargs or {}))
         if not read:
             return result
@@ -307,7 +319,7 @@ class Observer(TorchDispatchMode):
         return next((sighting for sighting in self.taken.get(start, []) if not sighting.module), None)
 
     def _take(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        for parameter in module.parameters(recurse=False):
+        for parameter in nn.Module.parameters(module, recurse=False):
             self._node[parameter] = -1  # a sharded module has different parameters while it runs
             if parameter.ndim >= 2:
                 self.weighted.add(name)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
+from torch.autograd import forward_ad
 from torch.utils.hooks import RemovableHandle
 
 from mireg.layers.chain import Chain, Layer, chosen, named
@@ -206,6 +207,8 @@ def _hidden_by() -> str:
     """Why the data flow of a pass cannot be observed; empty if it can."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "the forward pass runs inside a transform of torch.func, which hides its data flow"
+    if forward_ad._current_level >= 0:
+        return "the forward pass is differentiated in forward mode, which the term is not"
     if torch._C._get_tracing_state() is not None:
         return "the forward pass is being traced by torch.jit"
     return ""

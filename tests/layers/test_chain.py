@@ -118,6 +118,12 @@ class TestStart:
         time, image = case.args()
         assert torch.equal(taps.run(time, image)[1]["input"], image)
 
+    @pytest.mark.parametrize("size", [3, 6, 20])
+    def test_a_query_and_not_what_it_is_compared_with(self, size: int) -> None:
+        layers = found(lambda net, support, x: net.hidden(x)[-1] @ net.hidden(support)[-1].T, torch.randn(size, 4), X)
+        assert torch.equal(layers["input"], X)
+        assert {len(layer) for layer in layers.values()} == {6}
+
     def test_an_input_that_is_given_twice(self) -> None:
         layers = found(lambda net, x, same: net.head(net.hidden(x)[-1] + same), X, X)
         assert list(layers) == ["input", "c"]  # the second time, it is a path round a and b, up to the sum
@@ -284,15 +290,23 @@ class TestLoops:
         assert list(layers) == ["neurons.0", "neurons.1", "neurons.2", "neurons.0#2", "neurons.1#2", "neurons.2#2"]
         assert all(layer.shape == (6, 4) for layer in layers.values())
 
+    @pytest.mark.parametrize(
+        "first",
+        [
+            lambda x: torch.zeros(len(x), 5),
+            lambda x: x.new_zeros(len(x), 5),
+            lambda x: torch.zeros_like(x[:, :1]).repeat(1, 5),
+        ],
+    )
     @pytest.mark.parametrize("every_step", [False, True])
-    def test_recurrent_cells(self, every_step: bool) -> None:
+    def test_recurrent_cells(self, every_step: bool, first: Callable[..., Tensor]) -> None:
         class Cells(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.one, self.two, self.head = nn.LSTMCell(1, 5), nn.LSTMCell(5, 5), nn.Linear(5, 1)
 
             def forward(self, x: Tensor) -> Tensor:
-                one = two = torch.zeros(len(x), 5), torch.zeros(len(x), 5)
+                one = two = first(x), first(x)
                 outputs = []
                 for step in x.split(1, 1):
                     one = self.one(step, one)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import avg_pool1d
 from torch.utils.checkpoint import checkpoint
 
@@ -306,6 +307,20 @@ class TestNoChain:
         assert layers(taps) == ["input", "a", "b", "b#2"]
         assert taps.reason == ""
         assert taps._observed == 1
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+    @pytest.mark.parametrize("before", [False, True])
+    def test_a_pass_in_forward_mode(self, before: bool) -> None:
+        net = Net()
+        taps, x = Taps(net), torch.randn(6, 4)
+        if before:
+            taps.run(x)
+        with forward_ad.dual_level():
+            result, caught = taps.run(forward_ad.make_dual(x, torch.ones_like(x)))
+            assert forward_ad.unpack_dual(result).tangent is not None
+        assert caught == {}
+        assert "forward mode" in taps.reason
+        assert layers(taps) == ["input", "a", "b", "b#2"]
 
     @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:FutureWarning")
     def test_a_first_pass_that_is_traced(self) -> None:

@@ -222,7 +222,7 @@ class TestChosen:
 
     def test_arms_and_seeds_are_the_cells_own_unless_given(self) -> None:
         study = self.study("--cells", "R3", "R6")
-        assert [len(study.arms_of(cell)) for cell in study.cells] == [21, 7]
+        assert [len(study.arms_of(cell)) for cell in study.cells] == [17, 7]
         assert [study.seeds_of(cell) for cell in study.cells] == [10, 5]
         study = self.study("--cells", "R3", "R6", "--arms", "none", "mi", "--seeds", "3")
         assert {study.arms_of(cell) for cell in study.cells} == {("none", "mi")}

@@ -70,6 +70,7 @@ class Reward(LossTerm):
         training = self.network.training
         self.network.eval()
         with torch.random.fork_rng():
+            torch.manual_seed(0)
             outputs, layers = taps.run(*arguments(inputs))
             shape = outputs.shape if isinstance(outputs, Tensor) else None
             control.step(layers, target if self._sees_target else None, taps.known_layouts, outputs=shape)

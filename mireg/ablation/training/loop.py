@@ -162,36 +162,6 @@ def scales(term: LossTerm, data: Dataset, spec: RunSpec) -> dict[str, dict[str, 
     """
     inputs, targets = data.train.batch(slice(0, spec.term.samples))
     found, rewarded = measure_layers(term.network, data, spec, permutations=2), term.scale(inputs, term.target(targets))
-    known = {"rewarded": rewarded} if rewarded else {}
-    if found is None:
-        return known
-    floor = _finite_or_none(sum(record.null_floor for record in found) / len(found))
-    scale = {"estimator": found.estimator, "samples": found.samples, "floor": floor, "ceiling": found[0].ceiling}
-    return {**known, "mi": scale}
-
-
-def look(
-    network: nn.Module, data: Dataset, spec: RunSpec, *, plane: bool = False, permutations: int = 0
-) -> Measurement | None:
-    """Measure the layers on the probe samples; None if there are no two layers, or several inputs."""
-    inputs, targets = data.validation.batch(slice(0, PROBE))
-    target = data.task.target(targets) if plane else None
-    if isinstance(inputs, tuple):
-        return None
-    chosen, about = spec.term.layer_spec, target is not None
-    try:
-        return measure(network, [(inputs, target)], layers=chosen, permutations=permutations, target=about)
-    except NoPairsError:  # a network of one layer can still be trained
-        return None
-
-
-def scales(term: LossTerm, data: Dataset, spec: RunSpec) -> dict[str, dict[str, Any]]:
-    """How to read what a run ``rewarded``, and the ``mi`` of its layers: ``estimator``, ``samples``, floor and ceiling.
-
-    The floor is the estimate of the trained network's layers with their rows shuffled, mean over layers or pairs.
-    """
-    inputs, targets = data.train.batch(slice(0, spec.term.samples))
-    found, rewarded = look(term.network, data, spec, permutations=2), term.scale(inputs, term.target(targets))
     known = {"rewarded": {**rewarded, "floor": _finite_or_none(rewarded["floor"])}} if rewarded else {}
     if found is None:
         return known

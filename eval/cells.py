@@ -73,6 +73,7 @@ def _natural(
     dataset: str = "fashion-mnist",
     batch_size: int = 64,
     seeds: int = 6,
+    eval_every: int = 20,
     **recipe: Any,
 ) -> Cell:
     """A cell with the recipe that comes with its network: every arm has the recipe's rate."""
@@ -84,7 +85,7 @@ def _natural(
         steps,
         model_options=options or {},
         batch_size=batch_size,
-        eval_every=10,
+        eval_every=eval_every,
         lr=lr,
         tuning_lrs=(lr,),
         arms=(*NATURAL, *arms),
@@ -144,14 +145,26 @@ REBUILT: dict[str, Any] = {"task": "reconstruction", "metric": "loss"}
 CONVERGENCE = Study(
     name="convergence",
     cells=(
-        _natural("N1", "lenet", 0.70, 600, 0.1, ("xavier", *KEPT, "lbe", *PUBLISHED), optimizer="sgd"),
-        _natural("N1a", "lenet", 0.70, 600, 0.9, ("xavier",), optimizer="sgd", momentum=0.0, batch_size=256),
-        _natural("N2", "vgg", 0.75, 400, 1e-3, ("he", "batchnorm", *KEPT), options={"depth": 13, "width": 32}),
-        _natural("N3", "transformer", 0.70, 400, 1e-3, ("pre-norm", "warm-up", "lbe", *PUBLISHED), seeds=5),
-        _natural("N4", "snn", 0.65, 400, 1e-3, ("he",)),
+        _natural("N1", "lenet", 0.70, 400, 0.1, ("xavier", *KEPT, "lbe", *PUBLISHED), optimizer="sgd"),
+        _natural("N1a", "lenet", 0.70, 400, 0.9, ("xavier",), optimizer="sgd", momentum=0.0, batch_size=256),
+        _natural(
+            "N2",
+            "vgg",
+            0.75,
+            300,
+            1e-3,
+            ("he", "batchnorm", *KEPT),
+            options={"depth": 13, "width": 32},
+            seeds=5,
+            eval_every=25,
+        ),
+        _natural(
+            "N3", "transformer", 0.70, 300, 1e-3, ("pre-norm", "warm-up", "lbe", *PUBLISHED), seeds=5, eval_every=25
+        ),
+        _natural("N4", "snn", 0.65, 300, 1e-3, ("he",)),
         _natural("N5", "autoencoder", 0.19, 400, 1e-3, ("xavier", *KEPT), **REBUILT),
         _natural("N5s", "autoencoder", 0.45, 400, 1e-3, ("xavier",), options={"activation": "sigmoid"}, **REBUILT),
-        _natural("N6", "gcn", 0.70, 300, 0.01, ("residual", "pairnorm"), dataset="cora", weight_decay=5e-4),
+        _natural("N6", "gcn", 0.70, 300, 0.01, ("residual", "pairnorm"), dataset="cora", weight_decay=5e-4, seeds=5),
         _natural(
             "N6b",
             "gcn",

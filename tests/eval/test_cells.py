@@ -52,7 +52,7 @@ def test_arms_of_the_convergence_study(name: str) -> None:
 
 def test_size_of_the_convergence_study() -> None:
     assert [cell.steps for cell in CONVERGENCE.cells if not cell.budget_of] == [
-        *(600, 600, 400, 400, 400, 400, 400, 300, 300),
+        *(400, 400, 300, 300, 300, 400, 400, 300, 300),
         *(6000, 1500, 1500, 1000, 1500, 600),
         *(1000, 1000, 1000, 600, 300, 600, 1000),
         *(400, 400, 400, 600, 1500, 300, 300),

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report.results import ARCHIVE, load_results, read_lines
 from mireg.ablation.storage.files import read_json, write_bytes, write_json, write_result
 from mireg.ablation.storage.provenance import BY_CELL, RECORD, RUNS, TUNING, differences, read_tuning
@@ -27,9 +26,8 @@ def add(folder: Path, target: Path) -> None:
 
     The other arms of a cell stay if its settings are the same; otherwise the cell is replaced whole.
 
-    The archive has a line per run, with its specification, the curve of its metric and, for the baseline and the term,
-    the information plane, but no weights or MI; how the learning rates were chosen; and the study's record without host
-    name and paths. The same runs give the same bytes.
+    The archive has a line per run, with its specification and the curve of its metric, but no weights or MI; how the
+    learning rates were chosen; and the study's record without host name and paths. The same runs give the same bytes.
 
     Args:
         folder: folder of the study.
@@ -105,18 +103,9 @@ def unpack(source: Path, folder: Path, cells: Sequence[str]) -> None:
 
 
 def _lean(result: dict[str, Any]) -> dict[str, Any]:
-    kept: tuple[str, ...] = (*KEPT[:2], Metric.of(result["spec"]["cell"]).validation, *KEPT[2:])
-    if result["arm"] in (BASELINE, TERM):
-        kept = (*kept, "plane")
-    curve = [{key: _rounded(point[key]) for key in kept if key in point} for point in result["curve"]]
+    kept = (*KEPT[:2], Metric.of(result["spec"]["cell"]).validation, *KEPT[2:])
+    curve = [{key: point[key] for key in kept if key in point} for point in result["curve"]]
     return {key: value for key, value in result.items() if key != "weights_sha256"} | {"curve": curve}
-
-
-def _rounded(value: Any) -> Any:
-    """Round the information plane to a thousandth of a nat; other values are unchanged."""
-    if not isinstance(value, dict):
-        return value
-    return {key: [None if nats is None else round(nats, 3) for nats in of] for key, of in value.items()}
 
 
 def _same_settings(old: Mapping[str, Any], new: Mapping[str, Any], cell: str) -> bool:

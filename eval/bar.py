@@ -12,6 +12,7 @@ import numpy as np
 from eval.cells import CONVERGENCE
 from mireg.ablation.report.statistics import CONFIDENCE, RESAMPLES, student
 from mireg.ablation.report.summary import difference_key
+from mireg.ablation.report.text import interval_text
 from mireg.ablation.report.verdicts import SEEDS_FOR_A_VERDICT
 from mireg.ablation.study.metric import Metric
 
@@ -119,58 +120,55 @@ def median_interval(values: Sequence[float | None]) -> tuple[float, float, float
 def lines(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[Line]:
     """Every line of the bar, in order."""
     study = Study(summary, results)
-    found = []
+    found: list[Line] = []
+
+    def require(cell: str, required: str, check: Callable[..., tuple[str, bool]], *args: Any) -> None:
+        """Add a line; ``check`` is called with the study, the cell and ``args``."""
+        try:
+            measured, good = check(study, cell, *args)
+            found.append(Line(cell, required, measured, MET if good else NOT_MET))
+        except NotRunError as missing:
+            found.append(Line(cell, required, str(missing), NOT_RUN))
+        except UndefinedError as reason:
+            found.append(Line(cell, required, str(reason), UNDEFINED))
+
     for cell, steps in WITHIN.items():
-        required = f"{steps} steps to target in the median, each seed within {2 * steps}"
-        found.append(_line(cell, required, _within(study, cell)))
-    found.append(_line("R3", "at least 80% at step 300 on every seed", lambda: _lowest(study, "R3", 300, 0.8)))
-    found.append(_line("R4", "at least as good as `he` at step 600", lambda: _as_good_as(study, "R4", "he", 600)))
+        require(cell, f"{steps} steps to target in the median, each seed within {2 * steps}", _within, steps)
+    require("R3", "at least 80% at step 300 on every seed", _lowest, 300, 0.8)
+    require("R4", "at least as good as `he` at step 600", _as_good_as, "he", 600)
     for cell, speed in SPEEDS.items():
-        found.append(_line(cell, f"at least {speed:g} times fewer steps than `none`", _speed(study, cell, speed)))
+        require(cell, f"at least {speed:g} times fewer steps than `none`", _speed, "vs_none", speed)
     for cell in ("H3", "H5", "P2"):
-        found.append(_line(cell, "not slower than 0.95 times `none`", _unharmed(study, cell)))
-        found.append(_line(cell, "ends at most 0.1 points below `none` beyond noise", _ends(study, cell, -NOISE)))
+        require(cell, "not slower than 0.95 times `none`", _unharmed)
+        require(cell, "ends at most 0.1 points below `none` beyond noise", _ends, -NOISE)
     for cell, share in SAVED.items():
-        found.append(_line(cell, f"saves at least {share:.0%} of the steps", _saves(study, cell, share)))
-        found.append(_line(cell, "ends no worse than `none`", _ends(study, cell, 0.0)))
-    found.append(_line("P5", "ends at least 0.4 points above `none`, interval above 0", lambda: _higher(study, "P5")))
-    found += [_line(cell, "faster than `none` in seconds", _seconds(study, cell, 1.0)) for cell in IN_SECONDS]
+        require(cell, f"saves at least {share:.0%} of the steps", _saves, share)
+        require(cell, "ends no worse than `none`", _ends, 0.0)
+    require("P5", "ends at least 0.4 points above `none`, interval above 0", _higher)
     cells = [cell.name for cell in CONVERGENCE.cells if not cell.budget_of]
-    rest = [cell for cell in cells if cell not in IN_SECONDS]
-    found += [_line(cell, "at most 5% slower in seconds", _seconds(study, cell, 0.95)) for cell in rest]
-    found += [_line(cell, "`target-shuffled` is not faster than `none`", _control(study, cell)) for cell in cells]
+    for cell in IN_SECONDS:
+        require(cell, "faster than `none` in seconds", _seconds, 1.0)
+    for cell in cells:
+        if cell not in IN_SECONDS:
+            require(cell, "at most 5% slower in seconds", _seconds, 0.95)
+    for cell in cells:
+        require(cell, "`target-shuffled` is not faster than `none`", _control)
     for cell in ("R3", "H4"):
-        check = _over(study, cell, "target-shuffled", 2)
-        found.append(_line(cell, "at least 2 times fewer steps than `target-shuffled`", check))
-    found += [_line(cell, "`pairs-shuffled` never starts", _never(study, cell)) for cell in ("R1", "R3")]
-    found += [_line(cell, "not slower than `deep-supervision`", _not_slower(study, cell)) for cell in AGAINST_HEADS]
-    found.append(_line(", ".join(AGAINST_HEADS), "faster than `deep-supervision` on at least 3", _count(study)))
+        require(cell, "at least 2 times fewer steps than `target-shuffled`", _speed, "target-shuffled", 2)
+    for cell in ("R1", "R3"):
+        require(cell, "`pairs-shuffled` never starts", _never)
+    for cell in AGAINST_HEADS:
+        require(cell, "not slower than `deep-supervision`", _not_slower)
+    require(", ".join(AGAINST_HEADS), "faster than `deep-supervision` on at least 3", _count)
     return found
 
 
-Check = Callable[[], tuple[str, bool]]
-"""What was measured, and whether it meets the requirement."""
-
-
-def _line(cell: str, required: str, check: Check) -> Line:
-    try:
-        measured, good = check()
-    except NotRunError as missing:
-        return Line(cell, required, str(missing), NOT_RUN)
-    except UndefinedError as reason:
-        return Line(cell, required, str(reason), UNDEFINED)
-    return Line(cell, required, measured, MET if good else NOT_MET)
-
-
-def _within(study: Study, cell: str) -> Check:
-    def check() -> tuple[str, bool]:
-        values = study.arm(cell, "mi")["steps_to_target"]["values"]
-        median, low, high = median_interval(values)
-        worst = max(math.inf if value is None else value for value in values)
-        text = f"{_steps(median)} [{_steps(low)}, {_steps(high)}], slowest {_steps(worst)}"
-        return text, high <= WITHIN[cell] and worst <= 2 * WITHIN[cell]
-
-    return check
+def _within(study: Study, cell: str, steps: float) -> tuple[str, bool]:
+    values = study.arm(cell, "mi")["steps_to_target"]["values"]
+    median, low, high = median_interval(values)
+    worst = max(math.inf if value is None else value for value in values)
+    text = f"{_steps(median)} [{_steps(low)}, {_steps(high)}], slowest {_steps(worst)}"
+    return text, high <= steps and worst <= 2 * steps
 
 
 def _steps(value: float) -> str:
@@ -193,8 +191,8 @@ def _as_good_as(study: Study, cell: str, arm: str, step: int) -> tuple[str, bool
     return text + f"{_points(mean, (mean - half, mean + half))}", mean - half >= 0
 
 
-def _speed(study: Study, cell: str, bar: float) -> Check:
-    return lambda: _ratio(study.versus(cell, "mi"), "steps_ratio", "ci95", bar)
+def _speed(study: Study, cell: str, key: str, bar: float) -> tuple[str, bool]:
+    return _ratio(study.versus(cell, "mi", key), "steps_ratio", "ci95", bar)
 
 
 def _ratio(versus: Mapping[str, Any], key: str, interval_key: str, bar: float) -> tuple[str, bool]:
@@ -216,24 +214,21 @@ def _saving(study: Study, cell: str, arm: str = "mi") -> dict[str, Any]:
     return dict(found)
 
 
-def _unharmed(study: Study, cell: str) -> Check:
-    def check() -> tuple[str, bool]:
-        if study.cell(cell)["target"] is not None:
-            return _ratio(study.versus(cell, "mi"), "steps_ratio", "ci95", 0.95)
-        saved = _saving(study, cell)
-        mean, low, high = (1 / (1 - share) for share in (saved["mean"], *saved["ci95"]))
-        return f"{mean:.2f} [{low:.2f}, {high:.2f}]", low >= 0.95
-
-    return check
+def _unharmed(study: Study, cell: str) -> tuple[str, bool]:
+    if study.cell(cell)["target"] is not None:
+        return _speed(study, cell, "vs_none", 0.95)
+    saved = _saving(study, cell)
+    mean, low, high = (1 / (1 - share) for share in (saved["mean"], *saved["ci95"]))
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]", low >= 0.95
 
 
-def _saves(study: Study, cell: str, bar: float) -> Check:
-    def check() -> tuple[str, bool]:
-        saved = _saving(study, cell)
-        low, high = saved["ci95"]
-        return f"{saved['mean']:.0%} [{100 * low:.0f}, {100 * high:.0f}]", low >= bar
+def _saves(study: Study, cell: str, bar: float) -> tuple[str, bool]:
+    saved = _saving(study, cell)
+    return _percent(saved), saved["ci95"][0] >= bar
 
-    return check
+
+def _percent(saved: Mapping[str, Any]) -> str:
+    return interval_text(saved["mean"], saved["ci95"], ".0f", scale=100, unit="%")
 
 
 def _gain(study: Study, cell: str, arm: str = "mi") -> tuple[float, float, float, Metric]:
@@ -246,18 +241,15 @@ def _gain(study: Study, cell: str, arm: str = "mi") -> tuple[float, float, float
     return metric.gain(found["mean"]), low, high, metric
 
 
-def _ends(study: Study, cell: str, least: float) -> Check:
-    def check() -> tuple[str, bool]:
-        mean, low, high, metric = _gain(study, cell)
-        return _better(mean, low, high, metric), high >= least
-
-    return check
+def _ends(study: Study, cell: str, least: float) -> tuple[str, bool]:
+    mean, low, high, metric = _gain(study, cell)
+    return _better(mean, low, high, metric), high >= least
 
 
 def _better(mean: float, low: float, high: float, metric: Metric) -> str:
     if metric.is_share:
         return _points(mean, (low, high))
-    return f"{mean:+.3g} better [{low:+.3g}, {high:+.3g}]"
+    return interval_text(mean, (low, high), "+.3g", unit=" better")
 
 
 def _higher(study: Study, cell: str) -> tuple[str, bool]:
@@ -266,75 +258,51 @@ def _higher(study: Study, cell: str) -> tuple[str, bool]:
 
 
 def _points(mean: float, interval: tuple[float, float]) -> str:
-    return f"{100 * mean:+.1f} points [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
+    return interval_text(mean, interval, "+.1f", scale=100, unit=" points")
 
 
-def _seconds(study: Study, cell: str, bar: float) -> Check:
-    def check() -> tuple[str, bool]:
-        if study.cell(cell)["target"] is None:
-            text, _ = _ratio(saved := _saving(study, cell), "seconds_ratio", "seconds_ci95", bar)
-            low = saved["seconds_ci95"][0]
-        else:
-            versus = study.versus(cell, "mi")
-            text, _ = _ratio(versus, "seconds_ratio", "seconds_ci95", bar)
-            low = (versus["seconds_ci95"] or [0.0])[0]
-        return text, low > bar if bar == 1 else low >= bar
-
-    return check
+def _seconds(study: Study, cell: str, bar: float) -> tuple[str, bool]:
+    found = _saving(study, cell) if study.cell(cell)["target"] is None else study.versus(cell, "mi")
+    text, _ = _ratio(found, "seconds_ratio", "seconds_ci95", bar)
+    low = (found["seconds_ci95"] or [0.0])[0]
+    return text, low > bar if bar == 1 else low >= bar
 
 
-def _control(study: Study, cell: str) -> Check:
-    def check() -> tuple[str, bool]:
-        if study.cell(cell)["target"] is None:
-            try:
-                saved = _saving(study, cell, "target-shuffled")
-            except UndefinedError:
-                mean, low, high, metric = _gain(study, cell, "target-shuffled")
-                return f"ends {_better(mean, low, high, metric)}", low <= 0
-            low, high = saved["ci95"]
-            return f"saves {saved['mean']:.0%} [{100 * low:.0f}, {100 * high:.0f}]", low <= 0
-        versus = study.versus(cell, "target-shuffled")
-        if versus["steps_ratio"] is None:
-            return "neither reached the target", True
-        text, _ = _ratio(versus, "steps_ratio", "ci95", 1)
-        return text, versus["ci95"][0] <= 1
-
-    return check
+def _control(study: Study, cell: str) -> tuple[str, bool]:
+    if study.cell(cell)["target"] is None:
+        try:
+            saved = _saving(study, cell, "target-shuffled")
+        except UndefinedError:
+            mean, low, high, metric = _gain(study, cell, "target-shuffled")
+            return f"ends {_better(mean, low, high, metric)}", low <= 0
+        return f"saves {_percent(saved)}", saved["ci95"][0] <= 0
+    versus = study.versus(cell, "target-shuffled")
+    if versus["steps_ratio"] is None:
+        return "neither reached the target", True
+    text, _ = _ratio(versus, "steps_ratio", "ci95", 1)
+    return text, versus["ci95"][0] <= 1
 
 
-def _over(study: Study, cell: str, arm: str, bar: float) -> Check:
-    return lambda: _ratio(study.versus(cell, "mi", arm), "steps_ratio", "ci95", bar)
+def _never(study: Study, cell: str) -> tuple[str, bool]:
+    arm = study.arm(cell, "pairs-shuffled")
+    return f"{arm['n_reached']} of {arm['n_seeds']} seeds reach the target", arm["n_reached"] == 0
 
 
-def _never(study: Study, cell: str) -> Check:
-    def check() -> tuple[str, bool]:
-        arm = study.arm(cell, "pairs-shuffled")
-        return f"{arm['n_reached']} of {arm['n_seeds']} seeds reach the target", arm["n_reached"] == 0
-
-    return check
+def _not_slower(study: Study, cell: str) -> tuple[str, bool]:
+    versus = study.versus(cell, "mi", "deep-supervision")
+    text, _ = _ratio(versus, "steps_ratio", "ci95", 1)
+    return text, versus["steps_ratio"] is not None and versus["ci95"][1] >= 1
 
 
-def _not_slower(study: Study, cell: str) -> Check:
-    def check() -> tuple[str, bool]:
-        versus = study.versus(cell, "mi", "deep-supervision")
-        text, _ = _ratio(versus, "steps_ratio", "ci95", 1)
-        return text, versus["steps_ratio"] is not None and versus["ci95"][1] >= 1
-
-    return check
-
-
-def _count(study: Study) -> Check:
-    def check() -> tuple[str, bool]:
-        faster, missing = [], 0
-        for cell in AGAINST_HEADS:
-            try:
-                if _ratio(study.versus(cell, "mi", "deep-supervision"), "steps_ratio", "ci95", math.inf)[0]:
-                    interval = study.versus(cell, "mi", "deep-supervision")["ci95"]
-                    faster += [cell] if interval and interval[0] > 1 else []
-            except NotRunError:
-                missing += 1
-        if missing and len(faster) < 3:
-            raise NotRunError(f"{missing} of these cells have no runs")
-        return f"{len(faster)}: {', '.join(faster) or 'none'}", len(faster) >= 3
-
-    return check
+def _count(study: Study, _: str) -> tuple[str, bool]:
+    faster, missing = [], 0
+    for cell in AGAINST_HEADS:
+        try:
+            versus = study.versus(cell, "mi", "deep-supervision")
+            _ratio(versus, "steps_ratio", "ci95", math.inf)  # or it has no interval
+            faster += [cell] if versus["ci95"] and versus["ci95"][0] > 1 else []
+        except NotRunError:
+            missing += 1
+    if missing and len(faster) < 3:
+        raise NotRunError(f"{missing} of these cells have no runs")
+    return f"{len(faster)}: {', '.join(faster) or 'none'}", len(faster) >= 3

@@ -11,13 +11,13 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from eval import inside, overview
+from eval import overview, saved
 from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, lines
 from eval.cells import CONVERGENCE
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.report import figures, tables
+from mireg.ablation.report.tables import markdown, of_rows
 from mireg.ablation.storage.files import write_bytes
-from mireg.ablation.storage.plane import draw_planes
 from mireg.ablation.study.config import Cell
 
 
@@ -29,14 +29,13 @@ def blocks(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pic
         results: results of its runs.
         pictures: the folder of :func:`write_pictures`, relative to the page.
     """
-    first, *others = (
-        [f"![{caption}]({pictures}/{name})", "", f"{caption}."] for name, caption in _pictures(summary, results)
-    )
+    first, *others = ([f"![{caption}]({pictures}/{name})", "", f"{caption}."] for name, caption in _pictures(summary))
     at_a_glance = [overview.ABOUT, "", *overview.table(summary), "", *first]
     text = ["### The bar", "", *_bar(summary, results), "", "### Figures", ""]
     for picture in others:
         text += [*picture, ""]
-    text += ["### What forecasts a gain", "", inside.sentence(inside.over_cells(summary, results)), ""]
+    if rows := saved.table(summary):
+        text += ["### Steps saved", "", saved.ABOUT, "", *markdown(rows), ""]
     text += ["### Commands of the cells", "", COMMANDS, "", *(f"    {command}" for command in commands(summary)), ""]
     return {"overview": "\n".join(at_a_glance), "tables": "\n".join([*text, tables(dict(summary), level=3)])}
 
@@ -52,7 +51,7 @@ def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> li
     )
     body = [[line.cell, line.required, line.measured, f"**{line.status}**" if line.status == NOT_MET else line.status]
             for line in found]  # fmt: skip
-    return [about, "", *overview.markdown(("cell", "required", "measured", ""), body)]
+    return [about, "", *markdown(of_rows(("cell", "required", "measured", ""), body), "---")]
 
 
 COMMANDS = (
@@ -82,7 +81,7 @@ def _command(cell: Cell, found: Mapping[str, Any], seeds: int, tuned: bool) -> s
     return " ".join(words)
 
 
-def _pictures(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _pictures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The figures for which there are data, with their captions."""
     cells = summary["cells"]
     found = [
@@ -94,28 +93,14 @@ def _pictures(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) 
         found.append(("profile.png", "Performance profile: the number of cells that an arm solves within so many times the steps of the fastest arm, and of how many"))  # fmt: skip  # noqa: E501
     if any(arm.get("steps_saved", {}).get("ci95") for cell in cells for arm in cell["arms"].values()):
         found.append(("saved.png", f"Steps saved at the end of a schedule, in per cent of those of `{BASELINE}`, with 95% intervals"))  # fmt: skip  # noqa: E501
-    names = [
-        cell["cell"] for cell in cells if cell["cell"] in inside.SHOWN and figures.planes_of(cell, _runs(cell, results))
-    ]
-    found += [
-        (f"plane-{name}.png", f"{name}: the information plane over training, without and with the term; each layer a "
-         "point, the last one larger; dashed, what the input tells about the target")
-        for name in names
-    ]  # fmt: skip
-    if any(inside.has_layers(results, cell) for cell in inside.SHOWN):
-        found.append(("layers.png", "Information about the target by layer, without the term above and with it below"))
     return found
 
 
-def _runs(cell: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    return {arm: [dict(r) for r in results if r["cell"] == cell["cell"] and r["arm"] == arm] for arm in cell["arms"]}
-
-
-def write_pictures(folder: Path, summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+def write_pictures(folder: Path, summary: Mapping[str, Any]) -> None:
     """Draw the figures of the page into a folder, in addition to those of every report."""
     cells = summary["cells"]
     look = figures.lines(list(dict.fromkeys(arm for cell in cells for arm in cell["arms"])))
-    wanted = {name for name, _ in _pictures(summary, results)}
+    wanted = {name for name, _ in _pictures(summary)}
     with mpl.rc_context(figures.STYLE | dict.fromkeys(figures.INKED, figures.GREY)):  # legible on white and on black
         _save(folder / "speed.png", overview.draw(summary))
         if "profile.png" in wanted:
@@ -125,26 +110,21 @@ def write_pictures(folder: Path, summary: Mapping[str, Any], results: Sequence[M
             _save(folder / "profile.png", figure)
         if "saved.png" in wanted:
             _save(folder / "saved.png", _saved_figure(cells, look))
-        for cell in cells:
-            if f"plane-{cell['cell']}.png" in wanted:
-                _save(folder / f"plane-{cell['cell']}.png", draw_planes(figures.planes_of(cell, _runs(cell, results))))
-        if "layers.png" in wanted:
-            _save(folder / "layers.png", inside.draw_layers(results))
 
 
 def _saved_figure(cells: Sequence[dict[str, Any]], look: Mapping[str, figures.Line]) -> Figure:
     rows = [
-        (cell["cell"], name, saved)
+        (cell["cell"], name, found)
         for cell in cells
         for name, arm in cell["arms"].items()
-        if (saved := arm.get("steps_saved", {})).get("ci95")
+        if (found := arm.get("steps_saved", {})).get("ci95")
     ]
     figure = Figure(figsize=(7, 0.9 + 0.24 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    for place, (_, name, saved) in enumerate(rows):
-        low, high = (100 * max(-1.0, edge) for edge in saved["ci95"])
-        axes.plot([low, high], [place, place], color=look[name].colour, linewidth=2)
-        axes.plot([100 * max(-1.0, saved["mean"])], [place], "o", color=look[name].colour, markersize=5)
+    for place, (_, name, found) in enumerate(rows):
+        low, high = (100 * max(-1.0, edge) for edge in found["ci95"])
+        axes.plot([low, high], [place, place], color=look[name]["color"], linewidth=2)
+        axes.plot([100 * max(-1.0, found["mean"])], [place], "o", color=look[name]["color"], markersize=5)
     axes.axvline(0, color="#888888", linestyle=":", linewidth=1.2)
     axes.set_yticks(range(len(rows)), [f"{cell}: {name}" for cell, name, _ in rows])
     axes.invert_yaxis()

@@ -1,6 +1,6 @@
 """Cost of the term: step time and memory with and without it, side by side in one process.
 
-python -m eval.cost --json FILE --figure FILE
+python -m eval.cost --json FILE
 """
 
 from __future__ import annotations
@@ -18,12 +18,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.ticker import LogLocator
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -263,29 +258,10 @@ def print_tables(found: dict[str, Any], console: Console) -> None:
         console.print(f"added by {what}: {text}", highlight=False)
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Draw how the added time grows."""
-    figure, axes = plt.subplots(1, len(found["growth"]), figsize=(12, 3), sharey=True, layout="constrained")
-    for axis, (what, points) in zip(axes, found["growth"].items(), strict=True):
-        values = [point["value"] for point in points]
-        axis.plot(values, [point["step_ms"] for point in points], "o-", color="#7f7f7f", label="step without the term")
-        axis.plot(values, [point["added_ms"] for point in points], "o-", color="#1f77b4", label="added by the term")
-        axis.set(xlabel=what, xscale="log", yscale="log")
-        axis.set_xticks(values, [str(value) for value in values])
-        axis.minorticks_off()
-    axes[0].set_ylabel("ms")
-    axes[0].legend()
-    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[0].yaxis.set_major_formatter("{x:g}")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.cost", description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
-    parser.add_argument("--figure", type=Path, help="draw how the cost grows into this file")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for each network (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch; by default its own choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -298,8 +274,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_tables(found, console)
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=1))
-    if chosen.figure:
-        draw(found, chosen.figure)
     return 0
 
 

@@ -6,8 +6,6 @@ python -m eval.diagnostics [--json FILE] [--figure FILE]
 from __future__ import annotations
 
 import argparse
-import math
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,14 +18,16 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import models
+from eval.step import diagnose
+from eval.step import training as training_steps
 from mireg import diagnostics
 from mireg.ablation.arms import Term
+from mireg.ablation.arms import arm as named_arm
 from mireg.ablation.data import Dataset, load
+from mireg.ablation.random_state import seed_everything
 from mireg.ablation.report.figures import COLOURS, STYLE
-from mireg.ablation.storage.files import read_json, write_json
-from mireg.ablation.study.config import Cell, RunSpec
-from mireg.ablation.training.group import Group
-from mireg.ablation.training.loop import train
+from mireg.ablation.storage.files import write_json
+from mireg.ablation.training.score import score
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "plain": {"init": "he"},
@@ -43,7 +43,9 @@ TRAINED = ("plain", "plain-default", "residual", "batchnorm")
 ARMS = ("none", "mi")
 POINTS = 256
 LINES = 3
-CPU = torch.device("cpu")
+BATCH = 64
+PROBE = 128
+"""Validation samples whose features are followed."""
 
 PANELS = {
     "validation_accuracy": "validation accuracy",
@@ -96,17 +98,12 @@ def training(
     found: dict[str, Any] = {}
     samples = dataset.train.batch(slice(0, 2 * LINES))[0]
     for name in networks:
-        options = {"depth": depth, "width": width, **NETWORKS[name]}
-        every = max(1, steps // 10)
-        cell = Cell(
-            name, dataset.name, "mlp", 0.8, steps, options, batch_size=64, eval_every=every, lr=lr, diagnostics=True
-        )
         for arm in ARMS:
             curves, lags = [], []
             for seed in range(seeds):
-                with tempfile.TemporaryDirectory() as folder:
-                    run, network = _train(RunSpec(cell, arm, seed, Term()), dataset, Path(folder))
-                curves.append([_of_point(point) for point in run["curve"]])
+                seed_everything(seed)
+                network = _build(name, dataset, depth, width)
+                curves.append(_train(network, arm, dataset, seed, steps, lr))
                 mean = torch.stack([_along_line(network.eval(), *samples[2 * k : 2 * k + 2]) for k in range(LINES)])
                 below = (mean.mean(0) < 0.5).nonzero()
                 lags.append(int(below[0]) if len(below) else POINTS)  # a constant gradient never falls
@@ -208,25 +205,17 @@ def _build(name: str, dataset: Dataset, depth: int, width: int) -> nn.Module:
     return models.build("mlp", options, dataset.input_shape, dataset.outputs)
 
 
-def _train(spec: RunSpec, dataset: Dataset, folder: Path) -> tuple[dict[str, Any], nn.Module]:
-    """Train a run and return its result and network."""
-    train(
-        spec,
-        dataset,
-        _build_cell,
-        folder,
-        group=Group(CPU),
-        checkpoint_seconds=math.inf,
-        tell=lambda event: None,
-        stop=lambda: False,
-    )
-    network = _build_cell(spec.cell, dataset)
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return read_json(folder / "result.json"), network
-
-
-def _build_cell(cell: Cell, dataset: Dataset) -> nn.Module:
-    return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
+def _train(network: nn.Module, arm: str, dataset: Dataset, seed: int, steps: int, lr: float) -> list[dict[str, float]]:
+    """Train a network with an arm's term, and return the panels' values at eleven steps."""
+    term = named_arm(arm).term(network, Term(), dataset.train.batch(slice(0, BATCH))[0])
+    curve = []
+    for done, optimizer in training_steps(term, dataset, lr, seed, BATCH):
+        if done % max(1, steps // 10) == 0 or done == steps:
+            accuracy = score(network, dataset.validation, dataset.task, "accuracy")
+            curve.append(_panels(done, accuracy, diagnose(term, optimizer, dataset, BATCH, PROBE)))
+        if done == steps:
+            break
+    return curve
 
 
 @torch.no_grad()
@@ -246,15 +235,19 @@ def _along_line(network: nn.Module, start: Tensor, end: Tensor) -> Tensor:
     return diagnostics.autocorrelation(gradients)
 
 
-def _of_point(point: dict[str, Any]) -> dict[str, float]:
-    """The panels' values at one evaluation; NaN if a collapsed layer has none."""
-    found = {"step": point["step"], "validation_accuracy": point["validation_accuracy"]}
-    for key in list(PANELS)[1:]:
-        values = [v for tag, v in sorted(point["diagnostics"].items()) if tag.startswith(f"diagnostics_{key}/")]
-        found[key] = float(np.median(values[len(values) // 2 :])) if values else float("nan")
-    norms = [v for tag, v in sorted(point["diagnostics"].items()) if tag.startswith("diagnostics_gradient_norm/")]
-    found["gradient_norm_ratio"] = norms[-1] / norms[0] if norms[0] > 0 else float("nan")
-    return found
+def _panels(step: int, accuracy: float, found: dict[str, float]) -> dict[str, float]:
+    """The panels' values at one step; NaN if a collapsed layer has none."""
+    by_layer = {
+        key: [value for name, value in sorted(found.items()) if name.startswith(f"{key}/")]
+        for key in (*list(PANELS)[1:], "gradient_norm")
+    }
+    norms = by_layer.pop("gradient_norm")
+    return {
+        "step": step,
+        "validation_accuracy": accuracy,
+        **{key: float(np.median(of[len(of) // 2 :])) if of else float("nan") for key, of in by_layer.items()},
+        "gradient_norm_ratio": norms[-1] / norms[0] if norms[0] > 0 else float("nan"),
+    }
 
 
 if __name__ == "__main__":

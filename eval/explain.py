@@ -1,14 +1,12 @@
 """What the term changes inside networks, and whether missing information predicts how long training takes.
 
 python -m eval.explain --json FILE --figure FILE --scatter FILE
-python -m eval.explain --study DIR --json FILE --figure FILE       from the runs of a finished study, without training
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,17 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-import mireg
 import models
-from eval import inside as inside_study
 from eval.cells import CONVERGENCE
+from eval.step import training
 from mireg import diagnostics, estimators
+from mireg.ablation.arms import Term
+from mireg.ablation.arms import arm as named_arm
+from mireg.ablation.arms.loss_term import NoTerm
 from mireg.ablation.data import Dataset, Split, load
 from mireg.ablation.random_state import seed_everything
 from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.storage.files import write_json
-from mireg.ablation.training.batches import Batches
-from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.score import score
 from mireg.layers import Taps
 
@@ -62,7 +60,7 @@ STACKS: tuple[dict[str, Any], ...] = (
 TARGET, BUDGET, EVERY, RATE = 0.75, 2000, 25, 1e-3
 
 
-def look(network: nn.Module, probe: Split) -> dict[str, list[float]]:
+def measure_layers(network: nn.Module, probe: Split) -> dict[str, list[float]]:
     """Measure the :data:`PANELS` of a network, each by layer."""
     images, labels = probe.batch(slice(0, PROBE))
     layers = layers_of(network, images)
@@ -79,26 +77,9 @@ def layers_of(network: nn.Module, images: Tensor) -> list[Tensor]:
     """The input and the outputs of the hidden layers, as matrices."""
     taps = Taps(network)
     with torch.no_grad():
-        caught = taps.run(images)[1]
+        layers = taps.run(images)[1]
     taps.remove()
-    return [layer.flatten(1) for layer in caught.values()]
-
-
-def training(network: nn.Module, model: nn.Module, data: Dataset, lr: float, seed: int) -> Iterator[int]:
-    """Train forever; yield the number of completed steps before each step."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
-    batches = Batches(len(data.train), 128, seed)
-    done = 0
-    while True:
-        yield done
-        images, labels = data.train.batch(next(batches))
-        loss = cross_entropy(model(images), labels)
-        if isinstance(model, mireg.MIRegularized):
-            loss = loss + model.mi_loss(labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        done += 1
+    return [layer.flatten(1) for layer in layers.values()]
 
 
 def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
@@ -106,15 +87,15 @@ def inside(name: str, arm: str, data: Dataset, seed: int) -> dict[str, Any]:
     cell = next(cell for cell in CONVERGENCE.cells if cell.name == name)
     seed_everything(seed)
     network = models.build(cell.model, cell.model_options, data.input_shape, data.outputs)
-    model = mireg.wrap(network) if arm == "mi" else network
+    term = named_arm(arm).term(network, Term(), data.train.batch(slice(0, 2))[0])
     found = []
-    for done in training(network, model, data, EXPLAINED[name], seed):
+    for done, _ in training(term, data, EXPLAINED[name], seed):
         if done in STEPS:
             found.append(
                 {
                     "step": done,
                     "accuracy": score(network, data.validation, data.task, "accuracy"),
-                    **look(network, data.validation),
+                    **measure_layers(network, data.validation),
                 }
             )
         if done == STEPS[-1]:
@@ -129,7 +110,7 @@ def stack(options: dict[str, Any], data: Dataset, seed: int) -> dict[str, Any]:
     images, labels = data.validation.batch(slice(0, PROBE))
     layers = layers_of(network, images)
     smallest = estimators.get("usable").for_training().about(layers, labels)[-1].clamp_min(0).item()
-    for done in training(network, network, data, RATE, seed):
+    for done, _ in training(NoTerm(network, Term(), images), data, RATE, seed):
         reached = done % EVERY == 0 and score(network, data.validation, data.task, "accuracy") >= TARGET
         if reached or done == BUDGET:
             return {**options, "seed": seed, "last_nats": smallest, "steps": done if reached else None}
@@ -242,26 +223,6 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _of_study(folder: Path, json: Path | None, figure: Path | None) -> int:
-    """Write and print the results from the runs of a study; return the exit status."""
-    try:
-        summary, results = inside_study.read(folder)
-    except FileNotFoundError as error:
-        print(f"eval.explain: {error}", file=sys.stderr)
-        return 2
-    found = inside_study.over_cells(summary, results)
-    if json:
-        write_json(json, found)
-    shown = [cell for cell in inside_study.SHOWN if inside_study.has_layers(results, cell)]
-    if figure and shown:
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        inside_study.draw_layers(results, shown).savefig(figure)
-    for cell, row in found["by_cell"].items():
-        print(f"{cell}: {row['missing_nats']:.2f} nats missing, {row['speed']:.1f}x")
-    print(inside_study.sentence(found))
-    return 0
-
-
 def main() -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.explain", description=__doc__.splitlines()[0])
@@ -275,14 +236,11 @@ def main() -> int:
         "--stacks", type=int, default=len(STACKS), help="use only this many networks for the correlation"
     )
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--study", type=Path, help="read a finished study's folder or archive; train nothing")
     a = parser.parse_args()
-    if a.study:
-        return _of_study(a.study, a.json, a.figure)
     data = load(a.dataset, a.data_dir)
-    with flushed_denormals():
-        cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}
-        stacks = [stack(options, data, a.seed) for options in STACKS[: a.stacks]]
+    torch.set_flush_denormal(True)  # dead networks have denormal gradients, with which a CPU is slow
+    cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}
+    stacks = [stack(options, data, a.seed) for options in STACKS[: a.stacks]]
     found = {"dataset": a.dataset, "cells": cells, "stacks": stacks, "correlation": correlation(stacks)}
     if a.json:
         write_json(a.json, found)

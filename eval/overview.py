@@ -13,6 +13,7 @@ from eval.cells import CONVERGENCE, REMEDIES
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report import figures
 from mireg.ablation.report.summary import difference_key, final_key
+from mireg.ablation.report.tables import markdown, of_rows
 from mireg.ablation.report.text import difference_text, mean_text, ratio_text, speed_text
 from mireg.ablation.study.config import Cell
 from mireg.ablation.study.metric import Metric
@@ -45,7 +46,7 @@ def table(summary: Mapping[str, Any]) -> list[str]:
     """The table, as lines of Markdown."""
     found = {cell["cell"]: cell for cell in summary["cells"]}
     body = [_row(cell, found.get(cell.name)) for cell in CONVERGENCE.cells if not cell.budget_of]
-    return markdown(COLUMNS, body)
+    return markdown(of_rows(COLUMNS, body), "---")
 
 
 def _row(cell: Cell, found: dict[str, Any] | None) -> list[str]:
@@ -122,11 +123,6 @@ def _remedy(cell: dict[str, Any]) -> str:
     return f"`{best}`: {steps[best]:,.0f}"
 
 
-def markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """A table with these columns and rows, as lines of Markdown."""
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in body)]
-
-
 CAPTION = (
     f"Steps that `{BASELINE}` takes over those of the term (blue) and of the term with shuffled targets (orange), "
     "with 95% intervals: right of 1 is faster; in words, where one of the two never gets there in the median"
@@ -146,8 +142,8 @@ def draw(summary: Mapping[str, Any]) -> Figure:
     for place, cell in enumerate(cells):
         for offset, name in ((-0.16, TERM), (0.2, CONTROL)):
             if arm := found[cell.name]["arms"].get(name):
-                _draw_speed(axes, place + offset, found[cell.name], arm, look[name].colour)
-    axes.axvline(1, color=look[BASELINE].colour, linestyle=":", linewidth=1.2)
+                _draw_speed(axes, place + offset, found[cell.name], arm, look[name]["color"])
+    axes.axvline(1, color=look[BASELINE]["color"], linestyle=":", linewidth=1.2)
     axes.set_xscale("log", base=2)
     axes.set_xlim(*LIMITS)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")

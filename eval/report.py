@@ -16,6 +16,7 @@ from rich.console import Console
 
 from eval import archive, convergence
 from eval.cells import CONVERGENCE
+from eval.saved import with_steps_saved
 from mireg.ablation.command import report as command
 from mireg.ablation.report import print_table, tables, write, write_tables
 from mireg.ablation.storage.files import DamagedError, write_bytes
@@ -32,7 +33,8 @@ def fill(page: Path, folder: Path) -> None:
     """
     results, _, summary = write_tables(folder)
     if summary["study"] == CONVERGENCE.name:
-        convergence.write_pictures(folder, summary, results)
+        with_steps_saved(summary, results)
+        convergence.write_pictures(folder, summary)
         blocks = convergence.blocks(summary, results, convergence.relative(folder, page))
     else:
         blocks = {"tables": tables(summary, level=3)}

@@ -3,6 +3,7 @@
 :func:`compare` takes a custom training loop; :class:`Study` and :func:`run_study` are the base of the command line.
 Subpackages, each of which imports only those before it:
 
+- ``setting``: what a user can set, as fields; ``errors``, ``events``
 - ``tasks``: losses, metrics and the outputs that a network needs
 - ``arms``: the compared arms; ``data``: data sets
 - ``study``: cells, arms and seeds, the metric, named studies, the choice of learning rates

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,9 +18,9 @@ from mireg.ablation import report
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.errors import UserError, check
 from mireg.ablation.execution.job import Setup
-from mireg.ablation.execution.local import run_here, run_in_workers
+from mireg.ablation.execution.local import locally
 from mireg.ablation.execution.progress import display
-from mireg.ablation.execution.scheduler import Execute, run_study
+from mireg.ablation.execution.scheduler import run_study
 from mireg.ablation.study.config import MOST_SEEDS, Loop, Study, Tuning
 from mireg.ablation.study.metric import MODES
 from mireg.ablation.training.group import Group
@@ -107,24 +107,12 @@ def compare(
     setup = Setup(folder, train, device, threads, CHECKPOINT_SECONDS)
     group = Group(device)
     with display("auto") as tell:
-        if workers == 1:
-            execute: Execute = partial(run_here, setup=setup, group=group, tell=tell, stop=_never)
-        else:
-            execute = partial(run_in_workers, setup=setup, workers=workers, tell=tell, stop=_never)
-        changed: Literal["refuse", "keep", "fresh"] = "fresh" if fresh else "keep" if keep else "refuse"
-        results = run_study(study, setup, execute, group=group, tell=tell, changed_code=changed)
+        execute = locally(setup, workers, group, tell, lambda: False)
+        results = run_study(study, setup, execute, group=group, tell=tell, fresh=fresh, keep=keep)
     if failures := [result for result in results if "curve" not in result]:
         text = "; ".join(f"{r['cell']}/{r['arm']}/seed-{r['seed']}: {r['failure']}" for r in failures)
         raise RuntimeError(f"{text}; finished runs are kept, and the same call continues")
-    summary = report.write(folder)
-    console = Console(stderr=True)
-    report.print_table(summary, console)
-    report.print_places(folder, console)
-    return summary
-
-
-def _never() -> bool:
-    return False
+    return report.show(folder, Console(stderr=True))
 
 
 def _name(train: Train) -> str:

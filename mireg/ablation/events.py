@@ -1,9 +1,9 @@
 """The events that a study reports while it runs.
 
-Every event is a dictionary of plain values, and ``event`` is its type: ``study`` (number of ``runs``, number
-``finished`` before work starts, and names of the ``missing`` ones), ``start`` and ``step`` of a ``run``
-(``step`` of ``steps``, null if a custom loop does not give it; a step has the new point of the curve),
-``finish`` of a run (with its ``failure``, or null) and ``note`` (``text`` that a user should read).
+Every event is a dictionary of plain values, and ``event`` is its type: ``study`` (number of ``runs``, and number
+``finished`` before work starts), ``start`` and ``step`` of a ``run`` (``step`` of ``steps``, null if a custom loop does
+not give it; a step has the new point of the curve), ``finish`` of a run (with its ``failure``, or null) and ``note``
+(``text`` that a user should read).
 """
 
 from __future__ import annotations

@@ -12,10 +12,12 @@ from torch import nn
 import models
 from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, load
+from mireg.ablation.events import EventHandler
 from mireg.ablation.storage.files import read_result
 from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.training.group import Group
-from mireg.ablation.training.loop import train
+from mireg.ablation.training.loop import fit
+from mireg.ablation.training.run import Run, perform
 
 DIGITS = load("digits", Path("data"))
 
@@ -27,20 +29,27 @@ def build(cell: Cell, dataset: Dataset) -> nn.Module:
 Build = Callable[[Cell, Dataset], nn.Module]
 
 
+def train(
+    spec: RunSpec,
+    dataset: Dataset,
+    build: Build,
+    folder: Path,
+    *,
+    checkpoint_seconds: float = 1e9,
+    tell: EventHandler = lambda event: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train on the CPU, by default with no checkpoint but the one that a stop leaves."""
+    group = Group(torch.device("cpu"))
+    begun = Run(spec, folder, group, tell=tell, stop=stop, checkpoint_seconds=checkpoint_seconds)
+    perform(begun, lambda run: fit(run, dataset, build))
+
+
 def train_digits(
     spec: RunSpec, folder: Path, *, build: Build = build, stop: Callable[[], bool] = lambda: False
 ) -> None:
-    """Train on the digits, on the CPU, with no checkpoint but the one that a stop leaves."""
-    train(
-        spec,
-        DIGITS,
-        build,
-        folder,
-        group=Group(torch.device("cpu")),
-        checkpoint_seconds=1e9,
-        tell=lambda event: None,
-        stop=stop,
-    )
+    """The same on the digits."""
+    train(spec, DIGITS, build, folder, stop=stop)
 
 
 def run(folder: Path, cell: Cell, arm: str, *, tuning: bool = False) -> dict[str, Any]:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 ABLATION = ROOT / "mireg" / "ablation"
 
 ORDER = (
-    {"errors", "events"},
+    {"errors", "events", "setting"},
     {"user_code", "tasks", "random_state", "fingerprint"},
     {"arms", "data"},
     {"study"},

@@ -1,4 +1,4 @@
-"""Both examples of docs/own_network.md run as they stand, and its table of defaults is true."""
+"""Both examples of docs/own_network.md run as they stand, and its table of settings is made from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mireg.ablation.arms import Term
 from mireg.ablation.command.request import OWN, OWN_ARMS, OWN_SEEDS
+from mireg.ablation.setting import flag, settings_of
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "own_network.md").read_text()
@@ -54,14 +56,17 @@ def test_training_loop(tmp_path: Path) -> None:
     assert (cell["cell"], cell["metric"], cell["target"], cell["budget_steps"]) == ("train", "accuracy", 0.9, 200)
 
 
-def test_defaults() -> None:
-    rows = dict(re.findall(r"^\| (`--.*?) \| (.*?) \|$", TEXT, re.MULTILINE))
-    assert rows["`--dataset`, `--model`"] == f"`{OWN.dataset}`; `{OWN.model}`, for text `gpt`"
-    assert rows["`--arms`, `--seeds`, `--steps`"] == f"`{' '.join(OWN_ARMS)}`, {OWN_SEEDS}, {OWN.steps}"
-    assert rows["`--batch-size`, `--eval-every`"] == f"{OWN.batch_size}, {OWN.eval_every}"
-    optimizer = f"`{OWN.optimizer}`, {OWN.lr}, `{OWN.schedule}`, {OWN.warmup_steps}"
-    assert rows["`--optimizer`, `--lr`, `--schedule`, `--warmup-steps`"] == optimizer
-    assert rows["`--weight-decay`, `--momentum` (of `sgd`)"] == f"{OWN.weight_decay:g}, {OWN.momentum}"
-    rest = f"`{OWN.augment}`, `{OWN.precision}`, {'on' if OWN.compile else 'off'}"
-    assert rows["`--augment`, `--precision`, `--compile`"] == rest
-    assert OWN.target is None
+def settings_table() -> list[str]:
+    """The table of the settings of a cell and of the term, as lines of Markdown."""
+    rows = ["| setting | default | |", "|---|---|---|"]
+    for part in (OWN, Term()):
+        for name, of in settings_of(part).items():
+            value = getattr(part, of.name)
+            default = {"None": "", "False": "off", "('auto',)": "all"}.get(str(value), f"`{value}`")
+            rows.append(f"| `{flag(name)}` | {default} | {of.metadata['help']} |")
+    return rows
+
+
+def test_the_table_of_settings_is_made_from_them() -> None:
+    assert "\n".join(settings_table()) in TEXT
+    assert f"`--arms`, `--seeds` and `--steps` are `{' '.join(OWN_ARMS)}`, {OWN_SEEDS} and {OWN.steps}" in TEXT

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from eval import archive, convergence, inside, report
+from eval import archive, convergence, report
 from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, Line, lines, median_interval
+from eval.saved import with_steps_saved
 from mireg.ablation.report.summary import summarise
 from tests.ablation.report.synthetic import result, write_study
 
@@ -22,7 +23,9 @@ def runs(cell: str, seeds: int = 6, **reached: int | None) -> list[dict[str, Any
 
 def judged(*results: list[dict[str, Any]]) -> dict[tuple[str, str], Line]:
     flat = [run for group in results for run in group]
-    return {(line.cell, line.required): line for line in lines(summarise("convergence", flat), flat)}
+    return {
+        (line.cell, line.required): line for line in lines(with_steps_saved(summarise("convergence", flat), flat), flat)
+    }
 
 
 def status(found: dict[tuple[str, str], Line], cell: str, words: str) -> str:
@@ -83,30 +86,8 @@ def test_a_miss_is_infinite_in_the_interval_of_a_median() -> None:
     assert math.isinf(high)
 
 
-def planed(results: list[dict[str, Any]], known: list[float]) -> list[dict[str, Any]]:
-    """Runs that measured the information plane at their first and last point."""
-    for run in results:
-        for point in (run["curve"][0], run["curve"][-1]):
-            point["plane"] = {"target": known, "input": [2.0] * len(known)}
-    return results
-
-
-def test_missing_information_is_ranked_with_the_speed_over_the_cells() -> None:
-    results = [
-        run
-        for cell, last, mi in (("H1", 0.9, 400), ("H2", 0.5, 200), ("R3", 0.1, 100))
-        for run in planed(runs(cell, none=800, mi=mi), [1.0, 0.7, last])
-    ]
-    found = inside.over_cells(summarise("convergence", results), results)
-    assert found["by_cell"]["R3"] == {"missing_nats": pytest.approx(0.9), "speed": 8.0}
-    assert (found["cells"], found["spearman"]) == (3, pytest.approx(1.0))
-    assert "n = 3 cells" in inside.sentence(found)
-    one = inside.over_cells(summarise("convergence", results[:12]), results[:12])
-    assert one["spearman"] is None
-
-
 def test_the_page_is_built_from_the_archive_alone_and_says_what_was_not_run(tmp_path: Path) -> None:
-    results = planed(runs("R3", none=None, mi=100, target_shuffled=None, batchnorm=300), [0.8, 0.4, 0.1])
+    results = runs("R3", none=None, mi=100, target_shuffled=None, batchnorm=300)
     write_study(tmp_path / "study", results)
     record = (tmp_path / "study" / "study.json").read_text().replace("synthetic", "convergence")
     (tmp_path / "study" / "study.json").write_text(record)
@@ -122,7 +103,7 @@ def test_the_page_is_built_from_the_archive_alone_and_says_what_was_not_run(tmp_
     assert ", 6 seeds | not in 1,000 (0 of 6) → 100 | only with it: 6/6 vs 0/6 |" in rows[0]
     assert "`batchnorm`: 300 |" in rows[0]
     assert "| P4: gpt, shakespeare | not run |" in text
-    for name in ("speed.png", "profile.png", "plane-R3.png", "layers.png"):
+    for name in ("speed.png", "profile.png"):
         assert f"(results/convergence/{name})" in text
         assert (kept / name).read_bytes().startswith(b"\x89PNG")
     assert "saved.png" not in text
@@ -163,7 +144,7 @@ def test_a_cell_without_a_target_is_read_by_the_end_of_its_schedule() -> None:
     assert status(found, "P1", "saves at least 12%") == MET
     assert status(found, "P1", "ends no worse") == MET
     assert status(found, "P1", "faster than `none` in seconds") == MET
-    text = convergence.blocks(summarise("convergence", results), results, "x")
+    text = convergence.blocks(with_steps_saved(summarise("convergence", results), results), results, "x")
     (row,) = [line for line in text["overview"].splitlines() if line.startswith("| P1: vgg")]
     assert "`deep-supervision`: 65" in row
     assert "x/speed.png" in text["overview"]

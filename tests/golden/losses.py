@@ -24,8 +24,7 @@ from mireg.ablation import ARMS, Cell, Term
 from mireg.ablation.data import load
 from mireg.ablation.storage.files import read_result
 from mireg.ablation.study.config import RunSpec
-from mireg.ablation.training.group import Group
-from mireg.ablation.training.loop import train
+from tests.ablation.running import train
 from train import build
 
 FILE = Path(__file__).with_name("losses.json")
@@ -79,16 +78,8 @@ def losses_of_estimator(name: str) -> list[float]:
 def losses_of_arm(name: str) -> dict[str, list[float | None]]:
     """Task loss of each step of a run, and the share that the arm's term has in the whole loss."""
     with tempfile.TemporaryDirectory() as folder:
-        train(
-            RunSpec(CELL.as_trained(name), name, 0, Term()),
-            load(CELL.dataset, Path("data")),
-            build,
-            Path(folder),
-            group=Group(torch.device("cpu")),
-            checkpoint_seconds=1e9,
-            tell=lambda event: None,
-            stop=lambda: False,
-        )
+        spec = RunSpec(CELL.as_trained(name), name, 0, Term())
+        train(spec, load(CELL.dataset, Path("data")), build, Path(folder))
         result = read_result(Path(folder) / "result.json")
     assert result is not None
     curve = result["curve"][1:]  # the first point is before training

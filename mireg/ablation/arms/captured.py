@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -34,9 +33,9 @@ class Captured(nn.Module):
         self.active = True
         self.added: nn.Module | None = None
         self._hidden: list[str] = []
-        self._caught: dict[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
 
-    def look(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def observe(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The outputs of the network, and those of each hidden layer in order, for a few inputs.
 
         Args:
@@ -48,45 +47,55 @@ class Captured(nn.Module):
         training = self.network.training
         self.network.eval()  # so that this pass changes no statistics and draws no random numbers
         with torch.no_grad():
-            outputs, caught = self.taps.run(*arguments(example))
+            outputs, layers = self.taps.run(*arguments(example))
         self.network.train(training)
-        self._hidden = [name for name in caught if name != INPUT]
+        self._hidden = [name for name in layers if name != INPUT]
         if not self._hidden:
             raise UserError(
                 f"the arm does not apply, no hidden layers were found: {self.taps.reason}; name them, or leave it out"
             )
-        return outputs, {name: caught[name] for name in self._hidden}
+        return outputs, {name: layers[name] for name in self._hidden}
 
     def forward(self, *inputs: Any) -> Any:
         if not (self.active and self.training and torch.is_grad_enabled()):
             return self.network(*inputs)
-        result, self._caught = self.taps.run(*inputs)
+        result, self._outputs = self.taps.run(*inputs)
         return result
 
-    def take(self) -> dict[str, Tensor]:
+    def pop(self) -> dict[str, Tensor]:
         """Return and clear the hidden layers' outputs in the last training forward."""
-        caught, self._caught = self._caught, {}
-        return {name: caught[name] for name in self._hidden}
-
-    def bare_copy(self) -> nn.Module:
-        """A copy of the bare network, without hooks."""
-        copied = copy.deepcopy(self)
-        copied.taps.remove()
-        return copied.network
+        layers, self._outputs = self._outputs, {}
+        return {name: layers[name] for name in self._hidden}
 
 
 class LayerTerm(LossTerm):
-    """A term computed from the outputs of hidden layers.
+    """A term computed from the outputs of hidden layers; its settings are class attributes, by default its paper's.
 
     Args:
         network: the network to train.
-        settings: settings of the MI term, whose layers are used.
+        settings: settings of the MI term, whose layers are used, without the input.
+        example: a few inputs, to find the layers and their shapes.
+        **options: other values of its settings.
     """
 
-    def __init__(self, network: nn.Module, settings: Term) -> None:
+    def __init__(self, network: nn.Module, settings: Term, example: Any, **options: Any) -> None:
+        for name, value in options.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no setting {name!r}")
+            setattr(self, name, value)
         self.network = network
-        self.model = self._captured = Captured(network, Taps(network, settings.layer_spec))
+        self.settings = settings
+        self.model = self._captured = self.capture(network, Taps(network, settings.layer_spec))
         self._values: dict[str, Tensor] = {}
+        self._step = 0
+        self.prepare(*self._captured.observe(example))
+
+    def capture(self, network: nn.Module, taps: Taps) -> Captured:
+        """The module to call in place of the network."""
+        return Captured(network, taps)
+
+    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> None:
+        """Choose layers and make what is trained with the network, given the example's outputs."""
 
     def parameters(self) -> Sequence[nn.Parameter]:
         return [] if self._captured.added is None else list(self._captured.added.parameters())
@@ -95,14 +104,13 @@ class LayerTerm(LossTerm):
         return self._values
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._captured.added is None else {"added": self._captured.added.state_dict()}
+        added = self._captured.added
+        return {"step": self._step, **({} if added is None else {"added": added.state_dict()})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._step = state["step"]
         if self._captured.added is not None:
             self._captured.added.load_state_dict(state["added"])
-
-    def bare_copy(self) -> nn.Module:
-        return self._captured.bare_copy()
 
 
 def at_depth(layers: Sequence[T], fraction: float) -> T:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from mireg.ablation.arms.captured import LayerTerm, at_depth
-from mireg.ablation.arms.loss_term import Term
 from mireg.estimators.gram import standardise
 from mireg.rows import choose_rows, pool
 from mireg.schedules import Linear
@@ -21,16 +20,9 @@ class AuxiliaryHeads(LayerTerm):
 
     Where every hidden layer has positions like the output, as in a language model, a head sees one position at a time;
     else it sees a layer pooled to a few positions, and gives the whole output.
-
-    Args:
-        network: the network to train.
-        settings: settings of the MI term; its layers, without the input, and ``samples`` are used.
-        example: a few inputs, to find the widths of the layers and of the output.
     """
 
-    def __init__(self, network: nn.Module, settings: Term, example: Any) -> None:
-        super().__init__(network, settings)
-        outputs, layers = self._captured.look(example)
+    def prepare(self, outputs: Tensor, layers: dict[str, Tensor]) -> None:
         self._names = self.chosen(list(layers))
         self._per_position = outputs.ndim > 2 and all(layer.ndim > 2 for layer in layers.values())
         widths = [
@@ -40,8 +32,6 @@ class AuxiliaryHeads(LayerTerm):
         with torch.random.fork_rng():  # so that every arm sees the same batches
             heads = (nn.Sequential(Standardise(), nn.Linear(width, size)) for width in widths)
             self._captured.added = self._heads = nn.ModuleList(heads).to(outputs.device)
-        self._samples = settings.samples
-        self._step = 0
 
     @abstractmethod
     def chosen(self, names: Sequence[str]) -> Sequence[str]:
@@ -49,22 +39,15 @@ class AuxiliaryHeads(LayerTerm):
 
     def heads_loss(self, target: Tensor) -> Tensor:
         """Mean of the heads' losses in the last training forward."""
-        caught = self._captured.take()
+        layers = self._captured.pop()
         if target.is_floating_point() and not self._per_position:
             target = target.flatten(1) if target.ndim > 1 else target[:, None]
-        rows = choose_rows([caught[name] for name in self._names], target, self._samples, self._step)
+        rows = choose_rows([layers[name] for name in self._names], target, self.settings.samples, self._step)
         code = rows.target
         assert code is not None
         losses = [self.loss(head(row), code) for head, row in zip(self._heads, rows.layers, strict=True)]
         self._values = {name: loss.detach() for name, loss in zip(self._names, losses, strict=True)}
         return torch.stack(losses).mean()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "step": self._step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._step = state["step"]
 
 
 class DeepSupervision(AuxiliaryHeads):
@@ -75,9 +58,9 @@ class DeepSupervision(AuxiliaryHeads):
 
     name = "deep supervision"
 
-    def __init__(self, network: nn.Module, settings: Term, example: Any) -> None:
-        super().__init__(network, settings, example)
-        self._weight = Linear(1.0, settings.decay_steps)
+    def prepare(self, outputs: Tensor, layers: dict[str, Tensor]) -> None:
+        super().prepare(outputs, layers)
+        self._weight = Linear(1.0, self.settings.decay_steps)
         self._start_at(0)
 
     def chosen(self, names: Sequence[str]) -> Sequence[str]:
@@ -104,18 +87,12 @@ class IntermediateLoss(AuxiliaryHeads):
 
     The paper uses the network's own output layer and CTC; this head is one of its own, since widths may differ.
 
-    Args:
-        weight: w.
-
     Source: Lee & Watanabe, Intermediate loss regularization for CTC-based speech recognition (InterCTC), ICASSP 2021.
     """
 
     name = "the intermediate loss"
     needs_loss = True
-
-    def __init__(self, network: nn.Module, settings: Term, example: Any, *, weight: float = 0.3) -> None:
-        super().__init__(network, settings, example)
-        self._weight = weight
+    weight = 0.3  # w
 
     def chosen(self, names: Sequence[str]) -> Sequence[str]:
         return [at_depth(names, 0.5)]
@@ -123,7 +100,7 @@ class IntermediateLoss(AuxiliaryHeads):
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
         if target is None:
             return torch.zeros_like(task)
-        added = self._weight * (self.heads_loss(target) - task)
+        added = self.weight * (self.heads_loss(target) - task)
         self._step += 1
         return added
 

@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mireg.ablation.arms.captured import LayerTerm, at_depth
-from mireg.ablation.arms.loss_term import Term
 
 
 def dispersion(layer: Tensor, tau: float) -> Tensor:
@@ -33,42 +32,25 @@ def dispersion(layer: Tensor, tau: float) -> Tensor:
 class DispersiveLoss(LayerTerm):
     """``weight * log mean_{i != j} exp(-|z_i - z_j|^2 / (tau d))`` of one hidden layer, a quarter into the network.
 
-    Args:
-        network: the network to train.
-        settings: settings of the MI term, whose layers are used.
-        example: a few inputs, to find the layers.
-        weight: the paper's lambda.
-        tau: temperature.
-        depth: depth of the layer as a fraction of the hidden layers.
-
     Source: Wang & He, Diffuse and disperse: image generation with representation regularization, 2025
     (arXiv:2506.09027), the InfoNCE variant with squared distances, which it recommends.
     """
 
     name = "the dispersive loss"
+    weight = 0.5  # the paper's lambda
+    tau = 0.5
+    depth = 0.25  # of the layer, as a fraction of the hidden layers
 
-    def __init__(
-        self,
-        network: nn.Module,
-        settings: Term,
-        example: Any,
-        *,
-        weight: float = 0.5,
-        tau: float = 0.5,
-        depth: float = 0.25,
-    ) -> None:
-        super().__init__(network, settings)
-        _, layers = self._captured.look(example)
-        self._layer = at_depth(list(layers), depth)
-        self._weight, self._tau = weight, tau
+    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> None:
+        self._layer = at_depth(list(layers), self.depth)
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        layer = self._captured.take()[self._layer]
+        layer = self._captured.pop()[self._layer]
         if len(layer) < 2:
             return torch.zeros_like(task)
-        value = dispersion(layer, self._tau)
+        value = dispersion(layer, self.tau)
         self._values = {self._layer: value.detach()}
-        return self._weight * value
+        return self.weight * value
 
     @property
     def verdict(self) -> str:

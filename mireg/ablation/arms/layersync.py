@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from mireg.ablation.arms.captured import LayerTerm
-from mireg.ablation.arms.loss_term import Term
 from mireg.ablation.errors import UserError
 from mireg.rows import pool
 
@@ -21,14 +20,6 @@ class LayerSync(LayerTerm):
     (:func:`mireg.rows.pool`), and a linear map that is learned with the network brings T_a to the width of T_b, as
     REPA does with the features of another network.
 
-    Args:
-        network: the network to train.
-        settings: settings of the MI term, whose layers are used.
-        example: a few inputs, to find the layers.
-        weight: the paper's lambda.
-        early: depth of layer a as a fraction of the hidden layers; the paper's largest network has 8 of 28.
-        late: depth of layer b; in the paper 16 of 28.
-
     Raises:
         UserError: if the network has fewer than 2 hidden layers.
 
@@ -37,42 +28,33 @@ class LayerSync(LayerTerm):
     """
 
     name = "LayerSync"
+    weight = 0.2  # the paper's lambda
+    early = 0.3  # depth of layer a, as a fraction of the hidden layers; the paper's largest network has 8 of 28
+    late = 0.6  # depth of layer b; in the paper 16 of 28
 
-    def __init__(
-        self,
-        network: nn.Module,
-        settings: Term,
-        example: Any,
-        *,
-        weight: float = 0.2,
-        early: float = 0.3,
-        late: float = 0.6,
-    ) -> None:
-        super().__init__(network, settings)
-        _, layers = self._captured.look(example)
+    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> None:
         names = list(layers)
         if len(names) < 2:
             raise UserError(
                 "arm 'layersync' does not apply: it aligns two hidden layers, and there is one; leave it out"
             )
-        first = max(1, round(early * len(names)))
-        self._early, self._late = names[first - 1], names[max(first + 1, round(late * len(names))) - 1]
+        first = max(1, round(self.early * len(names)))
+        self._early, self._late = names[first - 1], names[max(first + 1, round(self.late * len(names))) - 1]
         a, b = layers[self._early], layers[self._late]
         self._alike = a.shape == b.shape
         if not self._alike:
             with torch.random.fork_rng():  # so that every arm sees the same batches
                 self._captured.added = nn.Linear(pool(a[:1]).numel(), pool(b[:1]).numel()).to(a.device)
-        self._weight = weight
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        layers = self._captured.take()
+        layers = self._captured.pop()
         a, b = layers[self._early].float(), layers[self._late].detach().float()
         if self._captured.added is not None:
             a, b = (pool(layer).flatten(1) for layer in (a, b))
             a = self._captured.added(a)
         similarity = cosine_similarity(a, b, dim=1).mean()
         self._values = {f"cosine {self._early}, {self._late}": similarity.detach()}
-        return -self._weight * similarity
+        return -self.weight * similarity
 
     @property
     def verdict(self) -> str:

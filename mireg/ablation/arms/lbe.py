@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mireg.ablation.arms.captured import LayerTerm
-from mireg.ablation.arms.loss_term import Term
 
 
 def batch_entropy(layer: Tensor) -> Tensor:
@@ -34,39 +32,22 @@ class LayerwiseBatchEntropy(LayerTerm):
     :func:`batch_entropy` of layer l and alpha_l is learned with the weights. If several processes share a batch,
     each uses its own part, like BatchNorm.
 
-    Args:
-        network: the network to train.
-        settings: settings of the MI term; its layers are used, without the input.
-        example: a few inputs, to find the layers.
-        beta: weight; published values are between 0.1 and 0.2.
-        alpha: initial alpha; published values are between 0.5 and 2, and 2 with 500 layers.
-        alpha_min: minimum desired entropy.
-
     Source: Peer et al., Improving the trainability of deep neural networks through layerwise batch-entropy
     regularization, TMLR 2022; the defaults are those of its network of 500 layers.
     """
 
     name = "the batch-entropy term"
     needs_loss = True
+    beta = 0.1  # weight; published values are between 0.1 and 0.2
+    alpha = 2.0  # initial; published values are between 0.5 and 2, and 2 with 500 layers
+    alpha_min = 0.2  # least entropy that is wanted
 
-    def __init__(
-        self,
-        network: nn.Module,
-        settings: Term,
-        example: Any,
-        *,
-        beta: float = 0.1,
-        alpha: float = 2.0,
-        alpha_min: float = 0.2,
-    ) -> None:
-        super().__init__(network, settings)
-        outputs, layers = self._captured.look(example)
-        self._alphas = nn.Parameter(torch.full((len(layers),), alpha, device=outputs.device))
+    def prepare(self, outputs: Tensor, layers: dict[str, Tensor]) -> None:
+        self._alphas = nn.Parameter(torch.full((len(layers),), self.alpha, device=outputs.device))
         self._captured.added = nn.ParameterList([self._alphas])
-        self._beta, self._alpha_min = beta, alpha_min
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        entropies = {name: batch_entropy(layer) for name, layer in self._captured.take().items()}
+        entropies = {name: batch_entropy(layer) for name, layer in self._captured.pop().items()}
         self._values = {name: entropy.detach() for name, entropy in entropies.items()}
-        wanted = self._alphas.abs().clamp_min(self._alpha_min)
-        return task * self._beta * (torch.stack(list(entropies.values())) - wanted).square().mean()
+        wanted = self._alphas.abs().clamp_min(self.alpha_min)
+        return task * self.beta * (torch.stack(list(entropies.values())) - wanted).square().mean()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mireg.ablation.errors import check
+from mireg.ablation.setting import check_settings, setting
 from mireg.ablation.tasks import Loss, as_target, natural_loss
 from mireg.term import FEWEST_ROWS
 from mireg.wrapper import DEFAULT_WEIGHT
@@ -28,14 +27,17 @@ class Term:
         layers: as for :func:`mireg.wrap`; other methods use the same layers.
     """
 
-    weight: float = DEFAULT_WEIGHT.start
-    decay_steps: int = DEFAULT_WEIGHT.steps
+    weight: float = setting(
+        "Weight of the MI term at the first step, relative to the task's gradient.", DEFAULT_WEIGHT.start, least=0
+    )
+    decay_steps: int = setting("Steps over which the weight falls to 0.", DEFAULT_WEIGHT.steps, least=1)
     samples: int = 128
-    layers: tuple[str, ...] = ("auto",)
+    layers: tuple[str, ...] = setting(
+        "Layers whose outputs are rewarded: names or globs; by default all successive ones.", ("auto",)
+    )
 
     def __post_init__(self) -> None:
-        check("weight", self.weight, math.isfinite(self.weight) and self.weight >= 0, "give at least 0")
-        check("decay_steps", self.decay_steps, self.decay_steps >= 1, "give at least 1")
+        check_settings(self)
         check("samples", self.samples, self.samples >= FEWEST_ROWS, f"an estimate needs at least {FEWEST_ROWS}")
 
     @property
@@ -102,10 +104,6 @@ class LossTerm(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most terms have no state
         """Restore the state returned by :meth:`state_dict`."""
 
-    @abstractmethod
-    def bare_copy(self) -> nn.Module:
-        """A copy of the bare network, without hooks."""
-
 
 class NoTerm(LossTerm):
     """Plain training without a term.
@@ -121,6 +119,3 @@ class NoTerm(LossTerm):
 
     def __call__(self, task: Tensor, target: Tensor | None) -> None:
         return None
-
-    def bare_copy(self) -> nn.Module:
-        return copy.deepcopy(self.network)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -69,16 +68,16 @@ class OwnTerm(LossTerm):
         self._function = make()
         self._step = 0
         self._values: dict[str, Tensor] = {}
-        self._caught: tuple[Any, Any] = (None, None)
-        self._hook = network.register_forward_hook(self._catch)
+        self._last: tuple[Any, Any] = (None, None)
+        network.register_forward_hook(self._store)
 
-    def _catch(self, network: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+    def _store(self, network: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
         if network.training:
-            self._caught = (inputs[0] if len(inputs) == 1 else inputs, outputs)
+            self._last = (inputs[0] if len(inputs) == 1 else inputs, outputs)
 
     def __call__(self, task: Tensor, target: Any) -> Tensor:
-        inputs, outputs = self._caught
-        self._caught = (None, None)
+        inputs, outputs = self._last
+        self._last = (None, None)
         values = dict(zip(OF_TERM, (self.network, inputs, outputs, target, task, self._step), strict=True))
         added = self._function(**{key: values[key] for key in self._wanted})
         if not isinstance(added, Tensor) or added.ndim:
@@ -105,10 +104,3 @@ class OwnTerm(LossTerm):
         self._step = state["step"]
         if state["own"]:
             self._function.load_state_dict(state["own"])  # type: ignore[attr-defined]
-
-    def bare_copy(self) -> nn.Module:
-        hooks = self.network._forward_hooks
-        kept = hooks.pop(self._hook.id)
-        copied = copy.deepcopy(self.network)
-        hooks[self._hook.id] = kept
-        return copied

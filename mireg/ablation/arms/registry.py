@@ -34,7 +34,6 @@ class Arm:
         term: creates the loss term from the network, the settings of the MI term and a few inputs.
         estimator: name of the MI term's estimator, if the arm has that term.
         model_options: options of the network; they override the cell's.
-        lr_divisor: overrides the cell's.
         optimizer: overrides the cell's.
         warmup_steps: overrides the cell's, at most the whole budget.
         make_optimizer: creates the optimizer from a list of ``parameters`` and an ``lr``, whatever the cell says.
@@ -45,7 +44,6 @@ class Arm:
     term: Callable[[nn.Module, Term, Any], LossTerm] = NoTerm
     estimator: str | None = None
     model_options: Mapping[str, Any] = field(default_factory=dict)
-    lr_divisor: float | None = None
     optimizer: str | None = None
     warmup_steps: int | None = None
     make_optimizer: Callable[..., torch.optim.Optimizer] | None = None
@@ -157,7 +155,6 @@ ARMS: dict[str, Arm] = {
     "orthogonal": Arm("no term: orthogonal initialisation", model_options={"init": "orthogonal"}),
     "lsuv": Arm("no term: layer-sequential unit-variance initialisation (Mishkin & Matas, 2016)", initialise=lsuv),
     "muon": Arm("no term: Muon for the matrices of hidden layers, AdamW for the rest", optimizer="muon"),
-    "layerwise-lr": Arm("no term: the learning rate divided by 2.6 per layer towards the input", lr_divisor=2.6),
     **_of_estimators(),
 }
 """Arms by name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -87,9 +86,6 @@ class Reward(LossTerm):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._regularizer.load_state_dict(state)
-
-    def bare_copy(self) -> nn.Module:
-        return copy.deepcopy(self._wrapped).unwrap()
 
 
 class Shuffled(Estimator):

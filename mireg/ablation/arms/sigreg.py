@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mireg.ablation.arms.captured import LayerTerm
-from mireg.ablation.arms.loss_term import Term
 
 LARGEST = 5.0
 """The largest argument of the characteristic function."""
@@ -50,48 +47,22 @@ class SIGReg(LayerTerm):
     0.2: it acts on every hidden layer, beside a supervised loss, and not on an output that nothing else keeps from
     collapsing. To use theirs: ``Arm("SIGReg as published", partial(SIGReg, weight=5.2, directions=256))``.
 
-    Args:
-        network: the network to train.
-        settings: settings of the MI term, whose layers are used.
-        example: a few inputs, to find the layers.
-        weight: weight of the term.
-        directions: random directions.
-        points: positive arguments of the characteristic function.
-
     Source: Balestriero & LeCun, LeJEPA: provable and scalable self-supervised learning without the heuristics, 2025
     (arXiv:2511.08544).
     """
 
     name = "SIGReg"
-
-    def __init__(
-        self,
-        network: nn.Module,
-        settings: Term,
-        example: Any,
-        *,
-        weight: float = 0.2,
-        directions: int = 16,
-        points: int = 8,
-    ) -> None:
-        super().__init__(network, settings)
-        self._captured.look(example)
-        self._weight, self._directions, self._points = weight, directions, points
-        self._step = 0
+    weight = 0.2
+    directions = 16
+    points = 8  # positive arguments of the characteristic function
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
         generator = torch.Generator().manual_seed(self._step)
         self._step += 1
         statistics = {}
-        for name, layer in self._captured.take().items():
+        for name, layer in self._captured.pop().items():
             rows = layer.flatten(2).mean(2).float() if layer.ndim > 2 else layer.float()
-            directions = torch.randn(rows.shape[1], self._directions, generator=generator).to(rows.device)
-            statistics[name] = epps_pulley(rows @ (directions / directions.norm(dim=0)), self._points).mean()
+            directions = torch.randn(rows.shape[1], self.directions, generator=generator).to(rows.device)
+            statistics[name] = epps_pulley(rows @ (directions / directions.norm(dim=0)), self.points).mean()
         self._values = {name: statistic.detach() for name, statistic in statistics.items()}
-        return self._weight * torch.stack(list(statistics.values())).mean()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"step": self._step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._step = state["step"]
+        return self.weight * torch.stack(list(statistics.values())).mean()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,55 +27,47 @@ class VID(LayerTerm):
     sample (:func:`mireg.rows.pool`); the paper keeps the positions of maps.
 
     Args:
-        network: the network to train.
-        settings: settings of the MI term, whose layers are used.
-        example: a few inputs, to find the layers.
         teacher: a trained network that takes the same inputs; it is not trained, and stays in evaluation mode.
-        weight: as in the published comparisons.
-        variance: first sigma^2, as published.
-        depths: depths of the pairs as fractions of the hidden layers.
 
     Source: Ahn et al., Variational information distillation for knowledge transfer, CVPR 2019.
     """
 
     name = "the distillation"
+    weight = 1.0  # as in the published comparisons
+    variance = 5.0  # the first sigma^2, as published
+    depths = (1 / 3, 2 / 3, 1.0)  # of the pairs, as fractions of the hidden layers
+    _captured: Taught
 
-    def __init__(
-        self,
-        network: nn.Module,
-        settings: Term,
-        example: Any,
-        *,
-        teacher: nn.Module,
-        weight: float = 1.0,
-        variance: float = 5.0,
-        depths: Sequence[float] = (1 / 3, 2 / 3, 1.0),
-    ) -> None:
-        super().__init__(network, settings)
-        device = arguments(example)[0].device
-        self._taught = Taught(network, self._captured.taps, copy.deepcopy(teacher).to(device))
-        self.model = self._captured = self._taught
-        (_, ours), theirs = self._captured.look(example), self._taught.teach(*arguments(example))
-        pairs = {at_depth(list(ours), depth): at_depth(list(theirs), depth) for depth in depths}
-        self._pairs, self._weight = tuple(pairs.items()), weight
-        sizes = [(pool(ours[s][:1]).numel(), pool(theirs[t][:1]).numel()) for s, t in self._pairs]
+    def __init__(self, network: nn.Module, settings: Term, example: Any, *, teacher: nn.Module, **options: Any) -> None:
+        self._teacher = copy.deepcopy(teacher).to(arguments(example)[0].device)
+        super().__init__(network, settings, example, **options)
+
+    def capture(self, network: nn.Module, taps: Taps) -> Taught:
+        return Taught(network, taps, self._teacher)
+
+    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> None:
+        theirs = self._captured.taught
+        pairs = {at_depth(list(layers), depth): at_depth(list(theirs), depth) for depth in self.depths}
+        self._pairs = tuple(pairs.items())
+        sizes = [(pool(layers[s][:1]).numel(), pool(theirs[t][:1]).numel()) for s, t in self._pairs]
         with torch.random.fork_rng():  # so that every arm sees the same batches
             self._means = nn.ModuleList(
                 nn.Sequential(nn.Linear(s, t), nn.ReLU(), nn.Linear(t, t), nn.ReLU(), nn.Linear(t, t)) for s, t in sizes
             )
-        start = torch.tensor(variance - SMALLEST).expm1().log().item()
+        start = torch.tensor(self.variance - SMALLEST).expm1().log().item()
         self._spreads = nn.ParameterList(torch.full((t,), start) for _, t in sizes)
+        device = next(iter(layers.values())).device
         self._captured.added = nn.ModuleList([self._means, self._spreads]).to(device)
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        ours, theirs = self._captured.take(), self._taught.taught
+        ours, theirs = self._captured.pop(), self._captured.taught
         losses = {}
         for (s, t), mean, spread in zip(self._pairs, self._means, self._spreads, strict=True):
             variance = softplus(spread) + SMALLEST
             distance = (pool(theirs[t]).float() - mean(pool(ours[s]).float())).square()
             losses[f"{s}, {t} of the teacher"] = (distance / variance + variance.log()).mean() / 2
         self._values = {name: loss.detach() for name, loss in losses.items()}
-        return self._weight * torch.stack(list(losses.values())).mean()
+        return self.weight * torch.stack(list(losses.values())).mean()
 
     @property
     def verdict(self) -> str:
@@ -91,12 +82,11 @@ class Taught(Captured):
         self.taught: dict[str, Tensor] = {}
         self.__dict__["_teacher"] = Captured(teacher.requires_grad_(False), Taps(teacher))  # not a part of the network
 
-    def teach(self, *inputs: Any) -> dict[str, Tensor]:
-        """The hidden layers of the teacher."""
-        self.taught = self.__dict__["_teacher"].look(inputs)[1]
-        return self.taught
+    def observe(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        self.taught = self.__dict__["_teacher"].observe(example)[1]
+        return super().observe(example)
 
     def forward(self, *inputs: Any) -> Any:
         if self.training and torch.is_grad_enabled():
-            self.teach(*inputs)
+            self.taught = self.__dict__["_teacher"].observe(inputs)[1]
         return super().forward(*inputs)

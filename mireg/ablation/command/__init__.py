@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -22,11 +21,11 @@ from mireg.ablation.command.request import Catalogue, chosen_study
 from mireg.ablation.data import Dataset
 from mireg.ablation.errors import Stopped, UserError, cannot_write
 from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import Setup
-from mireg.ablation.execution.local import run_here, run_in_workers
+from mireg.ablation.execution.job import Execute, Setup
+from mireg.ablation.execution.local import locally
 from mireg.ablation.execution.progress import display
 from mireg.ablation.execution.ray import run_on_ray
-from mireg.ablation.execution.scheduler import Execute, run_study
+from mireg.ablation.execution.scheduler import run_study
 from mireg.ablation.execution.signals import Stop, graceful
 from mireg.ablation.study.config import Cell
 from mireg.ablation.training import networks
@@ -88,27 +87,22 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
     study = chosen_study(arguments, catalogue)
     out = arguments.out or Path("out") / study.name
     device = resolve_device(arguments.device, arguments.executor)
-    if arguments.threads < 1:
-        raise UserError(f"threads={arguments.threads}: give at least 1")
-    if not arguments.checkpoint_seconds >= 0:
-        raise UserError(f"checkpoint_seconds={arguments.checkpoint_seconds}: give at least 0")
     workers = chosen_workers(arguments)
     if arguments.print_config:
         print(config_text(arguments, study, out, catalogue), end="")
         return 0
     with (
         launched(device) as group,
-        display(chosen_display(arguments, group)) as tell,
+        display("none" if arguments.quiet or not group.writes else arguments.progress) as tell,
         graceful(signal.SIGINT, signal.SIGTERM) as stop,
     ):
         trainer = Trainer(catalogue.build, arguments.data_dir)
         setup = Setup(out, trainer, group.device, arguments.threads, arguments.checkpoint_seconds)
         execute = chosen_executor(arguments, setup, workers, group, tell, stop)
         try:
-            changed: Literal["refuse", "keep", "fresh"] = (
-                "fresh" if arguments.fresh else "keep" if arguments.keep else "refuse"
+            results = run_study(
+                study, setup, execute, group=group, tell=tell, fresh=arguments.fresh, keep=arguments.keep
             )
-            results = run_study(study, setup, execute, group=group, tell=tell, changed_code=changed)
         except Stopped:
             number = stop.signal or signal.SIGTERM  # None where another process of the group was asked
             print_error(
@@ -117,10 +111,9 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
             return 128 + number
     failed = [result for result in results if result["failure"]]
     if group.writes and len(failed) < len(results):
-        from mireg.ablation.report import print_places, print_table, write  # not for --help, nor for workers: SciPy
+        from mireg.ablation.report import show  # not for --help, nor for workers: SciPy
 
-        print_table(write(out), console)
-        print_places(out, console)
+        show(out, console)
     for result in failed:
         print_error(program, f"failed: {result['cell']}/{result['arm']}/seed-{result['seed']}: {result['failure']}")
     return 1 if failed else 0
@@ -138,15 +131,8 @@ def resolve_device(name: str, executor: str) -> torch.device:
 
 def chosen_workers(arguments: Arguments) -> int:
     """Worker processes to use."""
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UserError(f"workers={arguments.workers}: give at least 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return arguments.workers or max(1, cores // arguments.threads)
-
-
-def chosen_display(arguments: Arguments, group: Group) -> str:
-    """Style of the progress display."""
-    return "none" if arguments.quiet or not group.writes else arguments.progress
 
 
 def chosen_executor(
@@ -157,6 +143,4 @@ def chosen_executor(
         if group.size > 1:
             raise UserError("--executor ray does not go with torchrun: start it by itself")
         return partial(run_on_ray, setup=setup, address=arguments.ray_address, tell=tell, stop=stop)
-    if workers == 1 or group.size > 1:
-        return partial(run_here, setup=setup, group=group, tell=tell, stop=stop)
-    return partial(run_in_workers, setup=setup, workers=workers, tell=tell, stop=stop)
+    return locally(setup, workers, group, tell, stop)

@@ -1,6 +1,6 @@
-"""The options of the command line, and of a file with settings: each is defined once, as a field."""
+"""The options of the command line, and of a file with settings."""
 
-# ruff: noqa: RUF009  # option() is field()
+# ruff: noqa: RUF009  # setting() is field()
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ import argparse
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mireg.ablation.command.toml import key_of, read_words
+from mireg.ablation.arms import Term
+from mireg.ablation.command.toml import read_words
 from mireg.ablation.errors import UserError, nearest, one_line
-from mireg.ablation.tasks import TASKS
-
-
-def option(default: Any, about: str, *others: str) -> Any:
-    """A setting with its default, a sentence for ``--help`` and other names of the option."""
-    return field(default=default, metadata={"help": about, "others": others})
+from mireg.ablation.setting import check_settings, flag, setting, settings_of
+from mireg.ablation.study.config import Cell, Study
 
 
 @dataclass(frozen=True)
@@ -35,80 +32,52 @@ class Arguments:
     why), 130 or 143 after SIGINT or SIGTERM, once the state of every run is saved.
     """
 
-    config: Path | None = option(
-        None, "TOML file with settings under the names that they have here; the command line wins."
+    config: Path | None = setting(
+        "TOML file with settings under the names that they have here; the command line wins.", None
     )
-    print_config: bool = option(False, "Print the settings as such a file, and stop.")
-
-    preset: str | None = option(
-        None, "Named study, by default demo; --list prints them. It does not go with --dataset or --model."
+    print_config: bool = setting("Print the settings as such a file, and stop.", False)
+    preset: str | None = setting(
+        "Named study, by default demo; --list prints them. It does not go with --dataset or --model.", None
     )
-    list: bool = option(False, "Print presets, datasets, models, arms and estimators, and stop.")
-    cells: tuple[str, ...] = option((), "Those of the preset's cells to run; by default all.")
-    arms: tuple[str, ...] = option(
-        (), "Arms to compare: names, 'none' being the network as it is, or package.module:Arm; see docs/tasks.md."
+    list: bool = setting("Print presets, datasets, models, arms and estimators, and stop.", False)
+    cells: tuple[str, ...] = setting("Those of the preset's cells to run; by default all.", ())
+    model_options: tuple[str, ...] = setting(
+        "Options of the network, as in: depth=10 width=128 activation=sigmoid.", ()
     )
-    seeds: int | None = option(None, "Number of seeds; each arm runs with every one.")
-    steps: int | None = option(None, "Training steps of each run.")
-    dataset: str | None = option(
-        None, "Data set: a name, package.module:loader, folder:PATH or text:FILE; see docs/own_network.md."
+    out: Path | None = setting("Folder for the results; by default out/ and the study's name.", None)
+    fresh: bool = setting("Remove the results in --out first.", False)
+    keep: bool = setting("Keep the results in --out although your code has changed since.", False)
+    data_dir: Path = setting("Where data sets are looked for and downloaded to.", Path("data"))
+    device: str = setting("cpu, cuda, or auto: cuda where there is one.", "auto")
+    executor: Literal["local", "ray"] = setting(
+        "Where runs go: processes on this machine, or tasks on a Ray cluster that shares --out and --data-dir.", "local"
     )
-    model: str | None = option(None, "Network: a name, package.module:factory, timm:NAME or torchvision:NAME.")
-    model_options: tuple[str, ...] = option((), "Options of the network, as in: depth=10 width=128 activation=sigmoid.")
-    task: str | None = option(
-        None,
-        f"{', '.join(TASKS)} or package.module:TASK; by default the data's own. See docs/tasks.md.",
+    ray_address: str | None = setting(
+        "Ray cluster; by default the one in RAY_ADDRESS, or else this machine alone.", None
     )
-    goal: float | None = option(
-        None, "Value of the metric on validation data that is to be reached, in the metric's own unit.", "--target"
+    workers: int | None = setting(
+        "Processes on this machine; by default the cores divided by the threads.", None, least=1
     )
-    metric: str | None = option(None, "One of the task's: accuracy, loss, ...")
-    batch_size: int | None = option(None, "Samples per step.")
-    eval_every: int | None = option(None, "Steps between evaluations.")
-    lr: float | None = option(None, "Learning rate, of all arms; a preset that tunes it then does not.")
-    optimizer: str | None = option(
-        None, "adam, adamw, sgd (Nesterov), or muon for the matrices of hidden layers with AdamW for the rest."
+    threads: int = setting("CPU threads of each run; results are bit-identical only at the same number.", 1, least=1)
+    checkpoint_seconds: float = setting(
+        "Least time between checkpoints of a run; 0 writes one at every step.", 20.0, least=0
     )
-    schedule: str | None = option(
-        None, "Of the learning rate: constant, or cosine or linear down to 0 at the last step."
-    )
-    warmup_steps: int | None = option(None, "Steps in which the learning rate rises from 0.")
-    weight_decay: float | None = option(None, "Of parameters of at least two dimensions.")
-    momentum: float | None = option(None, "Of sgd.")
-    augment: str | None = option(None, "none, or flip-crop for images.")
-    precision: str | None = option(None, "Of the forward pass: float32, bfloat16 or float16.")
-    compile: bool = option(False, "Train with torch.compile.")
-    weight: float | None = option(None, "Weight of the MI term at the first step, relative to the task's gradient.")
-    decay_steps: int | None = option(None, "Steps over which the weight falls to 0.")
-    lr_divisor: float | None = option(None, "Divide the learning rate by it once more per layer towards the input.")
-    diagnostics: bool = option(False, "At each evaluation also measure drift, covariate shift, gradients and ranks.")
-    layers: tuple[str, ...] = option(
-        (), "Layers whose outputs are rewarded: names or globs; by default all successive ones."
-    )
-    out: Path | None = option(None, "Folder for the results; by default out/ and the study's name.")
-    fresh: bool = option(False, "Remove the results in --out first.")
-    keep: bool = option(False, "Keep the results in --out although your code has changed since.")
-    data_dir: Path = option(Path("data"), "Where data sets are looked for and downloaded to.")
-    device: str = option("auto", "cpu, cuda, or auto: cuda where there is one.")
-    executor: Literal["local", "ray"] = option(
-        "local",
-        "Where runs go: processes on this machine, or tasks on a Ray cluster that shares --out and --data-dir.",
-    )
-    ray_address: str | None = option(
-        None, "Ray cluster; by default the one in RAY_ADDRESS, or else this machine alone."
-    )
-    workers: int | None = option(None, "Processes on this machine; by default the cores divided by the threads.")
-    threads: int = option(1, "CPU threads of each run; results are bit-identical only at the same number.")
-    checkpoint_seconds: float = option(20.0, "Least time between checkpoints of a run; 0 writes one at every step.")
-    progress: Literal["auto", "bars", "lines", "json"] = option(
-        "auto",
+    progress: Literal["auto", "bars", "lines", "json"] = setting(
         "Bars or lines on standard error (auto: bars on a terminal), or a JSON object a line on standard output.",
+        "auto",
     )
-    quiet: bool = option(False, "Print nothing but warnings and errors.")
+    quiet: bool = setting("Print nothing but warnings and errors.", False)
+    study: Mapping[str, Any] = field(default_factory=dict)
+    """What is given of the settings of a study, its cells and the term, by name of the option."""
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+KINDS = (Arguments, Study, Cell, Term)
+"""Whose settings are options."""
 
 NOT_IN_FILES = frozenset({"config", "print_config", "list", "fresh", "keep"})
-
 
 MUST_BE = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
@@ -121,12 +90,14 @@ def parse(argv: Sequence[str] | None, program: str) -> Arguments:
     """
     given = _Parser(program).read(argv)
     path = given.get("config")
-    in_file = _Parser(program, lists="extend").read_file(path) if path else {}
-    return replace(Arguments(), **{**in_file, **given})
+    values = {**(_Parser(program, lists="extend").read_file(path) if path else {}), **given}
+    own = settings_of(Arguments)
+    study = {name: value for name, value in values.items() if name not in own}
+    return replace(Arguments(study=study), **{name: value for name, value in values.items() if name in own})
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser of the fields of :class:`Arguments`, which leaves out what is not given and refuses in one line.
+    """A parser of the settings of :data:`KINDS`, which leaves out what is not given and refuses in one line.
 
     Args:
         program: at the head of messages.
@@ -142,33 +113,37 @@ class _Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
-        hints = typing.get_type_hints(Arguments)
-        for setting in fields(Arguments):
-            about = setting.metadata["help"]
-            if setting.default not in (None, (), False):
-                about += f" (default: {setting.default})"
-            flags = (_flag(setting.name), *setting.metadata["others"])
-            self.add_argument(*flags, dest=setting.name, help=about, **_how(hints[setting.name], lists))
+        self.how: dict[str, dict[str, Any]] = {}
+        for kind in KINDS:
+            hints = typing.get_type_hints(kind)
+            for name, of in settings_of(kind).items():
+                shown = kind is Arguments and of.default not in (None, (), False)
+                about = of.metadata["help"] + (f" (default: {of.default})" if shown else "")
+                flags = [flag(other) for other in (name, of.metadata["other"]) if other]
+                self.how[name] = _how(hints[of.name], lists)
+                self.add_argument(*flags, dest=name, help=about, **self.how[name])
 
     def read(self, words: Sequence[str] | None) -> dict[str, Any]:
         """What the words set."""
         values, unknown = self.parse_known_args(words)
         if unknown:
-            known = [_flag(field.name) for field in fields(Arguments)]
+            known = [flag(name) for name in self.how]
             raise UserError(f"unknown option {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
         return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(values).items()}
 
     def read_file(self, path: Path) -> dict[str, Any]:
         """What a file with settings sets."""
-        defaults = {key_of(field.name): field.default for field in fields(Arguments)}
-        switches, lists = ([key for key, default in defaults.items() if default == of] for of in (False, ()))
-        words = read_words(path, switches, lists)
+        switches, lists = (
+            [flag(name).removeprefix("--") for name, how in self.how.items() if how.get(key)]
+            for key in ("action", "nargs")
+        )
+        words = read_words(path, [key for key in switches if key not in lists], lists)
         try:
             values = self.read(words)
         except UserError as error:
             raise UserError(f"{path}: {one_line(error)}") from None
         for name in NOT_IN_FILES.intersection(values):
-            raise UserError(f"{path}: {_flag(name)} cannot be set in a file")
+            raise UserError(f"{path}: {flag(name)} cannot be set in a file")
         return values
 
     def error(self, message: str) -> typing.NoReturn:
@@ -200,12 +175,3 @@ def _reader(kind: type) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text!r} must be {MUST_BE[kind]}") from None
 
     return read
-
-
-def _flag(name: str) -> str:
-    return f"--{key_of(name)}"
-
-
-def given(arguments: Arguments, *names: str) -> dict[str, Any]:
-    """Those of the arguments that were given."""
-    return {name: value for name in names if (value := getattr(arguments, name)) not in (None, ())}

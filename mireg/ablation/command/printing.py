@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ from rich.console import Console
 
 from mireg import estimators
 from mireg.ablation import data
-from mireg.ablation.arms import ARMS
+from mireg.ablation.arms import ARMS, Term
 from mireg.ablation.command.arguments import NOT_IN_FILES, Arguments
-from mireg.ablation.command.request import FLAGS, OF_CELL, Catalogue, is_own
+from mireg.ablation.command.request import Catalogue, is_own
 from mireg.ablation.command.toml import as_toml
+from mireg.ablation.setting import settings_of
 from mireg.ablation.study.config import Cell, Study
 from mireg.ablation.tasks import TASKS, Task
 from mireg.ablation.training import networks
@@ -57,51 +57,35 @@ def config_text(arguments: Arguments, study: Study, out: Path, catalogue: Catalo
     Of a user's own cell every setting is there; of a preset those that were given, and the others as comments, cell
     by cell.
     """
-    settled = replace(arguments, out=out)
-    if is_own(arguments):
-        (cell,) = study.cells
-        options = dict(cell.model_options)
-        if cell.model in catalogue.names:
-            options = {**catalogue.options(cell.model), **options}
-        values = {name: getattr(cell, name) for name in (*OF_CELL, *FLAGS)}
-        settled = replace(
-            settled,
-            **values,
-            goal=cell.target,
-            model_options=tuple(f"{key}={value}" for key, value in options.items()),
-            arms=study.arms,
-            seeds=study.seeds,
-            weight=study.term.weight,
-            decay_steps=study.term.decay_steps,
-            layers=study.term.layers,
-        )
-        return as_toml(settled, NOT_IN_FILES)
-    settled = replace(settled, preset=study.name)
-    comments = [f"# {cell.name}: {_settings(study, cell)}\n" for cell in study.cells]
-    return as_toml(settled, NOT_IN_FILES) + "".join(comments)
+    own = {name: getattr(arguments, name) for name in settings_of(Arguments) if name not in NOT_IN_FILES}
+    values = {**own, **arguments.study, "out": out}
+    if not is_own(arguments):
+        comments = [f"# {cell.name}: {_settings(study, cell)}\n" for cell in study.cells]
+        return as_toml({**values, "preset": study.name}) + "".join(comments)
+    (cell,) = study.cells
+    options = dict(cell.model_options)
+    if cell.model in catalogue.names:
+        options = {**catalogue.options(cell.model), **options}
+    values["model_options"] = tuple(f"{key}={value}" for key, value in options.items())
+    for part in (study, cell, study.term):
+        values |= _given(part)
+    return as_toml(values)
+
+
+def _given(part: Study | Cell | Term) -> dict[str, Any]:
+    """The settings of a part of a study, by name of the option."""
+    return {name: getattr(part, of.name) for name, of in settings_of(part).items()}
 
 
 def _settings(study: Study, cell: Cell) -> str:
-    values = asdict(cell)
-    for name in (
-        "name",
-        "arms",
-        "seeds",
-        "tuning_steps",
-        "tuning_lrs",
-        "arm_tuning_lrs",
-        "diagnostics",
-        "model_options",
-        "arm_lr",
-    ):
-        del values[name]
+    values = _given(cell) | {"betas": cell.betas}
     if study.tuning and study.is_tuned(cell):
         values["lr"] = f"best of {_listed(cell.tuning_lrs or study.tuning.lrs)}"
         values |= {f"lr of {arm}": f"best of {_listed(lrs)}" for arm, lrs in cell.arm_tuning_lrs.items()}
-    rates = "".join(f", lr of {arm} {lr}" for arm, lr in cell.arm_lr.items())
+    values |= {f"lr of {arm}": lr for arm, lr in cell.arm_lr.items()}
     options = _written(cell.model_options)
     return (
-        f"{_written(values)}{rates}; {options or 'the defaults of the model'}; seeds={study.seeds_of(cell)}; "
+        f"{_written(values)}; {options or 'the defaults of the model'}; seeds={study.seeds_of(cell)}; "
         f"arms {', '.join(study.arms_of(cell))}"
     )
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation.arms import BASELINE
+from mireg.ablation.arms import BASELINE, Term
 from mireg.ablation.arms import arm as named_arm
-from mireg.ablation.command.arguments import Arguments, given
+from mireg.ablation.command.arguments import Arguments
 from mireg.ablation.data import is_dataset, load
 from mireg.ablation.errors import UserError, nearest
+from mireg.ablation.setting import changes_of
 from mireg.ablation.study.config import Cell, Study
 from mireg.ablation.study.metric import MODES
 from mireg.ablation.study.presets import PRESETS
@@ -28,28 +29,6 @@ OWN = Cell(name="own", dataset="digits", model="mlp", target=None, steps=1000)
 OWN_ARMS = ("none", "mi")
 OWN_SEEDS = 6
 """The fewest with which the exact paired test can fall below 0.05."""
-
-OF_CELL = (
-    "dataset",
-    "model",
-    "task",
-    "metric",
-    "steps",
-    "batch_size",
-    "eval_every",
-    "lr",
-    "optimizer",
-    "schedule",
-    "warmup_steps",
-    "weight_decay",
-    "momentum",
-    "augment",
-    "precision",
-    "lr_divisor",
-)
-"""Options that are a field of a cell."""
-
-FLAGS = ("compile", "diagnostics")
 
 
 @dataclass(frozen=True)
@@ -83,8 +62,8 @@ def chosen_study(arguments: Arguments, catalogue: Catalogue) -> Study:
     if arguments.fresh and arguments.keep:
         raise UserError("give --fresh or --keep, not both")
     study = _own(arguments, catalogue) if own else _preset(arguments, catalogue)
-    term = replace(study.term, **given(arguments, "weight", "decay_steps", "layers"))
-    study = replace(study, term=term, **given(arguments, "arms", "seeds"))
+    term = replace(study.term, **changes_of(Term, arguments.study))
+    study = replace(study, term=term, **changes_of(Study, arguments.study))
     for cell in study.cells:
         _check_options(study, cell, catalogue)
     return study
@@ -92,37 +71,32 @@ def chosen_study(arguments: Arguments, catalogue: Catalogue) -> Study:
 
 def is_own(arguments: Arguments) -> bool:
     """Whether the request is for a study of the user's own, not for a preset."""
-    return arguments.dataset is not None or arguments.model is not None or arguments.task is not None
+    return not {"dataset", "model", "task"}.isdisjoint(arguments.study)
 
 
 def _own(arguments: Arguments, catalogue: Catalogue) -> Study:
     if arguments.cells:
         raise UserError("--cells does not go with --dataset or --model: these make a study of one cell")
-    dataset = arguments.dataset or OWN.dataset
+    given = arguments.study
+    dataset = given.get("dataset") or OWN.dataset
     if not is_dataset(dataset):
         replace(OWN, dataset=dataset)  # says what there is
     options = read_options(arguments.model_options)
-    for name in arguments.arms:
+    for name in given.get("arms", ()):
         named_arm(name)
-    data = load(dataset, arguments.data_dir, replace(OWN, model_options=options).context, arguments.task)
+    data = load(dataset, arguments.data_dir, replace(OWN, model_options=options).context, given.get("task"))
     modes = data.task.modes
-    metric = arguments.metric or next(iter(data.task.metrics))
+    metric = given.get("metric") or next(iter(data.task.metrics))
     if metric not in modes:
         raise UserError(f"metric={metric!r}: choose from {', '.join(modes)}{nearest(metric, modes)}")
     mode = None if MODES.get(metric) == modes[metric] else modes[metric]
-    model = arguments.model or ("gpt" if data.task.name == "next-token" else OWN.model)
+    model = given.get("model") or ("gpt" if data.task.name == "next-token" else OWN.model)
     _check_model(model, catalogue)
     name = f"{slug(dataset)}-{slug(model)}"
     cell = replace(OWN, name=name, mode=mode, metric=metric, model_options=options)
     return Study(
-        name, (replace(cell, **{**_changes(arguments), "dataset": dataset, "model": model}),), OWN_ARMS, OWN_SEEDS
+        name, (replace(cell, **{**changes_of(Cell, given), "dataset": dataset, "model": model}),), OWN_ARMS, OWN_SEEDS
     )
-
-
-def _changes(arguments: Arguments) -> dict[str, Any]:
-    """What the arguments change of a cell."""
-    changes = given(arguments, *OF_CELL) | {flag: True for flag in FLAGS if getattr(arguments, flag)}
-    return changes if arguments.goal is None else {**changes, "target": arguments.goal}
 
 
 def _preset(arguments: Arguments, catalogue: Catalogue) -> Study:
@@ -131,16 +105,17 @@ def _preset(arguments: Arguments, catalogue: Catalogue) -> Study:
     if name not in presets:
         raise UserError(f"unknown preset {name!r}{nearest(name, presets)}: choose from {', '.join(presets)}")
     study = presets[name]
-    cells = _chosen_cells(study, arguments.cells, arguments.arms)
+    given = arguments.study
+    cells = _chosen_cells(study, arguments.cells, given.get("arms", ()))
     for cell in cells:
         _check_model(cell.model, catalogue)
-    changes = _changes(arguments)
+    changes = changes_of(Cell, given)
     if "lr" in changes:
         changes["arm_lr"] = {}
         study = replace(study, tuning=None)
-    if arguments.arms:
+    if "arms" in given:
         changes["arms"] = ()
-    if arguments.seeds is not None:
+    if "seeds" in given:
         changes["seeds"] = None
     options = read_options(arguments.model_options)
     return replace(study, cells=tuple(_changed(cell, cells, changes, options) for cell in cells))

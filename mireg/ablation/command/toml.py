@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Collection
-from dataclasses import fields
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mireg.ablation.errors import UserError, one_line
+from mireg.ablation.setting import flag
 
 
 def read_words(path: Path, switches: Collection[str], lists: Collection[str]) -> list[str]:
@@ -41,29 +41,19 @@ def read_words(path: Path, switches: Collection[str], lists: Collection[str]) ->
     return words
 
 
-def as_toml(settings: Any, without: frozenset[str]) -> str:
-    """A dataclass as text that --config reads, without what is unset.
+def as_toml(values: Mapping[str, Any]) -> str:
+    """Settings by name of the option as text that --config reads, without what is unset.
 
-    >>> from dataclasses import dataclass
-    >>> @dataclass
-    ... class Settings:
-    ...     batch_size: int = 64
-    ...     arms: tuple[str, ...] = ("none", "mi")
-    >>> print(as_toml(Settings(), frozenset()), end="")
+    >>> print(as_toml({"batch_size": 64, "arms": ("none", "mi"), "task": None}), end="")
     batch-size = 64
     arms = ["none", "mi"]
     """
-    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in without}
-    return "".join(f"{key_of(name)} = {_written(value)}\n" for name, value in values.items() if value not in (None, ()))
+    known = {flag(name)[2:]: value for name, value in values.items() if value not in (None, ())}
+    return "".join(f"{key} = {_written(value)}\n" for key, value in known.items())
 
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def key_of(name: str) -> str:
-    """The key of a setting, which is its option without the leading ``--``."""
-    return name.replace("_", "-")
 
 
 def _written(value: Any) -> str:

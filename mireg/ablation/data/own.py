@@ -162,20 +162,17 @@ def _standardised(parts: list[Samples]) -> list[Samples]:
     """The parts, with the mean and deviation over the training part for inputs that are bytes."""
 
     def scale(x: Tensor) -> tuple[float, float]:
-        return x.float().mean().item(), max(x.float().std().item(), 1.0)
+        return (x.float().mean().item(), max(x.float().std().item(), 1.0)) if x.dtype == torch.uint8 else (0.0, 1.0)
 
-    inputs = parts[0].inputs
-    if isinstance(inputs, Tensor):
-        mean, std = scale(inputs) if inputs.dtype == torch.uint8 else (0.0, 1.0)
-        return [replace(part, mean=mean, std=std) for part in parts]
-    scales = [scale(x) if x.dtype == torch.uint8 else None for x in inputs]
+    scales = [scale(x) for x in arguments(parts[0].inputs)]
+    if len(scales) == 1:
+        return [replace(part, mean=scales[0][0], std=scales[0][1]) for part in parts]
+
+    def standardised(x: Tensor, mean: float, std: float) -> Tensor:
+        return (x.float() - mean) / std if x.dtype == torch.uint8 else x
+
     return [
-        replace(
-            part,
-            inputs=tuple(
-                x if by is None else (x.float() - by[0]) / by[1] for x, by in zip(part.inputs, scales, strict=True)
-            ),
-        )
+        replace(part, inputs=tuple(standardised(x, *by) for x, by in zip(part.inputs, scales, strict=True)))
         for part in parts
     ]
 
@@ -206,11 +203,7 @@ def _tensor(where: str, value: Any) -> Tensor:
     if found.is_floating_point():
         found = found.float()
         if not found.isfinite().all():
-            row = (
-                int((~found.isfinite()).flatten(1).any(1).nonzero()[0])
-                if found.ndim > 1
-                else int((~found.isfinite()).nonzero()[0])
-            )
+            row = int((~found.isfinite()).reshape(len(found), -1).any(1).nonzero()[0])
             raise UserError(f"{where} hold NaN or infinite values, first in sample {row}: remove or fill them")
     return found
 

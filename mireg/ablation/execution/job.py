@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from mireg.ablation.errors import Stopped, UserError, cannot_write, one_line
 from mireg.ablation.events import EventHandler
-from mireg.ablation.storage.lock import Lock
+from mireg.ablation.storage.lock import locked
 from mireg.ablation.storage.provenance import RUNS
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training import run
-from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.group import Group
 
 RETRIES = 2
@@ -22,6 +24,12 @@ RETRIES = 2
 
 PATIENCE = 60.0
 """Seconds within which a process that lost its parent must notice and release its run."""
+
+Failures = dict[str, str]
+"""Reasons why runs have no result, by path."""
+
+Execute = Callable[[Sequence[RunSpec]], Failures]
+"""Trains runs, and returns why any of them have no result."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,6 @@ class Setup:
         """The folder with a run's files."""
         return self.out / spec.path if spec.tuning else self.out / RUNS / spec.path
 
-    def perform(self, spec: RunSpec, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> None:
-        """See :func:`perform`."""
-        perform(spec, self, group, tell, stop)
-
 
 def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> None:
     """Train one run to its end, while no other process works on it.
@@ -61,7 +65,47 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop:
     """
     if setup.threads is not None:
         torch.set_num_threads(setup.threads)
+    torch.set_flush_denormal(True)  # a CPU takes five times as long with the denormal gradients of a dead network
     folder = setup.folder(spec)
-    with Lock(folder / "lock", PATIENCE) if group.writes else nullcontext(), flushed_denormals():
+    with locked(folder, PATIENCE) if group.writes else nullcontext():
         begun = run.Run(spec, folder, group, tell=tell, stop=stop, checkpoint_seconds=setup.checkpoint_seconds)
         run.perform(begun, setup.train)
+
+
+def attempt(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> tuple[str, Any]:
+    """:func:`perform` for another process, which is told how the run ended.
+
+    Returns:
+        ``"done"``; ``"refused"`` and a message for the user; or ``"crashed"`` and what :func:`crashed` takes.
+    """
+    try:
+        perform(spec, setup, group, tell, stop)
+    except Stopped:
+        pass
+    except UserError as error:
+        return "refused", str(error)
+    except BrokenPipeError:  # nobody listens any more
+        raise
+    except OSError as error:
+        return "refused", cannot_write(error)
+    except Exception as error:
+        return "crashed", described(error)
+    return "done", None
+
+
+def described(error: Exception) -> tuple[str, str]:
+    """The traceback of an error in the code of a run, and its type and message in one line."""
+    return traceback.format_exc().rstrip(), one_line("".join(traceback.format_exception_only(error)))
+
+
+def crashed(spec: RunSpec, error: tuple[str, str], tell: EventHandler) -> str:
+    """Report an error in the code of a run, see :func:`described`; its line is the failure."""
+    trace, failure = error
+    tell(note(spec, trace))
+    tell({"event": "finish", "run": spec.path, "failure": failure})
+    return failure
+
+
+def note(spec: RunSpec, text: str) -> dict[str, Any]:
+    """An event that tells the user something about a run."""
+    return {"event": "note", "run": spec.path, "text": text}

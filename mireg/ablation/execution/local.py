@@ -5,43 +5,31 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from mireg.ablation.errors import Stopped, UserError, cannot_write, one_line
+from mireg.ablation.errors import Stopped, UserError
 from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import RETRIES
+from mireg.ablation.execution.job import RETRIES, Execute, Failures, Setup, attempt, crashed, described, note, perform
 from mireg.ablation.execution.signals import graceful
+from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
 
-Failures = dict[str, str]
-"""Reasons why runs have no result, by path."""
+
+def locally(setup: Setup, workers: int, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> Execute:
+    """What trains runs on this machine: this process or group of processes, or a number of workers."""
+    if workers == 1 or group.size > 1:
+        return partial(run_here, setup=setup, group=group, tell=tell, stop=stop)
+    return partial(run_in_workers, setup=setup, workers=workers, tell=tell, stop=stop)
 
 
-class Job(Protocol):
-    """One run."""
-
-    @property
-    def path(self) -> str:
-        """The run's unique name."""
-
-
-class Work(Protocol):
-    """The settings shared by all runs; sent to other processes."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device to train on."""
-
-    def perform(self, spec: Any, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> None:
-        """Train one run to its end."""
-
-
-def run_here(specs: Sequence[Job], setup: Work, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> Failures:
+def run_here(
+    specs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]
+) -> Failures:
     """Perform the runs one after another in this process, or in this group of processes.
 
     Raises:
@@ -50,7 +38,7 @@ def run_here(specs: Sequence[Job], setup: Work, group: Group, tell: EventHandler
     failures = {}
     for spec in specs:
         try:
-            setup.perform(spec, group, tell, stop)
+            perform(spec, setup, group, tell, stop)
         except (Stopped, UserError, OSError):
             raise
         except Exception as error:
@@ -61,7 +49,7 @@ def run_here(specs: Sequence[Job], setup: Work, group: Group, tell: EventHandler
 
 
 def run_in_workers(
-    specs: Sequence[Job], setup: Work, workers: int, tell: EventHandler, stop: Callable[[], bool]
+    specs: Sequence[RunSpec], setup: Setup, workers: int, tell: EventHandler, stop: Callable[[], bool]
 ) -> Failures:
     """Distribute the runs over worker processes; a run whose worker dies continues in another.
 
@@ -96,7 +84,7 @@ def run_in_workers(
                         spec = worker.spec
                         deaths[spec.path] += 1
                         if deaths[spec.path] <= RETRIES:
-                            tell(_note(spec, f"its worker process died ({content}): going on in another"))
+                            tell(note(spec, f"its worker process died ({content}): going on in another"))
                             pool[pool.index(worker)] = _Worker(setup, worker.index, spec)
                             continue
                         failures[spec.path] = f"its worker process died {deaths[spec.path]} times, last of {content}"
@@ -117,23 +105,10 @@ def run_in_workers(
     return failures
 
 
-def described(error: Exception) -> tuple[str, str]:
-    """The traceback of an error in the code of a run, and its type and message in one line."""
-    return traceback.format_exc().rstrip(), one_line("".join(traceback.format_exception_only(error)))
-
-
-def crashed(spec: Job, error: tuple[str, str], tell: EventHandler) -> str:
-    """Report an error in the code of a run, see :func:`described`; its line is the failure."""
-    trace, failure = error
-    tell(_note(spec, trace))
-    tell({"event": "finish", "run": spec.path, "failure": failure})
-    return failure
-
-
 class _Worker:
     """A process that trains the runs sent to it, and the parent's end of its pipe."""
 
-    def __init__(self, setup: Work, index: int, spec: Job) -> None:
+    def __init__(self, setup: Setup, index: int, spec: RunSpec) -> None:
         # A forked process can use neither CUDA nor torch's thread pool.
         context = multiprocessing.get_context("spawn")
         self.index = index
@@ -144,7 +119,7 @@ class _Worker:
         theirs.close()
         self.start(spec)
 
-    def start(self, spec: Job) -> None:
+    def start(self, spec: RunSpec) -> None:
         self.spec = spec
         self.connection.send(spec)
 
@@ -169,7 +144,7 @@ class _Worker:
         self.connection.close()
 
 
-def _serve(connection: Connection, setup: Work, index: int) -> None:
+def _serve(connection: Connection, setup: Setup, index: int) -> None:
     """Main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     parent = os.getppid()
@@ -193,19 +168,6 @@ def _serve(connection: Connection, setup: Work, index: int) -> None:
             except EOFError:
                 return
             try:
-                setup.perform(spec, Group(device), tell, stop)
-                connection.send(("done", None))
-            except Stopped:
-                connection.send(("done", None))
-            except UserError as error:
-                connection.send(("refused", str(error)))
+                connection.send(attempt(spec, setup, Group(device), tell, stop))
             except BrokenPipeError:
                 return
-            except OSError as error:
-                connection.send(("refused", cannot_write(error)))
-            except Exception as error:
-                connection.send(("crashed", described(error)))
-
-
-def _note(spec: Job, text: str) -> dict[str, Any]:
-    return {"event": "note", "run": spec.path, "text": text}

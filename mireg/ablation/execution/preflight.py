@@ -63,8 +63,6 @@ def _check_recipe(cell: Cell, dataset: Dataset, group: Group) -> None:
         raise UserError(f"{cell.name}: metric={cell.metric!r} does not apply to {task.name}: choose from {choices}")
     if cell.measured.mode != task.modes[cell.metric]:
         raise UserError(f"{cell.name}: {cell.metric} of {task.name} has mode {task.modes[cell.metric]!r}: give that")
-    if cell.diagnostics and not (isinstance(inputs, torch.Tensor) and inputs.is_floating_point()):
-        raise UserError(f"{cell.name}: diagnostics need inputs that are real numbers, and {cell.dataset} has tokens")
     if cell.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
         raise UserError(f"{cell.name}: optimizer='muon' needs PyTorch 2.9 or newer, and this is {torch.__version__}")
     if cell.augment != "none" and (isinstance(inputs, tuple) or len(dataset.input_shape) != 3):

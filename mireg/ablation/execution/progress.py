@@ -13,19 +13,16 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
-    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
-from rich.text import Text
 
 from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.forecast import Forecast, time_text
 
-STUDY = "runs"
-"""Label of the bar for the whole study."""
+PERIOD = 3600.0
+"""Seconds over which the pace of finished runs is averaged for the remaining time."""
 
 
 @contextmanager
@@ -40,16 +37,15 @@ def display(style: str) -> Iterator[EventHandler]:
     if style == "auto":
         style = "bars" if console.is_terminal else "lines"
     if style == "bars":
-        forecast = Forecast()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            _Left(forecast),
+            TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console) as progress:
-            yield _Bars(progress, forecast)
+        with Progress(*columns, console=console, speed_estimate_period=PERIOD) as progress:
+            yield _Bars(progress)
     else:
         displays: dict[str, EventHandler] = {"lines": _Lines(), "json": _json, "none": _notes}
         yield displays[style]
@@ -71,12 +67,9 @@ def _text(note: dict[str, Any]) -> str:
 class _Lines:
     def __init__(self) -> None:
         self._runs = self._finished = 0
-        self._forecast = Forecast()
 
     def __call__(self, event: dict[str, Any]) -> None:
-        self._forecast(event)
-        line = self._line(event)
-        if line:
+        if line := self._line(event):
             print(line, file=sys.stderr, flush=True)
 
     def _line(self, event: dict[str, Any]) -> str | None:
@@ -89,37 +82,22 @@ class _Lines:
                 return f"{event['run']}: continues at step {event['step']}{steps}"
             case "finish":
                 self._finished += 1
-                left = time_text(self._forecast.seconds()) if self._finished < self._runs else ""
-                place = f"{self._finished}/{self._runs}" + (f", about {left}" if left else "")
-                return f"{event['run']}: {event['failure'] or 'finished'} ({place})"
+                return f"{event['run']}: {event['failure'] or 'finished'} ({self._finished}/{self._runs})"
             case "note":
                 return _text(event)
             case _:
                 return None
 
 
-class _Left(ProgressColumn):
-    """The remaining time, shown next to the bar of the whole study."""
-
-    def __init__(self, forecast: Forecast) -> None:
-        super().__init__()
-        self._forecast = forecast
-
-    def render(self, task: Task) -> Text:
-        return Text(time_text(self._forecast.seconds()) if task.description == STUDY else "")
-
-
 class _Bars:
-    def __init__(self, progress: Progress, forecast: Forecast) -> None:
+    def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._forecast = forecast
         self._bars: dict[str, TaskID] = {}
 
     def __call__(self, event: dict[str, Any]) -> None:
-        self._forecast(event)
         match event["event"]:
             case "study":
-                self._runs = self._progress.add_task(STUDY, total=event["runs"], completed=event["finished"])
+                self._runs = self._progress.add_task("runs", total=event["runs"], completed=event["finished"])
             case "start" | "step":
                 run = event["run"]
                 if run not in self._bars:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mireg.ablation.errors import Stopped, UserError, cannot_write
+from mireg.ablation.errors import Stopped, UserError
 from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import RETRIES, Setup, perform
-from mireg.ablation.execution.local import Failures, crashed, described
+from mireg.ablation.execution.job import RETRIES, Failures, Setup, attempt, crashed
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import Trainer
@@ -112,19 +111,5 @@ def _perform(spec: RunSpec, setup: Setup, mailbox: Any) -> tuple[str, Any]:
         nonlocal stopping
         stopping = ray.get(mailbox.put.remote(event))
 
-    try:
-        tell({"event": "start", "run": spec.path, "step": 0, "steps": spec.cell.steps})
-        if stopping:
-            return "stopped", ""
-        perform(spec, setup, Group(setup.device), tell, lambda: stopping)
-        return "done", ""
-    except Stopped:
-        return "stopped", ""
-    except UserError as error:
-        return "refused", str(error)
-    except OSError as error:
-        return "refused", cannot_write(error)
-    except ray.exceptions.RayError:
-        raise  # the driver is gone
-    except Exception as error:
-        return "crashed", described(error)
+    tell({"event": "start", "run": spec.path, "step": 0, "steps": spec.cell.steps})
+    return ("done", None) if stopping else attempt(spec, setup, Group(setup.device), tell, lambda: stopping)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import Setup
-from mireg.ablation.execution.local import Failures
+from mireg.ablation.execution.job import Execute, Failures, Setup
 from mireg.ablation.execution.preflight import preflight
 from mireg.ablation.fingerprint import fingerprint
 from mireg.ablation.storage.files import DamagedError, read_result
-from mireg.ablation.storage.lock import Lock
+from mireg.ablation.storage.lock import locked
 from mireg.ablation.storage.provenance import (
     read_tuning,
     record_invocation,
@@ -32,8 +32,7 @@ from mireg.ablation.study.tuning import choose
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import Trainer
 
-Execute = Callable[[Sequence[RunSpec]], Failures]
-"""Trains runs, and returns why any of them have no result."""
+T = TypeVar("T")
 
 
 def run_study(
@@ -43,7 +42,8 @@ def run_study(
     *,
     group: Group,
     tell: EventHandler,
-    changed_code: Literal["refuse", "keep", "fresh"] = "refuse",
+    fresh: bool = False,
+    keep: bool = False,
 ) -> list[dict[str, Any]]:
     """Perform the missing runs of a study and return the results of all its runs.
 
@@ -53,8 +53,8 @@ def run_study(
         execute: see :mod:`mireg.ablation.execution.local` and :mod:`mireg.ablation.execution.ray`.
         group: the group of this process; one process checks and locks the folder for all.
         tell: receives the events.
-        changed_code: what becomes of results of code that has changed since: refuse the call, or keep them; or remove
-            the folder's results first, whether or not code has changed.
+        fresh: remove the folder's results first.
+        keep: keep results of code that has changed since, instead of refusing the call.
 
     Returns:
         The result of each run; for a run without one, its ``cell``, ``arm``, ``seed`` and ``failure``. Empty in a
@@ -71,13 +71,11 @@ def run_study(
         preflight(study, setup.train, group)
     named = [name for cell in study.cells for name in (cell.model, cell.dataset, cell.task or "")]
     code = fingerprint(None if built_in else setup.train, [*named, *study.all_arms])
-    with Lock(setup.out / "lock") if group.writes else nullcontext() as lock:
-        if lock is not None:
-            if lock.left_by:
-                tell(_note(f"took over from {lock.left_by}, which ended without cleaning up"))
-            if changed_code == "fresh":
+    with locked(setup.out) if group.writes else nullcontext():
+        if group.writes:
+            if fresh:
                 remove_results(setup.out)
-            for text in record_study(study, setup.out, code, keep=changed_code == "keep"):
+            for text in record_study(study, setup.out, code, keep=keep):
                 tell(_note(text))
 
         def recorded(runs: Sequence[RunSpec]) -> Failures:
@@ -85,74 +83,72 @@ def run_study(
                 record_invocation(setup.out, str(setup.device), len(runs))
             return execute(runs)
 
-        work = _tuned if study.tuning else _untuned
-        results = work(study, setup, recorded, group, tell)
+        results = _perform(study, _Work(setup, recorded, group, tell))
         for cell, arms in unpaired(results).items():
             for arm, what in arms.items():
                 tell(_note(f"{cell}: arm {arm!r} and {BASELINE!r} of a seed do not have equal {' and '.join(what)}"))
         return results
 
 
-def _untuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: EventHandler) -> list[dict[str, Any]]:
-    runs = study.runs()
-    missing = _missing(runs, setup, group, tell)
-    tell(_started(runs, missing))
-    failures = execute(missing) if missing else {}
-    return [_outcome(spec, setup, failures) for spec in runs] if group.writes else []
+@dataclass(frozen=True)
+class _Work:
+    """What performs the runs of a study."""
+
+    setup: Setup
+    execute: Execute
+    group: Group
+    tell: EventHandler
+
+    def results(self, runs: Sequence[RunSpec]) -> list[dict[str, Any]]:
+        """The results of runs, of which the missing ones are performed; empty in a process that does not write."""
+        left = [spec for spec in runs if self.group.writes and _finished(spec, self.setup, self.tell) is None]
+        missing = self.shared(left)
+        failures = self.execute(missing) if missing else {}
+        return [self._result(spec, failures) for spec in runs] if self.group.writes else []
+
+    def _result(self, spec: RunSpec, failures: Failures) -> dict[str, Any]:
+        if spec.path not in failures:
+            return read_result(self.setup.folder(spec) / "result.json") or {}
+        name = f"{spec.path}: " if spec.tuning else ""
+        failure = f"{name}{failures[spec.path]}"
+        return {"cell": spec.cell.name, "arm": spec.arm, "seed": spec.seed, "failure": failure}
+
+    def shared(self, value: T) -> T:
+        """In every process, the value of the one that writes."""
+        found = self.group.first(value if self.group.writes else None)
+        assert found is not None
+        return found
 
 
-def _tuned(study: Study, setup: Setup, execute: Execute, group: Group, tell: EventHandler) -> list[dict[str, Any]]:
-    """For each cell, perform the tuning runs, choose the learning rates, and perform the runs with them.
+def _perform(study: Study, work: _Work) -> list[dict[str, Any]]:
+    """Perform the missing runs; with tuning, cell by cell: the tuning runs, the choice of rates, the runs with them.
 
     A choice on record stands. If a tuning run fails, no rates are chosen, and the cell is left for the next call.
     """
-    chosen = group.first(read_tuning(setup.out) if group.writes else None) or {}
-    trials_of = {
+    chosen = work.shared(read_tuning(work.setup.out))
+    tuning = {
         cell.name: [spec for spec in study.tuning_runs(cell) if spec.arm not in chosen.get(cell.name, {})]
-        for cell in study.cells
+        for cell in (study.cells if study.tuning else ())
     }
-    every = [*study.runs(), *(spec for trials in trials_of.values() for spec in trials)]
-    tell(_started(every, [spec for spec in every if not (setup.folder(spec) / "result.json").exists()]))
-    outcomes = []
+    every = [*study.runs(), *itertools.chain(*tuning.values())]
+    finished = sum((work.setup.folder(spec) / "result.json").exists() for spec in every)
+    work.tell({"event": "study", "runs": len(every), "finished": finished})
+    if not study.tuning:
+        return work.results(study.runs())
+    results = []
     for cell in study.cells:
-        trials = trials_of[cell.name]
-        missing = _missing(trials, setup, group, tell)
-        failures = execute(missing) if missing else {}
-        if lost := group.first(failures if group.writes else None):
-            messages = {path: f"{path}: {why}" for path, why in lost.items()}
-            outcomes += [_failed(trial, messages) for trial in trials if group.writes and trial.path in lost]
+        trials = tuning[cell.name]
+        tried = work.results(trials)
+        if lost := work.shared([result for result in tried if "curve" not in result]):
+            results += lost if work.group.writes else []
             continue
-        choice = None
-        if group.writes:
-            choice = choose((spec, read_result(setup.folder(spec) / "result.json")) for spec in trials)
-            if choice:
-                write_tuning(setup.out, cell.name, choice)
-        choice = group.first(choice)
-        assert choice is not None  # rank 0 always has one
+        choice = work.shared(choose(zip(trials, tried, strict=False)))  # none where nothing is written
+        if choice and work.group.writes:
+            write_tuning(work.setup.out, cell.name, choice)
         choice = chosen.get(cell.name, {}) | choice
         rates = {arm: choice[arm]["lr"] for arm in study.arms_of(cell)} if study.is_tuned(cell) else {}
-        runs = study.runs([replace(cell, arm_lr=rates)])
-        missing = _missing(runs, setup, group, tell)
-        failures = execute(missing) if missing else {}
-        outcomes += [_outcome(spec, setup, failures) for spec in runs] if group.writes else []
-    return outcomes
-
-
-def _missing(runs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler) -> list[RunSpec]:
-    """The runs that have no valid result yet."""
-    missing = group.first([spec for spec in runs if _finished(spec, setup, tell) is None] if group.writes else None)
-    assert missing is not None  # rank 0 always has a list
-    return missing
-
-
-def _outcome(spec: RunSpec, setup: Setup, failures: Failures) -> dict[str, Any]:
-    if spec.path in failures:
-        return _failed(spec, failures)
-    return read_result(setup.folder(spec) / "result.json") or {}
-
-
-def _failed(spec: RunSpec, failures: Failures) -> dict[str, Any]:
-    return {"cell": spec.cell.name, "arm": spec.arm, "seed": spec.seed, "failure": failures[spec.path]}
+        results += work.results(study.runs([replace(cell, arm_lr=rates)]))
+    return results
 
 
 def _finished(spec: RunSpec, setup: Setup, tell: EventHandler) -> dict[str, Any] | None:
@@ -177,11 +173,6 @@ def _finished(spec: RunSpec, setup: Setup, tell: EventHandler) -> dict[str, Any]
 def _check_weights(path: Path, digest: str | None) -> None:
     if digest is not None and path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         raise DamagedError(f"{path} is damaged")
-
-
-def _started(runs: Sequence[RunSpec], missing: Sequence[RunSpec]) -> dict[str, Any]:
-    finished = len(runs) - len(missing)
-    return {"event": "study", "runs": len(runs), "finished": finished, "missing": [spec.path for spec in missing]}
 
 
 def _note(text: str) -> dict[str, Any]:

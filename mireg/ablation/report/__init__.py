@@ -6,12 +6,12 @@
 import sys
 from types import ModuleType
 
-from mireg.ablation.report.page import print_places, write, write_tables
+from mireg.ablation.report.page import print_places, show, write, write_tables
 from mireg.ablation.report.sources import report
 from mireg.ablation.report.summary import summarise
 from mireg.ablation.report.tables import print_table, tables
 
-__all__ = ["print_places", "print_table", "report", "summarise", "tables", "write", "write_tables"]
+__all__ = ["print_places", "print_table", "report", "show", "summarise", "tables", "write", "write_tables"]
 
 
 class _Callable(ModuleType):

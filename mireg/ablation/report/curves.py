@@ -81,7 +81,7 @@ def read_curves(source: Any, metric: str | None, mode: str | None, goal: float |
 def _result(
     study: str, arm: str, seed: int, points: Sequence[dict[str, float]], metric: Metric, goal: float | None, budget: int
 ) -> dict[str, Any]:
-    """A result as :func:`mireg.ablation.training.loop.train` writes it, as far as the curve tells."""
+    """A result as :func:`mireg.ablation.training.run.Run.write` writes it, as far as the curve tells."""
     whole = list(itertools.takewhile(lambda point: math.isfinite(point["value"]), points))
     curve: list[dict[str, Any]] = []
     for point in whole:
@@ -108,38 +108,24 @@ def _result(
     }
 
 
-def _seeds(results: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, set[int]]]:
-    """Seeds by study and arm."""
-    found: dict[str, dict[str, set[int]]] = {}
-    for run in results:
-        found.setdefault(run["cell"], {}).setdefault(run["arm"], set()).add(run["seed"])
-    return found
-
-
-def check_baseline(results: Iterable[Mapping[str, Any]], baseline: str) -> None:
-    """Refuse a baseline that no study has.
+def check_arms(results: Iterable[Mapping[str, Any]], baseline: str, *, paired: bool) -> None:
+    """Refuse a baseline that no study has and, if runs must be paired, seeds that an arm or the baseline has alone.
 
     Raises:
-        UserError: naming the arms.
+        UserError: naming the arms, or the seeds without a partner.
     """
-    studies = _seeds(results)
+    studies: dict[str, dict[str, set[int]]] = {}
+    for run in results:
+        studies.setdefault(run["cell"], {}).setdefault(run["arm"], set()).add(run["seed"])
     arms = list(dict.fromkeys(itertools.chain(*studies.values())))
     if baseline not in arms:
         raise UserError(
             f"no arm is the baseline {baseline!r}{nearest(baseline, arms)}: choose --baseline from {', '.join(arms)}"
         )
-
-
-def check_pairs(results: Iterable[Mapping[str, Any]], baseline: str) -> None:
-    """Refuse curves that cannot be compared in pairs: an arm and the baseline must have the same seeds.
-
-    Raises:
-        UserError: naming the seeds without a partner.
-    """
-    for study, arms in _seeds(results).items():
-        base = arms.get(baseline, set())
-        for arm, seeds in arms.items() if base else ():
-            for one, other, alone in ((arm, baseline, seeds - base), (baseline, arm, base - seeds)):
+    for study, seeds in studies.items() if paired else ():
+        base = seeds.get(baseline, set())
+        for arm, own in seeds.items() if base else ():
+            for one, other, alone in ((arm, baseline, own - base), (baseline, arm, base - own)):
                 if alone:
                     which = f"of arm {one}, seed {', '.join(map(str, sorted(alone)))} has no partner in arm {other}"
                     remedy = "add its curve (if the run broke, a row with nan), or leave that seed out of both"

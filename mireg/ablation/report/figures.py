@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,18 +19,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from mireg import estimators
-from mireg.ablation.arms import ARMS, BASELINE, TERM
+from mireg.ablation.arms import ARMS
 from mireg.ablation.report.statistics import performance_profile
 from mireg.ablation.report.text import metric_name
 from mireg.ablation.storage.files import write_bytes
-from mireg.ablation.storage.plane import fill_planes, has_plane
 from mireg.ablation.study.metric import Metric, to_target
 
 COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
 """Colours of the arms in order; only the baseline, the first, is grey. All are legible on white and on black."""
 
-DASHES = ("", "5 2", "1.5 1.5")
-"""Dashes (in SVG notation) of the first, second and third arm with the same colour."""
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
+"""Line styles of the first, second and third arm with the same colour."""
 
 INK = "#010203"
 """Placeholder for the text colour: the page's own there; in files mid-grey, legible on white and on black."""
@@ -73,21 +73,11 @@ WIDE = 20
 flatten all curves."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """Line style of an arm, the same in every chart."""
-
-    colour: str
-    dash: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options for matplotlib."""
-        return {"color": self.colour, "linestyle": (0, [float(x) for x in self.dash.split()]) if self.dash else "-"}
-
+Line = dict[str, Any]
+"""Colour and line style of an arm, as options of matplotlib: the same in every chart."""
 
 Look = Mapping[str, Line]
-"""Line styles by arm."""
+"""Lines by arm."""
 
 Runs = dict[str, list[dict[str, Any]]]
 """Results of a cell's runs, by arm."""
@@ -111,19 +101,14 @@ class Chart:
     size: tuple[float, float]
     for_papers: bool = False
 
-    @property
-    def is_wide(self) -> bool:
-        """Whether it takes the width of two charts."""
-        return self.size[0] > 6
-
 
 def lines(arms: Sequence[str]) -> dict[str, Line]:
     """Choose a line style for each arm."""
-    baseline, *others = COLOURS
-    look = {arm: Line(baseline, "") for arm in arms[:1]}
-    for index, arm in enumerate(arms[1:]):
-        look[arm] = Line(others[index % len(others)], DASHES[index // len(others) % len(DASHES)])
-    return look
+    look: dict[str, Line] = {arm: {"color": COLOURS[0], "linestyle": DASHES[0]} for arm in arms[:1]}
+    others = itertools.cycle(itertools.product(DASHES, COLOURS[1:]))
+    return look | {
+        arm: {"color": colour, "linestyle": dash} for arm, (dash, colour) in zip(arms[1:], others, strict=False)
+    }
 
 
 def runs_of(cell: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Runs:
@@ -217,14 +202,6 @@ def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
             partial(_flow, runs=same, look=look, scale=scale),
             len(same),
         )
-    if planes := planes_of(cell, runs):
-        yield Chart(
-            "plane",
-            "Information plane over training: each layer a point, the last one larger; dashed, what the input tells "
-            "about the target. usable estimator, floor 0",
-            partial(fill_planes, curves=planes),
-            (1 + 3.4 * len(planes), 3.2),
-        )
     yield Chart(
         "final",
         f"After the last step: {metric_name(cell)}, a dot per seed, a bar at the median",
@@ -313,20 +290,6 @@ def _edge(values: Sequence[float | None]) -> str:
     return " to ".join(dict.fromkeys(f"{edge(known):.2f}" for edge in (min, max))) if known else "not measured"
 
 
-def planes_of(cell: dict[str, Any], runs: Runs) -> dict[str, list[dict[str, Any]]]:
-    """Curves, by title, of the first seed for which both the baseline and the term have an information plane.
-
-    If only one of them has information planes, its first seed.
-    """
-    looked = {
-        arm: {run["seed"]: run["curve"] for run in runs.get(arm, []) if has_plane(run["curve"])}
-        for arm in (cell.get("baseline", BASELINE), TERM)
-    }
-    looked = {arm: of for arm, of in looked.items() if of}
-    common = sorted(set.intersection(*map(set, looked.values()))) if looked else []
-    return {f"{cell['cell']}: {arm}, seed {common[0]}": of[common[0]] for arm, of in looked.items() if common}
-
-
 def has_profile(cells: Sequence[dict[str, Any]]) -> bool:
     """Whether any arm reaches the goal of a cell."""
     return bool(performance_profile(cells))
@@ -354,7 +317,7 @@ def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: Look) -> Non
         solved = [r for r in profile[arm] if np.isfinite(r)]
         count = np.arange(len(solved) + 1)
         label = f"{arm} ({len(solved)} of {len(profile[arm])})"
-        axes.step([1, *solved, end], [0, *count[1:], count[-1]], where="post", label=label, **look[arm].options)
+        axes.step([1, *solved, end], [0, *count[1:], count[-1]], where="post", label=label, **look[arm])
     axes.set_xscale("log", subs=[])
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -398,7 +361,7 @@ def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: Look) -> None:
         share = np.arange(len(steps) + 1) / len(of_arm)
         where = [0, *steps, cell["budget_steps"]]
         label = f"{arm} ({len(steps)} of {len(of_arm)})"
-        axes.step(where, [0, *share[1:], share[-1]], where="post", label=label, **look[arm].options)
+        axes.step(where, [0, *share[1:], share[-1]], where="post", label=label, **look[arm])
     axes.set(xlabel="training step", ylabel="share of seeds", ylim=(-0.02, 1.04), xlim=(0, cell["budget_steps"]))
 
 
@@ -421,7 +384,7 @@ def _flow(axes: Axes, runs: Runs, look: Look, scale: Scale) -> None:
         profiles = [list(run["curve"][-1]["mi"].values()) for run in of_arm]
         profiles = [profile for profile in profiles if len(profile) == max(map(len, profiles))]  # all pairs finite
         pair = np.arange(1, len(profiles[0]) + 1)
-        axes.plot(pair, np.median(profiles, axis=0), marker=".", label=arm, **look[arm].options)
+        axes.plot(pair, np.median(profiles, axis=0), marker=".", label=arm, **look[arm])
     axes.set_xlabel("successive pair, from the input")
     scale.label(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -432,8 +395,8 @@ def _dots(axes: Axes, values: dict[str, list[float | None]], look: Look, start: 
         of_arm = [value for value in all_of_arm if value is not None]
         if not of_arm:
             continue
-        axes.plot(of_arm, [row] * len(of_arm), "o", color=look[arm].colour, alpha=0.6, markersize=4)
-        axes.plot([np.median(of_arm)] * 2, [row - 0.3, row + 0.3], color=look[arm].colour, linewidth=2)
+        axes.plot(of_arm, [row] * len(of_arm), "o", color=look[arm]["color"], alpha=0.6, markersize=4)
+        axes.plot([np.median(of_arm)] * 2, [row - 0.3, row + 0.3], color=look[arm]["color"], linewidth=2)
     axes.set_yticks(range(len(values)), list(values))
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
@@ -443,9 +406,9 @@ def _dots(axes: Axes, values: dict[str, list[float | None]], look: Look, start: 
 def _band(axes: Axes, curves: list[list[tuple[float, float]]], line: Line, label: str) -> None:
     """Draw the median over seeds by step, and the range from the lowest to the highest."""
     steps, values = _on_common_steps([curve for curve in curves if curve])
-    axes.plot(steps, np.nanmedian(values, axis=0), label=label, **line.options)
+    axes.plot(steps, np.nanmedian(values, axis=0), label=label, **line)
     low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-    axes.fill_between(steps, low, high, color=line.colour, alpha=0.18, linewidth=0)
+    axes.fill_between(steps, low, high, color=line["color"], alpha=0.18, linewidth=0)
 
 
 def _on_common_steps(curves: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,17 @@ from mireg.ablation.report import figures
 from mireg.ablation.report.curves import as_curves
 from mireg.ablation.report.results import load_results
 from mireg.ablation.report.summary import summarise
-from mireg.ablation.report.tables import as_csv, as_latex, as_markdown, comparison, details, heading, overviews, title
+from mireg.ablation.report.tables import (
+    as_csv,
+    as_latex,
+    as_markdown,
+    comparison,
+    details,
+    heading,
+    overviews,
+    print_table,
+    title,
+)
 from mireg.ablation.report.verdicts import bounds, headline, verdicts
 from mireg.ablation.storage.files import read_json, write_bytes, write_json
 from mireg.ablation.storage.provenance import RUNS, read_tuning
@@ -99,6 +109,14 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
         study={key: value for key, value in study.items() if key not in ("study", "arms", "report")},
     )
     write_bytes(folder / "report.html", page.encode())
+
+
+def show(folder: Path, console: Console) -> dict[str, Any]:
+    """Write the report of a study's folder, print its tables and where it is, and return the summary."""
+    summary = write(folder)
+    print_table(summary, console)
+    print_places(folder, console)
+    return summary
 
 
 def print_places(folder: Path, console: Console) -> None:

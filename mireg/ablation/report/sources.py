@@ -10,7 +10,7 @@ from typing import Any
 
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.errors import UserError
-from mireg.ablation.report.curves import check_baseline, check_pairs, read_curves
+from mireg.ablation.report.curves import check_arms, read_curves
 from mireg.ablation.report.page import publish
 from mireg.ablation.report.results import ARCHIVE, load_results
 from mireg.ablation.report.summary import side_by_side, summarise
@@ -72,8 +72,7 @@ def report(
             studies[name] = read_curves(source, metric, mode, goal)
             arms += [run["arm"] for run in studies[name]]
             baseline = baseline or BASELINE
-            check_pairs(studies[name], baseline)
-        check_baseline(studies[name], baseline)
+        check_arms(studies[name], baseline, paired=not is_study(source))
     joined = list(itertools.chain(*studies.values()))
     if len(studies) > 1:
         joined = [_renamed(run, study) for study, results in studies.items() for run in results]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from mireg.ablation.arms import BASELINE, TERM
-from mireg.ablation.report.saved import add_steps_saved
 from mireg.ablation.report.statistics import holm, logrank_p_value, median, paired_p_value, ratio, student
 from mireg.ablation.study.metric import Metric, to_target
 
@@ -34,22 +33,20 @@ def summarise(
 
     Args:
         study: name of the study.
-        results: results of its runs, see :func:`mireg.ablation.training.loop.train`.
+        results: results of its runs, see :func:`mireg.ablation.training.run.Run.write`.
         arms: arms in the order in which to list them; others follow.
         tuning: choices of the learning rate by cell and arm (:func:`mireg.ablation.study.tuning.choose`).
         baseline: the arm with which the others are compared, in ``vs_none`` whatever its name.
     """
     cells = []
     names = {result["cell"] for result in results}
-    others = {r["cell"]: parent for r in results if (parent := r["spec"]["cell"].get("budget_of")) in names}
-    for name in dict.fromkeys(result["cell"] for result in results if result["cell"] not in others):
+    for name in dict.fromkeys(r["cell"] for r in results if r["spec"]["cell"].get("budget_of") not in names):
         of_cell = [result for result in results if result["cell"] == name]
         present = {result["arm"] for result in of_cell}
         order = [arm for arm in arms if arm in present] + sorted(present.difference(arms))
         order.sort(key=lambda arm: arm != baseline)
-        cell = _cell(name, {arm: {r["seed"]: r for r in of_cell if r["arm"] == arm} for arm in order}, baseline)
-        add_steps_saved(cell, of_cell, [r for r in results if others.get(r["cell"]) == name])
-        cells.append(cell)
+        by_arm = {arm: {r["seed"]: r for r in of_cell if r["arm"] == arm} for arm in order}
+        cells.append(_cell(name, by_arm, baseline))
     for arm in {arm for cell in cells for arm in cell["arms"]}:
         tested = [cell["arms"][arm]["vs_none"] for cell in cells if cell["arms"].get(arm, {}).get("vs_none")]
         for versus, p in zip(tested, holm([versus["p_value"] for versus in tested]), strict=True):

@@ -1,4 +1,4 @@
-"""The tables of a summary, as text."""
+"""The tables of a summary, and each of the forms in which they are written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report.statistics import median
@@ -19,35 +19,36 @@ from mireg.ablation.report.text import (
     mean_text,
     metric_name,
     number_text,
-    seconds_text,
+    ratio_text,
     speed_text,
 )
 from mireg.ablation.report.verdicts import bounds, headline
 from mireg.ablation.study.metric import MODES, Metric, to_target
 
-Columns = dict[str, list[str]]
-"""A table: the text of every row, by column name."""
+Table = dict[str, list[str]]
+"""The text of every row, by column name."""
 
-SHORT = {"steps to goal": "steps"}
-"""Shorter column names for a terminal."""
+IN_TERMINAL = {"arm": "arm", "reached": "reached", "steps to goal": "steps", "speed [95%]": "speed [95%]", "p": "p"}
+"""Columns of a terminal's 80 characters, and their names there; the final metric follows."""
 
 
-def comparison(cell: dict[str, Any]) -> Columns:
+def comparison(cell: dict[str, Any]) -> Table:
     """The main table of a cell, a row per arm: speed to the goal, and the final metric."""
-    metric, versus = Metric.of(cell), _versus(cell)
+    metric, versus, arms = Metric.of(cell), _versus(cell), cell["arms"].values()
     points = ", points" if metric.is_share else ""
-    arms = cell["arms"].values()
     never = f"not in {cell['budget_steps']}" if cell["target"] is not None else ""
     return _filled(
         {
             "arm": list(cell["arms"]),
-            "learning rate": [number_text(arm["lr"], "", "g") for arm in arms],
+            "learning rate": [number_text(arm["lr"], "g") for arm in arms],
             "reached": [_reached(cell, arm) for arm in arms],
-            "steps to goal": [number_text(arm["steps_to_target"]["median"], never, ".0f") for arm in arms],
+            "steps to goal": [number_text(arm["steps_to_target"]["median"], ".0f", never) for arm in arms],
             "speed [95%]": [speed_text(v) for v in versus],
-            "p": [number_text(v.get("p_value"), "", ".3f") for v in versus],
-            "seconds to goal": [number_text(arm["seconds_to_target"]["median"], "", ".1f") for arm in arms],
-            "speed in seconds [95%]": [seconds_text(v) for v in versus],
+            "p": [number_text(v.get("p_value"), ".3f") for v in versus],
+            "seconds to goal": [number_text(arm["seconds_to_target"]["median"], ".1f") for arm in arms],
+            "speed in seconds [95%]": [
+                "" if v.get("bound") else ratio_text(v.get("seconds_ratio"), v.get("seconds_ci95")) for v in versus
+            ],
             f"{metric_name(cell)} [95%]": [mean_text(cell, arm[final_key(metric)]) for arm in arms],
             f"over {cell['baseline']}{points} [95%]": [
                 difference_text(cell, arm.get(difference_key(metric))) for arm in arms
@@ -56,18 +57,17 @@ def comparison(cell: dict[str, Any]) -> Columns:
     )
 
 
-def details(cell: dict[str, Any]) -> Columns:
+def details(cell: dict[str, Any]) -> Table:
     """Further details, a row per arm: other tests of the steps to the goal, equal time, and cost."""
     versus, arms = _versus(cell), cell["arms"].values()
+    at_equal_time = f"{metric_name(cell, 'validation')} at equal time [95%]"
     return _filled(
         {
             "arm": list(cell["arms"]),
-            "p (Holm)": [number_text(v.get("p_holm"), "", ".3f") for v in versus],
-            "p (log-rank)": [number_text(v.get("logrank_p_value"), "", ".3f") for v in versus],
-            f"{metric_name(cell, 'validation')} at equal time [95%]": [
-                mean_text(cell, arm["equal_time"]) for arm in arms
-            ],
-            "ms per step": [number_text(arm["step_ms"], "", ".1f") for arm in arms],
+            "p (Holm)": [number_text(v.get("p_holm"), ".3f") for v in versus],
+            "p (log-rank)": [number_text(v.get("logrank_p_value"), ".3f") for v in versus],
+            at_equal_time: [mean_text(cell, arm["equal_time"]) for arm in arms],
+            "ms per step": [number_text(arm["step_ms"], ".1f") for arm in arms],
         }
     )
 
@@ -81,24 +81,133 @@ def _reached(cell: dict[str, Any], arm: dict[str, Any]) -> str:
     return (reached + (f"({arm['n_failed']} broke)" if arm["n_failed"] else "")).strip()
 
 
-def _filled(columns: Columns) -> Columns:
+def _filled(table: Table) -> Table:
     """The columns that are not empty in every row."""
-    return {name: texts for name, texts in columns.items() if any(texts)}
+    return {name: texts for name, texts in table.items() if any(texts)}
+
+
+def overviews(summary: dict[str, Any]) -> list[tuple[str, str, Table]]:
+    """The tables over all cells that have rows: title, description, table."""
+    found = [
+        (
+            "Early in training",
+            "Validation metric after so many steps: median over seeds, the worst and the best.",
+            _early(summary),
+        ),
+        (
+            "The term against the other arms",
+            f"Median steps to the goal of each arm over those of `{TERM}`, on paired seeds: above 1 `{TERM}` is "
+            "faster. Where a median never reaches the goal, how many seeds do instead, of `mi` and of the other arm.",
+            _against(summary),
+        ),
+        (
+            "Side by side",
+            "Each arm of a study against the same arm of the first one, on the seeds that both have: median steps to "
+            "the goal of the first over those of the other, so above 1 the other is faster.",
+            _side_by_side(summary),
+        ),
+        (
+            "How the learning rates were chosen",
+            "Median steps to the goal of the tuning runs at each learning rate, and the mean of their validation "
+            "metric at the end; the rate in bold was taken.",
+            _tuning(summary),
+        ),
+    ]
+    return [overview for overview in found if overview[2]]
+
+
+def of_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of these rows; empty if there are none."""
+    return {name: list(texts) for name, texts in zip(columns, zip(*rows, strict=True), strict=True)} if rows else {}
+
+
+def _early(summary: dict[str, Any]) -> Table:
+    measured = [
+        (cell, name, at)
+        for cell in summary["cells"]
+        for name, arm in cell["arms"].items()
+        if (at := arm[f"{cell['metric']}_at"])
+    ]
+    steps = [str(step) for step in AT if any(at.get(str(step)) for _, _, at in measured)]
+    rows = [[cell["cell"], name, *(_range(cell, at.get(step)) for step in steps)] for cell, name, at in measured]
+    return of_rows(["cell", "arm", *(f"step {step}" for step in steps)], rows)
+
+
+def _range(cell: dict[str, Any], values: Sequence[float] | None) -> str:
+    if not values:
+        return ""
+    return mean_text(cell, {"mean": float(np.median(values)), "ci95": (min(values), max(values))}, digits=0)
+
+
+def _against(summary: dict[str, Any]) -> Table:
+    rows = [
+        [cell["cell"], arm, speed_text(versus, TERM, arm), *_test(cell, versus)]
+        for cell in summary["cells"]
+        for arm, versus in cell["arms"].get(TERM, {}).get("over", {}).items()
+    ]
+    return of_rows(["cell", "arm", f"speed of {TERM} [95%]", "p", f"final metric of {TERM} over it [95%]"], rows)
+
+
+def _side_by_side(summary: dict[str, Any]) -> Table:
+    rows = [
+        [row["study"], row["cell"], row["arm"], speed_text(row, row["study"], row["first"]), *_test(row, row)]
+        for row in summary.get("side_by_side", [])
+    ]
+    return of_rows(["study", "cell", "arm", "speed [95%]", "p", "final metric over the first [95%]"], rows)
+
+
+def _test(cell: dict[str, Any], versus: dict[str, Any]) -> list[str]:
+    return [number_text(versus["p_value"], ".3f"), difference_text(cell, versus[difference_key(Metric.of(cell))])]
+
+
+def _tuning(summary: dict[str, Any]) -> Table:
+    """A row per cell and arm, the rate that was taken in bold as in Markdown."""
+    tuning, chosen = summary.get("tuning", {}), summary.get("tuned", {})
+    rates = sorted({lr for arms in tuning.values() for tried in arms.values() for lr in tried}, key=float)
+    rows = []
+    for cell, arms in tuning.items():
+        for arm, tried in arms.items():
+            texts = {lr: _tried(runs) for lr, runs in tried.items()}
+            bold = {lr: f"**{text}**" for lr, text in texts.items() if chosen[cell][arm] == float(lr)}
+            rows.append([cell, arm, *((texts | bold).get(lr, "") for lr in rates)])
+    return of_rows(["cell", "arm", *(f"lr {float(lr):g}" for lr in rates)], rows)
+
+
+def _tried(runs: dict[str, list[Any]]) -> str:
+    """Text of the results of the tuning runs at one learning rate."""
+    name = next(key for key in runs if key != "steps")
+    last = [value for value in runs[name] if value is not None]
+    mean = Metric(name, MODES[name]).show(float(np.mean(last))) if last else "broke"
+    return f"{number_text(median(runs['steps']), '.0f', 'never')} ({mean})"
+
+
+def title(cell: dict[str, Any]) -> str:
+    """Title of a cell: its goal or budget, and its devices."""
+    where = f", on {', '.join(cell['devices'])}" if cell["devices"] else ""
+    if cell["target"] is None:
+        return f"{cell['cell']}: {metric_name(cell)} after {cell['budget_steps']} steps{where}"
+    goal = Metric.of(cell).show(cell["target"])
+    least = "" if cell["mode"] == "max" else "at most "
+    return f"{cell['cell']}: {least}{goal} {metric_name(cell, 'validation')} within {cell['budget_steps']} steps{where}"
+
+
+def heading(summary: dict[str, Any]) -> str:
+    """Heading of the report: the study and what its arms are compared with."""
+    baselines = list(dict.fromkeys(cell["baseline"] for cell in summary["cells"]))
+    without = baselines == [BASELINE]
+    return f"{summary['study']}: {'with and without the MI term' if without else f'against {baselines[0]}'}"
 
 
 def print_table(summary: dict[str, Any], console: Console) -> None:
     """Print the tables of all cells, reduced to fit a terminal of 80 characters."""
     for cell in summary["cells"]:
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-        columns = comparison(cell)
-        narrow = ("arm", "reached", "steps to goal", "speed [95%]", "p", f"{metric_name(cell)} [95%]")
-        shown = [name for name in narrow if name in columns]
-        for name in shown:
-            first = name == "arm"
-            table.add_column(SHORT.get(name, name), justify="left" if first else "right", no_wrap=first)
-        for row in zip(*(columns[name] for name in shown), strict=True):
-            arm, *texts = row
-            table.add_row(arm, *(text.partition(":")[0] for text in texts))  # a miss's counts are in another column
+        table, columns = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False), comparison(cell)
+        final = f"{metric_name(cell)} [95%]"
+        shown = {name: short for name, short in {**IN_TERMINAL, final: final}.items() if name in columns}
+        for name, short in shown.items():
+            table.add_column(short, justify="left" if name == "arm" else "right", no_wrap=name == "arm")
+        for arm, *texts in zip(*(columns[name] for name in shown), strict=True):
+            table.add_row(arm, *(text.partition(":")[0] for text in texts))  # the counts of a miss have their column
         console.print(f"[bold]{title(cell)}[/bold]", highlight=False)
         console.print(table)
         console.print(headline(cell), highlight=False)
@@ -109,15 +218,8 @@ def as_markdown(summary: dict[str, Any]) -> str:
     return f"# {heading(summary)}\n\n{tables(summary)}"
 
 
-def heading(summary: dict[str, Any]) -> str:
-    """Heading of the report: the study and what its arms are compared with."""
-    baselines = list(dict.fromkeys(cell["baseline"] for cell in summary["cells"]))
-    without = baselines == [BASELINE]
-    return f"{summary['study']}: {'with and without the MI term' if without else f'against {baselines[0]}'}"
-
-
 def tables(summary: dict[str, Any], level: int = 2) -> str:
-    """A section per cell with its verdict and tables, and sections with tables over all cells.
+    """A section in Markdown per cell with its verdict and tables, and sections with tables over all cells.
 
     Args:
         summary: summary of the study.
@@ -127,159 +229,28 @@ def tables(summary: dict[str, Any], level: int = 2) -> str:
     for cell in summary["cells"]:
         parts += [f"{mark} {title(cell)}", "", headline(cell), ""]
         for table in (comparison(cell), details(cell)):
-            parts += [*_markdown(list(table), list(zip(*table.values(), strict=True))), ""]
+            parts += [*markdown(table), ""]
         parts += [bounds(cell), ""] if bounds(cell) else []
-    for heading, about, columns, body in overviews(summary):
-        parts += [f"{mark} {heading}", "", about, "", *_markdown(columns, body), ""]
+    for name, about, table in overviews(summary):
+        parts += [f"{mark} {name}", "", about, "", *markdown(table), ""]
     return "\n".join(parts)
 
 
-def overviews(summary: dict[str, Any]) -> list[tuple[str, str, list[str], list[list[str]]]]:
-    """The non-empty tables over all cells: title, description, header, rows."""
-    found = [
-        ("Early in training", EARLY, *early_table(summary)),
-        ("Steps saved", SAVED, *saved_table(summary)),
-        ("The term against the other arms", AGAINST, *against_table(summary)),
-        ("Side by side", SIDE_BY_SIDE, *side_table(summary)),
-        ("How the learning rates were chosen", TUNING, *tuning_table(summary)),
-    ]
-    return [overview for overview in found if overview[3]]
-
-
-EARLY = "Validation metric after so many steps: median over seeds, the worst and the best."
-
-
-def early_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the metric early in training, a row per cell and arm; no rows if none was measured."""
-    measured = [
-        (cell, name, at)
-        for cell in summary["cells"]
-        for name, arm in cell["arms"].items()
-        if (at := arm[f"{cell['metric']}_at"])
-    ]
-    steps = [step for step in AT if any(at.get(str(step)) for _, _, at in measured)]
-    body = [[cell["cell"], name, *(_range(cell, at.get(str(step))) for step in steps)] for cell, name, at in measured]
-    return ["cell", "arm", *(f"step {step}" for step in steps)], body
-
-
-def _range(cell: dict[str, Any], values: Sequence[float] | None) -> str:
-    if not values:
-        return ""
-    if Metric.of(cell).is_share:
-        return f"{np.median(values):.0%} [{100 * min(values):.0f}, {100 * max(values):.0f}]"
-    return f"{np.median(values):.4g} [{min(values):.4g}, {max(values):.4g}]"
-
-
-SAVED = (
-    "The share of the baseline's steps that an arm does without: how much shorter its budget is than the one with "
-    "which the baseline would end as well, read off the baseline's own end at several budgets."
-)
-
-
-def saved_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of steps saved; no rows if the baseline ran with only one budget."""
-    body = [
-        [
-            cell["cell"],
-            name,
-            ", ".join(map(str, saved["budgets"])),
-            _share(saved, cell["baseline"]),
-            number_text(saved["n_pairs"], "", "d"),
-        ]
-        for cell in summary["cells"]
-        for name, arm in cell["arms"].items()
-        if (saved := arm.get("steps_saved"))
-    ]
-    return ["cell", "arm", "budgets of the baseline", "steps saved [95%]", "paired seeds"], body
-
-
-def _share(saved: dict[str, Any], baseline: str) -> str:
-    if saved["mean"] is None:
-        return f"{baseline} gains nothing by more steps"
-    interval = saved["ci95"]
-    return f"{saved['mean']:.0%}" + (f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval else "")
-
-
-AGAINST = (
-    f"Median steps to the goal of each arm over those of `{TERM}`, on paired seeds: above 1 `{TERM}` is faster. Where "
-    f"a median never reaches the goal, how many seeds do instead, of `{TERM}` and of the other arm."
-)
-
-
-def against_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the term against arms other than the baseline; no rows if there is no such arm."""
-    body = [
-        [cell["cell"], arm, speed_text(versus, TERM, arm), *_test(cell, versus)]
-        for cell in summary["cells"]
-        for arm, versus in cell["arms"].get(TERM, {}).get("over", {}).items()
-    ]
-    return ["cell", "arm", f"speed of {TERM} [95%]", "p", f"final metric of {TERM} over it [95%]"], body
-
-
-SIDE_BY_SIDE = (
-    "Each arm of a study against the same arm of the first one, on the seeds that both have: median steps to the goal "
-    "of the first over those of the other, so above 1 the other is faster."
-)
-
-
-def side_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of studies side by side; no rows for a single study."""
-    body = [
-        [row["study"], row["cell"], row["arm"], speed_text(row, row["study"], row["first"]), *_test(row, row)]
-        for row in summary.get("side_by_side", [])
-    ]
-    return ["study", "cell", "arm", "speed [95%]", "p", "final metric over the first [95%]"], body
-
-
-def _test(cell: dict[str, Any], versus: dict[str, Any]) -> list[str]:
-    difference = difference_text(cell, versus[difference_key(Metric.of(cell))])
-    return [number_text(versus["p_value"], "", ".3f"), difference]
-
-
-TUNING = (
-    "Median steps to the goal of the tuning runs at each learning rate, and the mean of their validation metric at the "
-    "end; the rate in bold was taken."
-)
-
-
-def tuning_table(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the tuning, a row per cell and arm, in Markdown; no rows without tuning."""
-    tuning, chosen = summary.get("tuning", {}), summary.get("tuned", {})
-    rates = sorted({lr for arms in tuning.values() for tried in arms.values() for lr in tried}, key=float)
-    body = []
-    for cell, arms in tuning.items():
-        for arm, tried in arms.items():
-            row = [cell, arm]
-            for lr in rates:
-                runs = tried.get(lr)
-                text = _tried(runs) if runs else ""
-                row.append(f"**{text}**" if chosen[cell][arm] == float(lr) and text else text)
-            body.append(row)
-    return ["cell", "arm", *(f"lr {float(lr):g}" for lr in rates)], body
-
-
-def _tried(runs: dict[str, list[Any]]) -> str:
-    """Text of the results of the tuning runs at one learning rate."""
-    name = next(key for key in runs if key != "steps")
-    last = [value for value in runs[name] if value is not None]
-    mean = Metric(name, MODES[name]).show(float(np.mean(last))) if last else "broke"
-    return f"{number_text(median(runs['steps']), 'never', '.0f')} ({mean})"
-
-
-def _markdown(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(columns)} |", "|---" + "|--:" * (len(columns) - 1) + "|"]
-    return lines + [f"| {' | '.join(row)} |" for row in body]
+def markdown(table: Table, align: str = "--:") -> list[str]:
+    """A table as lines of Markdown; all columns but the first are aligned to the right, as numbers are."""
+    lines = [f"| {' | '.join(table)} |", "|---" + f"|{align}" * (len(table) - 1) + "|"]
+    return lines + [f"| {' | '.join(row)} |" for row in zip(*table.values(), strict=True)]
 
 
 def as_latex(summary: dict[str, Any]) -> str:
     """The main table of each cell, for LaTeX with the package booktabs."""
     lines = ["% \\usepackage{booktabs}"]
     for cell in summary["cells"]:
-        columns = comparison(cell)
-        rows = [[_latex(text) for text in row] for row in (list(columns), *zip(*columns.values(), strict=True))]
+        table = comparison(cell)
+        rows = [[_latex(text) for text in row] for row in (list(table), *zip(*table.values(), strict=True))]
         head, *body = (" & ".join(row) + r" \\" for row in rows)
         lines += ["", r"\begin{table}", r"\centering", rf"\caption{{{_latex(title(cell))}. {_latex(headline(cell))}}}"]
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", head, r"\midrule", *body]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(table) - 1)}}}", r"\toprule", head, r"\midrule", *body]
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
@@ -299,21 +270,10 @@ def as_csv(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
     """Format a row per run; the columns of a goal that was not reached are empty."""
     finals = list(dict.fromkeys(Metric.of(cell).final for cell in summary["cells"]))
     text = io.StringIO()
-    columns = ["cell", "arm", "seed", "lr", "steps_to_goal", "seconds_to_goal", *finals, "seconds"]
-    table = csv.DictWriter(text, [*columns, "failure"], lineterminator="\n")
+    columns = ["cell", "arm", "seed", "lr", "steps_to_goal", "seconds_to_goal", *finals, "seconds", "failure"]
+    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     table.writeheader()
     for run in results:
         reached = to_target(run["curve"], run["spec"]["cell"]["target"], Metric.of(run["spec"]["cell"])) or {}
-        row = {key: run[key] for key in ("cell", "arm", "seed", "lr", *finals, "seconds", "failure") if key in run}
-        table.writerow({**row, "steps_to_goal": reached.get("step"), "seconds_to_goal": reached.get("seconds")})
+        table.writerow({**run, "steps_to_goal": reached.get("step"), "seconds_to_goal": reached.get("seconds")})
     return text.getvalue()
-
-
-def title(cell: dict[str, Any]) -> str:
-    """Title of a cell: its goal or budget, and its devices."""
-    where = f", on {', '.join(cell['devices'])}" if cell["devices"] else ""
-    if cell["target"] is None:
-        return f"{cell['cell']}: {metric_name(cell)} after {cell['budget_steps']} steps{where}"
-    goal = Metric.of(cell).show(cell["target"])
-    least = "" if cell["mode"] == "max" else "at most "
-    return f"{cell['cell']}: {least}{goal} {metric_name(cell, 'validation')} within {cell['budget_steps']} steps{where}"

@@ -14,18 +14,32 @@ def metric_name(cell: Mapping[str, Any], split: str | None = None) -> str:
     return name if name.lower().startswith(("val", "test", "eval", "dev")) else f"{split} {name}"
 
 
-def number_text(value: float | None, missing: str, form: str) -> str:
+def number_text(value: float | None, form: str, missing: str = "") -> str:
     """Format a number, or return the text for a missing one."""
     return missing if value is None else format(value, form)
 
 
-def ratio_text(value: float, interval: Sequence[float] | None) -> str:
+def interval_text(
+    value: float | None, interval: Sequence[float] | None, form: str, *, scale: float = 1.0, unit: str = ""
+) -> str:
+    """Format a number with its interval; empty for a missing one.
+
+    >>> interval_text(0.5, [0.25, 0.75], ".0f", scale=100, unit="%")
+    '50% [25, 75]'
+    """
+    if value is None:
+        return ""
+    edges = f" [{', '.join(format(scale * edge, form) for edge in interval)}]" if interval else ""
+    return f"{scale * value:{form}}{unit}{edges}"
+
+
+def ratio_text(value: float | None, interval: Sequence[float] | None) -> str:
     """Format a ratio with its interval.
 
     >>> ratio_text(10, [8, 12.5])
     '10.0x [8.0, 12.5]'
     """
-    return f"{value:.1f}x" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
+    return interval_text(value, interval, ".1f", unit="x")
 
 
 def speed_text(versus: Mapping[str, Any], ours: str = "with it", theirs: str = "without it") -> str:
@@ -51,27 +65,16 @@ def speed_text(versus: Mapping[str, Any], ours: str = "with it", theirs: str = "
     return f"{'mostly' if fewest else 'only'} {winner}: {counts}"
 
 
-def seconds_text(versus: Mapping[str, Any]) -> str:
-    """The speed in seconds; empty where a median never reaches the goal."""
-    if versus.get("bound") or versus.get("seconds_ratio") is None:
-        return ""
-    return ratio_text(versus["seconds_ratio"], versus["seconds_ci95"])
-
-
-def mean_text(cell: Mapping[str, Any], value: Mapping[str, Any]) -> str:
-    """Format a mean of the cell's metric with its interval; a share in per cent."""
-    mean, interval = value["mean"], value["ci95"]
-    if mean is None:
-        return ""
+def mean_text(cell: Mapping[str, Any], value: Mapping[str, Any], digits: int = 1) -> str:
+    """Format a mean of the cell's metric with its interval; a share in per cent, with some digits."""
     if Metric.of(cell).is_share:
-        return f"{mean:.1%}" + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
-    return f"{mean:.4g}" + (f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else "")
+        return interval_text(value["mean"], value["ci95"], f".{digits}f", scale=100, unit="%")
+    return interval_text(value["mean"], value["ci95"], ".4g")
 
 
 def difference_text(cell: Mapping[str, Any], value: Mapping[str, Any] | None) -> str:
     """Format a difference of the cell's metric with its interval; a share in percentage points."""
-    if value is None or value["mean"] is None:
+    if value is None:
         return ""
     scale, form = (100, "+.1f") if Metric.of(cell).is_share else (1, "+.3g")
-    mean, interval = scale * value["mean"], [scale * edge for edge in value["ci95"] or ()]
-    return format(mean, form) + (f" [{interval[0]:{form}}, {interval[1]:{form}}]" if interval else "")
+    return interval_text(value["mean"], value["ci95"], form, scale=scale)

@@ -1,4 +1,4 @@
-"""Files that are complete or absent, with checksums to detect damage."""
+"""Files that are complete or absent, and whose damage is detected."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: with the path, if the file cannot be written; the old content is kept.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -33,18 +34,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -81,34 +72,24 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 def write_tensors(path: Path, state: object) -> str:
     """Save tensors and plain values for ``torch.load``, and return the file's SHA-256."""
-    data = _saved(state)
-    write_bytes(path, data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def write_sealed(path: Path, state: object) -> None:
-    """Save tensors and plain values after their checksum, for :func:`read_sealed`."""
-    data = _saved(state)
-    write_bytes(path, hashlib.sha256(data).digest() + data)
-
-
-def read_sealed(path: Path, device: torch.device) -> Any:
-    """Load a file written by :func:`write_sealed`, without running any code in it.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        DamagedError: if its checksum is wrong.
-    """
-    data = path.read_bytes()
-    if hashlib.sha256(data[32:]).digest() != data[:32]:
-        raise DamagedError(f"{path} is damaged")
-    return torch.load(io.BytesIO(data[32:]), map_location=device, weights_only=True)
-
-
-def _saved(state: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    return buffer.getvalue()
+    write_bytes(path, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def read_tensors(path: Path, device: torch.device) -> Any:
+    """Load a file written by :func:`write_tensors`, without running any code in it; None if the file is missing.
+
+    Raises:
+        DamagedError: if it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        raise DamagedError(f"{path} is damaged") from error
 
 
 def _digest(value: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 
 from mireg.ablation.errors import UserError
 from mireg.ablation.storage.files import read_json, write_json
-from mireg.ablation.study.config import Study
+from mireg.ablation.study.config import Cell, Study
 from mireg.version import __version__
 
 RECORD = "study.json"
@@ -158,13 +158,10 @@ def _tuning(study: Study) -> dict[str, Any]:
     return {key: plain(value) for key, value in {**asdict(study.tuning), "steps": steps, "lrs_of": own}.items()}
 
 
-OF_THE_STUDY = ("arms", "seeds", "tuning_steps", "tuning_lrs", "arm_tuning_lrs")
-"""Fields of a cell that determine which runs exist, but do not affect a run."""
-
-
 def settings(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Extract from a run's specification the settings that determine its outcome, except the seed, in plain types."""
-    cell = {key: value for key, value in plain(spec["cell"]).items() if key not in OF_THE_STUDY}
+    of_study = {field.name for field in fields(Cell) if "of_study" in field.metadata}
+    cell = {key: value for key, value in plain(spec["cell"]).items() if key not in of_study}
     if "dataset" not in cell:  # a user's loop, which says how many steps it took
         del cell["steps"]
     lr = cell.pop("arm_lr").get(spec["arm"], cell["lr"])  # other arms' rates are irrelevant

@@ -13,7 +13,9 @@ from mireg.ablation.arms import Term
 from mireg.ablation.arms import arm as named_arm
 from mireg.ablation.data import CONTEXT, DATASETS, FORMS, is_dataset
 from mireg.ablation.errors import UserError, check
+from mireg.ablation.setting import check_settings, setting
 from mireg.ablation.study.metric import MODES, Metric
+from mireg.ablation.tasks import TASKS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names that may become part of a path."""
@@ -21,40 +23,21 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MOST_SEEDS = 10_000
 """A larger number is taken for a typing error."""
 
-OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
-SCHEDULES = ("constant", "cosine", "linear")
-AUGMENTATIONS = ("none", "flip-crop")
-PRECISIONS = ("float32", "bfloat16", "float16")
+OF_STUDY = {"of_study": True}
+"""Marks fields of a cell that determine which runs there are, but do not affect a run."""
 
 
 @dataclass(frozen=True)
 class Cell:
     """A network on a data set, with a target and a budget of steps.
 
+    ``mireg --help`` describes the settings that are options of the command line as well.
+
     Attributes:
         name: the name in tables, paths and TensorBoard.
-        dataset: a data set name for :func:`mireg.ablation.data.load`.
-        model: a name that the caller's model builder knows.
         model_options: options of the model, where they differ from its defaults.
-        target: target of the metric on validation data, in its own unit; if None, speed is not compared.
-        steps: budget of one run.
-        batch_size: samples per step.
-        eval_every: steps between evaluations.
-        optimizer: ``"adam"``, ``"adamw"``, ``"sgd"`` with Nesterov momentum, or ``"muon"`` for the matrices of
-            hidden layers with AdamW for the rest.
-        lr: peak learning rate.
-        schedule: learning-rate schedule: ``"constant"``, or ``"cosine"`` or ``"linear"`` down to 0 at the budget.
-        warmup_steps: steps over which the learning rate rises from 0.
-        weight_decay: weight decay of parameters with at least two dimensions.
-        momentum: momentum of SGD.
         betas: betas of Adam and AdamW.
-        augment: ``"none"``, or ``"flip-crop"`` for images.
-        precision: precision of the forward pass: ``"float32"``, ``"bfloat16"``, or ``"float16"`` with loss scaling.
-        compile: train with ``torch.compile``.
         arm_lr: learning rates of arms that were tuned to a different one.
-        lr_divisor: the learning rate is divided by it once more per layer towards the input.
-        metric: ``"accuracy"``, ``"loss"``, or another one of the task, with its ``mode``.
-        diagnostics: run :func:`mireg.ablation.training.diagnose.diagnose` at each evaluation.
         arms: arms of this cell; overrides the study's.
         seeds: number of seeds of this cell; overrides the study's.
         tuning_steps: budget of a tuning run, if smaller than that of a run.
@@ -62,65 +45,70 @@ class Cell:
         arm_tuning_lrs: the same for arms with a different optimizer, whose rates have a different scale; all arms must
             have the same number of rates.
         budget_of: name of the cell that this one repeats with a different budget and only the baseline, to compute the
-            steps that an arm saves (:func:`mireg.ablation.report.saved.steps_saved`).
+            steps that an arm saves.
         mode: the better direction of a metric that is not the trainer's own: ``"max"`` or ``"min"``.
-        task: the task, where it is not the data's own, see :func:`mireg.ablation.data.load`.
     """
 
     name: str
-    dataset: str
-    model: str
-    target: float | None
-    steps: int
+    dataset: str = setting(
+        "Data set: a name, package.module:loader, folder:PATH or text:FILE; see docs/own_network.md."
+    )
+    model: str = setting("Network: a name, package.module:factory, timm:NAME or torchvision:NAME.")
+    target: float | None = setting(
+        "Value of the metric on validation data that is to be reached, in the metric's own unit; without one, speed is "
+        "not compared.",
+        name="goal",
+        other="target",
+    )
+    steps: int = setting("Training steps of each run.", least=1)
     model_options: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int = 128
-    eval_every: int = 25
-    optimizer: str = "adam"
-    lr: float = 1e-3
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    momentum: float = 0.9
+    task: str | None = setting(
+        f"{', '.join(TASKS)} or package.module:TASK; by default the data's own. See docs/tasks.md.", None
+    )
+    metric: str = setting("One of the task's: accuracy, loss, ...", "accuracy")
+    batch_size: int = setting("Samples per step.", 128)
+    eval_every: int = setting("Steps between evaluations.", 25, least=1)
+    lr: float = setting("Peak learning rate, of all arms; a preset that tunes it then does not.", 1e-3)
+    optimizer: str = setting(
+        "adam, adamw, sgd (Nesterov), or muon for the matrices of hidden layers with AdamW for the rest.",
+        "adam",
+        choices=("adam", "adamw", "sgd", "muon"),
+    )
+    schedule: str = setting(
+        "Of the learning rate: constant, or cosine or linear down to 0 at the last step.",
+        "constant",
+        choices=("constant", "cosine", "linear"),
+    )
+    warmup_steps: int = setting("Steps in which the learning rate rises from 0.", 0)
+    weight_decay: float = setting("Of parameters of at least two dimensions.", 0.0, least=0)
+    momentum: float = setting("Of sgd.", 0.9, least=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    augment: str = "none"
-    precision: str = "float32"
-    compile: bool = False
+    augment: str = setting("none, or flip-crop for images.", "none", choices=("none", "flip-crop"))
+    precision: str = setting(
+        "Of the forward pass: float32, bfloat16, or float16 with loss scaling.",
+        "float32",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    compile: bool = setting("Train with torch.compile.", False)
     arm_lr: Mapping[str, float] = field(default_factory=dict)
-    lr_divisor: float = 1.0
-    metric: str = "accuracy"
-    diagnostics: bool = False
-    arms: tuple[str, ...] = ()
-    seeds: int | None = None
-    tuning_steps: int | None = None
-    tuning_lrs: tuple[float, ...] = ()
-    arm_tuning_lrs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    arms: tuple[str, ...] = field(default=(), metadata=OF_STUDY)
+    seeds: int | None = field(default=None, metadata=OF_STUDY)
+    tuning_steps: int | None = field(default=None, metadata=OF_STUDY)
+    tuning_lrs: tuple[float, ...] = field(default=(), metadata=OF_STUDY)
+    arm_tuning_lrs: Mapping[str, tuple[float, ...]] = field(default_factory=dict, metadata=OF_STUDY)
     budget_of: str | None = None
     mode: str | None = None
-    task: str | None = None
 
     def __post_init__(self) -> None:
         _check_name("cell", self.name)
         check("dataset", self.dataset, is_dataset(self.dataset), f"choose from {', '.join([*DATASETS, *FORMS])}")
-        for what, choices in {
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-            "augment": AUGMENTATIONS,
-            "precision": PRECISIONS,
-        }.items():
-            value = getattr(self, what)
-            check(what, value, value in choices, f"choose from {', '.join(choices)}")
+        check_settings(self)
         check("warmup_steps", self.warmup_steps, 0 <= self.warmup_steps <= self.steps, "give 0 to the number of steps")
-        for what in ("weight_decay", "momentum"):
-            value = getattr(self, what)
-            check(what, value, math.isfinite(value) and value >= 0, "give at least 0")
         check("momentum", self.momentum, self.momentum < 1, "give less than 1")
         known = self.metric in MODES or self.mode is not None
         check("metric", self.metric, known, f"choose from {', '.join(MODES)}")
         _check_goal(self)
-        check("steps", self.steps, self.steps >= 1, "give at least 1")
         check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
-        check("eval_every", self.eval_every, self.eval_every >= 1, "give at least 1")
-        check("lr_divisor", self.lr_divisor, 1 <= self.lr_divisor < math.inf, "give at least 1")
         for lr in (self.lr, *self.arm_lr.values(), *self.tuning_lrs, *itertools.chain(*self.arm_tuning_lrs.values())):
             check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
         _check_arms(self.arms)
@@ -149,11 +137,9 @@ class Cell:
     def as_trained(self, name: str) -> Cell:
         """The cell with the changes that an arm makes."""
         arm = named_arm(name)
-        divisor = self.lr_divisor if arm.lr_divisor is None else arm.lr_divisor
         return replace(
             self,
             model_options={**self.model_options, **arm.model_options},
-            lr_divisor=divisor,
             optimizer=arm.optimizer or self.optimizer,
             warmup_steps=self.warmup_steps if arm.warmup_steps is None else min(arm.warmup_steps, self.steps),
         )
@@ -228,8 +214,10 @@ class Study:
 
     name: str
     cells: tuple[Cell, ...]
-    arms: tuple[str, ...]
-    seeds: int = 5
+    arms: tuple[str, ...] = setting(
+        "Arms to compare: names, 'none' being the network as it is, or package.module:Arm; see docs/tasks.md."
+    )
+    seeds: int = setting("Number of seeds; each arm runs with every one.", 5)
     first_seed: int = 0
     term: Term = field(default_factory=Term)
     tuning: Tuning | None = None

@@ -11,17 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mireg.ablation.arms import BASELINE, LossTerm, estimator_of
+from mireg.ablation.arms import LossTerm
 from mireg.ablation.data import Dataset, load
-from mireg.ablation.events import EventHandler
 from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.tasks import arguments
 from mireg.ablation.training.batches import TrainingBatches
-from mireg.ablation.training.diagnose import diagnose
-from mireg.ablation.training.group import Group
 from mireg.ablation.training.nonfinite import find_nonfinite, is_finite
 from mireg.ablation.training.recipe import FlipCrop, autocast, lr_factor, make_optimizer, set_lr
-from mireg.ablation.training.run import Run, perform
+from mireg.ablation.training.run import Run
 from mireg.ablation.training.score import score
 from mireg.ablation.training.window import Window
 from mireg.measure import Measurement, NoPairsError, measure
@@ -51,38 +48,6 @@ class Trainer:
 
     def __call__(self, run: Run) -> None:
         fit(run, self.load(run.spec.cell), self.build)
-
-
-def train(
-    spec: RunSpec,
-    dataset: Dataset,
-    build: Build,
-    folder: Path,
-    *,
-    group: Group,
-    checkpoint_seconds: float,
-    tell: EventHandler,
-    stop: Callable[[], bool],
-) -> None:
-    """Train one arm of one cell with one seed, and write ``result.json`` into its folder.
-
-    Args:
-        spec: the run to train.
-        dataset: the data, on any device.
-        build: builds the network.
-        folder: folder of the run. Training resumes from a checkpoint found there, bit-identically on a CPU.
-        group: the processes that train it, and their device.
-        checkpoint_seconds: minimum time between checkpoints; 0 writes one at every step.
-        tell: receives the events.
-        stop: called at every step; returns whether to save and stop.
-
-    Raises:
-        Stopped: if ``stop`` returned True.
-        UserError: if the checkpoint in the folder has other settings.
-        OSError: if a file cannot be written; the last checkpoint is kept.
-    """
-    run = Run(spec, folder, group, tell=tell, stop=stop, checkpoint_seconds=checkpoint_seconds)
-    perform(run, lambda run: fit(run, dataset, build))
 
 
 def fit(run: Run, dataset: Dataset, build: Build) -> None:
@@ -121,15 +86,12 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
         with run.untimed():
             evaluated = bool(run.curve) and run.curve[-1]["step"] == step  # resumed from a checkpoint after evaluation
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:
-                plane = looks_inside(spec, step, run.curve)
-                point = {"step": step, "seconds": round(run.seconds, 4), **evaluate(network, data, spec, plane=plane)}
+                point = {"step": step, "seconds": round(run.seconds, 4), **evaluate(network, data, spec)}
                 if not math.isfinite(point[metric.validation]):
                     where = f"step {step}, arm {spec.arm}"
                     run.failure = f"{where}: the validation {metric.name} is not finite; a lower learning rate may help"
                     break
                 point |= window.summary()
-                if cell.diagnostics:
-                    point["diagnostics"] = diagnose(term, optimizer, data, cell.batch_size, PROBE)
                 run.add(point)
                 window.clear()
             if step == cell.steps or run.reached:
@@ -166,54 +128,29 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
         run.weights = None if spec.tuning else network.state_dict()
 
 
-def looks_inside(spec: RunSpec, step: int, curve: list[dict[str, Any]]) -> bool:
-    """Whether an evaluation also measures the information plane: whenever the steps have doubled, and at the end.
-
-    It costs as much as a few dozen steps of a deep network, so only runs of the baseline and of the MI term have it.
-    """
-    if spec.tuning or not (spec.arm == BASELINE or estimator_of(spec.arm)):
-        return False
-    last = max((point["step"] for point in curve if "plane" in point), default=None)
-    return last is None or step == spec.cell.steps or step >= 2 * max(1, last)
-
-
-def evaluate(network: nn.Module, data: Dataset, spec: RunSpec, *, plane: bool = False) -> dict[str, Any]:
+def evaluate(network: nn.Module, data: Dataset, spec: RunSpec) -> dict[str, Any]:
     """Measure the validation metric, and the information in the layers (nats) on the probe samples.
 
     Returns:
-        The metric; as ``mi`` the MI of every pair of successive layers, if finite; and as ``plane``, if requested, each
-        layer's information about the ``target`` and about the ``input`` (:class:`mireg.measure.LayerRecord`).
+        The metric, and as ``mi`` the MI of every pair of successive layers, if finite.
     """
     metric = spec.cell.measured
     value = score(network, data.validation, data.task, metric.name)
     if not math.isfinite(value):
         return {metric.validation: value, "mi": {}}
-    found = look(network, data, spec, plane=plane)
+    found = measure_layers(network, data, spec)
     if found is None:
         return {metric.validation: value, "mi": {}}
-    point: dict[str, Any] = {
-        metric.validation: value,
-        "mi": {record.pair: record.nats for record in found if math.isfinite(record.nats)},
-    }
-    if found.layers:
-        point["plane"] = {
-            "target": [_finite_or_none(record.about_target) for record in found.layers],
-            "input": [_finite_or_none(record.about_input) for record in found.layers],
-        }
-    return point
+    return {metric.validation: value, "mi": {r.pair: r.nats for r in found if math.isfinite(r.nats)}}
 
 
-def look(
-    network: nn.Module, data: Dataset, spec: RunSpec, *, plane: bool = False, permutations: int = 0
-) -> Measurement | None:
+def measure_layers(network: nn.Module, data: Dataset, spec: RunSpec, *, permutations: int = 0) -> Measurement | None:
     """Measure the layers on the probe samples; None if there are no two layers, or several inputs."""
-    inputs, targets = data.validation.batch(slice(0, PROBE))
-    target = data.task.target(targets) if plane else None
+    inputs = data.validation.batch(slice(0, PROBE))[0]
     if isinstance(inputs, tuple):
         return None
-    chosen, about = spec.term.layer_spec, target is not None
     try:
-        return measure(network, [(inputs, target)], layers=chosen, permutations=permutations, target=about)
+        return measure(network, [inputs], layers=spec.term.layer_spec, permutations=permutations)
     except NoPairsError:  # a network of one layer can still be trained
         return None
 
@@ -224,7 +161,7 @@ def scales(term: LossTerm, data: Dataset, spec: RunSpec) -> dict[str, dict[str, 
     The floor is the estimate of the trained network's layers with their rows shuffled, mean over layers or pairs.
     """
     inputs, targets = data.train.batch(slice(0, spec.term.samples))
-    found, rewarded = look(term.network, data, spec, permutations=2), term.scale(inputs, term.target(targets))
+    found, rewarded = measure_layers(term.network, data, spec, permutations=2), term.scale(inputs, term.target(targets))
     known = {"rewarded": {**rewarded, "floor": _finite_or_none(rewarded["floor"])}} if rewarded else {}
     if found is None:
         return known

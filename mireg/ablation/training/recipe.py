@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 
 from mireg.ablation.arms import arm as named_arm
 from mireg.ablation.study.config import Cell
-from mireg.diagnostics import layer_parameters
 
 MUON_MOMENTUM = 0.95
 """The published value; ``Cell.momentum`` is that of SGD."""
@@ -36,12 +35,7 @@ def make_optimizer(
         for group in own.param_groups:
             group["initial_lr"] = group["lr"]
         return own
-    parameters = dict(network.named_parameters())
-    layers = layer_parameters(network) if cell.lr_divisor > 1 else [list(parameters)]
-    groups: list[dict[str, Any]] = []
-    for index, names in enumerate(layers):
-        lr = cell.lr_of(arm) / cell.lr_divisor ** (len(layers) - 1 - index)
-        groups += _decayed([parameters[name] for name in names], lr, cell.weight_decay)
+    groups = _decayed(list(network.parameters()), cell.lr_of(arm), cell.weight_decay)
     if others:
         groups.append({"params": list(others), "lr": cell.lr_of(arm), "weight_decay": 0.0})
     optimizer: torch.optim.Optimizer

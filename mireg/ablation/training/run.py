@@ -17,10 +17,9 @@ from mireg.ablation.arms import ARMS, BASELINE, LossTerm, arm, estimator_of
 from mireg.ablation.errors import Stopped, UserError, nearest
 from mireg.ablation.events import EventHandler
 from mireg.ablation.random_state import random_state, seed_everything, set_random_state
-from mireg.ablation.storage.checkpoint import Checkpoints
-from mireg.ablation.storage.files import write_result, write_tensors
+from mireg.ablation.storage.files import DamagedError, read_tensors, write_result, write_tensors
 from mireg.ablation.storage.provenance import plain, refuse_changes, settings
-from mireg.ablation.storage.tensorboard import NoTracker, Tracker
+from mireg.ablation.storage.tensorboard import Tracker
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.study.metric import to_target
 from mireg.ablation.training.group import Group
@@ -73,8 +72,8 @@ class Run:
         self._tell = tell
         self._stop = stop
         self._checkpoint_seconds = checkpoint_seconds
-        self._checkpoints = Checkpoints(folder, note=self.note)
-        self._tracker: Tracker | NoTracker | None = None
+        self._checkpoint = folder / "checkpoint.pt"
+        self._tracker: Tracker | None = None
         self._read_arm = self._saves = self._started = False
         self._untimed = 0
         self._saved_at = time.monotonic()
@@ -204,7 +203,7 @@ class Run:
             metric = self.spec.cell.measured
             others = {key: float(number) for key, number in numbers.items() if key != metric.name}
             if others:
-                self.tracker.log_numbers(others, step)
+                self.tracker.add({f"logged/{name}": number for name, number in others.items()}, step)
             if metric.name in numbers:
                 self._log_metric(step, float(numbers[metric.name]))
             if self._stop() and not self._saves:
@@ -261,7 +260,8 @@ class Run:
             late = time.monotonic() - self._saved_at >= self._checkpoint_seconds
             if self.group.writes and (stopping or late):
                 self.tracker.flush()
-                self._checkpoints.save(
+                write_tensors(
+                    self._checkpoint,
                     {
                         "spec": plain(self.spec.as_dict()),
                         "step": step,
@@ -271,7 +271,7 @@ class Run:
                         "objects": {name: thing.state_dict() for name, thing in objects.items()},
                         "random": random_state(self.device),
                         "terms": [term.state_dict() for term in self.terms],
-                    }
+                    },
                 )
                 self._saved_at = time.monotonic()
             if stopping:
@@ -288,7 +288,11 @@ class Run:
         """
         with self.untimed():
             self._saves = True
-            found = self._checkpoints.load(self.device)
+            try:
+                found = read_tensors(self._checkpoint, self.device)
+            except DamagedError as damage:
+                self.note(f"{damage}: the run begins again")
+                found = None
             if found is None:
                 self._start(0)
                 return 0
@@ -307,13 +311,13 @@ class Run:
 
     def _start(self, step: int) -> None:
         """Tell that the run has begun, unless it may yet be restored."""
-        if not self._started and (step or not self._checkpoints.exist or self._saves):
+        if not self._started and (step or not self._checkpoint.exists() or self._saves):
             self._started = True
             event = {"event": "start", "run": self.spec.path, "step": step, "steps": self.spec.cell.steps or None}
             self._tell(event)
 
     @property
-    def tracker(self) -> Tracker | NoTracker:
+    def tracker(self) -> Tracker:
         """Writes the curves for TensorBoard."""
         if self._tracker is None:
             self._track(None)
@@ -321,7 +325,7 @@ class Run:
         return self._tracker
 
     def _track(self, resumed_at: int | None) -> None:
-        self._tracker = Tracker(self.folder, self.spec, resumed_at) if self.group.writes else NoTracker()
+        self._tracker = Tracker(self.folder if self.group.writes else None, self.spec.cell.measured, resumed_at)
 
     def close(self) -> None:
         """Close the event file."""
@@ -362,14 +366,13 @@ class Run:
             "curve": self.curve,
             "spec": record,
         }
-        self.tracker.finish(result)
         self.close()
         if self.group.writes:
             if self.weights is not None:
                 result["weights_sha256"] = write_tensors(self.folder / "weights.pt", self.weights)
             write_result(self.folder / "result.json", result)
             if self.failure is None:
-                self._checkpoints.clear()
+                self._checkpoint.unlink(missing_ok=True)
         self._tell({"event": "finish", "run": spec.path, "failure": self.failure})
 
 

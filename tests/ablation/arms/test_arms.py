@@ -87,7 +87,6 @@ def test_a_change_of_the_network_is_part_of_the_cell() -> None:
     cell = Cell("cell", "digits", "mlp", 0.8, 2, {"depth": 4})
     assert cell.as_trained("none") == cell
     assert cell.as_trained("batchnorm").model_options == {"depth": 4, "batchnorm": True}
-    assert cell.as_trained("layerwise-lr").lr_divisor == 2.6
     assert cell.as_trained("pairnorm").model_options == {"depth": 4, "pairnorm": True}
     assert cell.as_trained("warm-up").warmup_steps == 2
     assert replace(cell, steps=300).as_trained("warm-up").warmup_steps == 100

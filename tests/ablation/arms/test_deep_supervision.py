@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import models
@@ -22,7 +21,7 @@ def test_nothing_is_captured_once_its_weight_is_0() -> None:
 
     def step() -> torch.Tensor:
         task = term.model(X).sum()
-        caught.append(len(model._caught))
+        caught.append(len(model._outputs))
         return term(task, torch.arange(len(X)) % 2)
 
     added = [step().item() for _ in range(4)]
@@ -31,7 +30,7 @@ def test_nothing_is_captured_once_its_weight_is_0() -> None:
     resumed = DeepSupervision(network(), Term(decay_steps=2), X[:2])
     resumed.load_state_dict(term.state_dict())
     resumed.model(X)
-    assert not resumed.model._caught
+    assert not resumed.model._outputs
 
 
 def test_deep_supervision_by_hand() -> None:
@@ -114,4 +113,3 @@ def test_a_network_of_several_inputs() -> None:
     term = DeepSupervision(module, Term(), (nodes, adjacency))
     term(cross_entropy(term.model(nodes, adjacency), y), y.masked_fill(y == 2, -100)).backward()
     assert all(layer.convolution.linear.weight.grad.any() for layer in module.layers)
-    assert isinstance(term.bare_copy(), nn.Module)

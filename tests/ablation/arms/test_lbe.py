@@ -63,12 +63,6 @@ def test_making_it_changes_nothing() -> None:
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 
 
-def test_a_copy_of_the_network_is_bare() -> None:
-    bare = LayerwiseBatchEntropy(module := network(), Term(), X[:2]).bare_copy()
-    assert torch.equal(bare(X), module(X))
-    assert not any(m._forward_hooks for m in bare.modules())
-
-
 def test_it_resumes() -> None:
     term, resumed = (LayerwiseBatchEntropy(network(), Term(), X[:2]) for _ in range(2))
     with torch.no_grad():

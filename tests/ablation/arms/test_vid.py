@@ -49,4 +49,3 @@ def test_a_killed_run_continues() -> None:
     torch.optim.SGD(term.parameters(), 0.1).step()
     other.load_state_dict(term.state_dict())
     assert added_by(other).item() == added_by(term).item()
-    assert [*term.bare_copy().state_dict()] == [*network(3).state_dict()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import train
-from mireg.ablation.command.arguments import NOT_IN_FILES, Arguments, parse
+from mireg.ablation.command.arguments import KINDS, NOT_IN_FILES, Arguments, parse
 from mireg.ablation.command.toml import as_toml
+from mireg.ablation.setting import settings_of
 from mireg.ablation.study.presets import PRESETS
 
-NAMES = [name for name in Arguments.__dataclass_fields__ if name not in NOT_IN_FILES]
+NAMES = [name for kind in KINDS for name in settings_of(kind) if name not in NOT_IN_FILES]
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -81,7 +81,7 @@ class TestFile:
             {},
             optional={
                 "preset": st.text(),
-                "arms": st.lists(st.text()).map(tuple),
+                "arms": st.lists(st.text(), min_size=1).map(tuple),
                 "steps": st.integers(),
                 "lr": st.floats(allow_nan=False),
                 "out": st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1).map(Path),
@@ -92,10 +92,10 @@ class TestFile:
     )
     def test_what_is_printed_reads_back(self, tmp_path: Path, values: dict[str, Any]) -> None:
         assume("\0" not in str(values.values()) and "\\x00" not in str(values.values()))
-        written = Arguments(**values)
         path = tmp_path / "study.toml"
-        path.write_text(as_toml(written, NOT_IN_FILES), encoding="utf-8")
-        assert parse(["--config", str(path)], "train.py") == replace(written, config=path)
+        path.write_text(as_toml(values), encoding="utf-8")
+        study: dict[str, Any] = {name: values.pop(name) for name in ("arms", "steps", "lr") if name in values}
+        assert parse(["--config", str(path)], "train.py") == Arguments(**values, config=path, study=study)
 
 
 scalars = st.one_of(

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import train
-from mireg.ablation.storage.files import read_json
+from mireg.ablation.storage.lock import LOCK
 
 ROOT = Path(__file__).parents[3]
 TEXT = ["--dataset", f"text:{ROOT / 'LICENSE'}", "--batch-size", "16"]
@@ -70,10 +70,8 @@ def once(condition: Callable[[], bool], action: Callable[[], None]) -> threading
 
 
 def trainers(out: Path) -> list[int]:
-    """The processes whose runs have written two checkpoints."""
-    locks = [path.with_name("lock") for path in out.rglob("checkpoint.previous.pt")]
-    owners = [read_json(path) for path in locks]
-    return [owner["pid"] for owner in owners if isinstance(owner, dict)]
+    """The processes whose runs have written a checkpoint."""
+    return [int(path.with_name(LOCK).read_text().split()[1]) for path in out.rglob("checkpoint.pt")]
 
 
 def parent(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""Results of runs that never ran, as :func:`mireg.ablation.training.loop.train` writes them."""
+"""Results of runs that never ran, as :func:`mireg.ablation.training.run.Run.write` writes them."""
 
 from __future__ import annotations
 

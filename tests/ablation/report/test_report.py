@@ -240,7 +240,7 @@ def test_the_main_table_fits_a_page_of_1280_pixels(tmp_path: Path) -> None:
 
 
 def test_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    report.print_table(summary_of(**{"none": None, "target-shuffled": 100, "layerwise-lr": 475}), Console(width=80))
+    report.print_table(summary_of(**{"none": None, "target-shuffled": 100, "deep-supervision": 475}), Console(width=80))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any(re.match(r"target-shuffled +6/6 +100 +only with it +0\.031 +88\.0% \[", line) for line in lines)

@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.errors import Stopped, UserError
-from mireg.ablation.storage.checkpoint import NEWEST, PREVIOUS
 from mireg.ablation.study.config import Cell, RunSpec
-from mireg.ablation.training.group import Group
-from mireg.ablation.training.loop import train
+from tests.ablation.running import train
 
 CPU = torch.device("cpu")
 STEPS, EVERY = 12, 5
@@ -76,7 +74,6 @@ def run(
         digits,
         build,
         folder,
-        group=Group(CPU),
         checkpoint_seconds=checkpoint_seconds,
         tell=events.append,
         stop=lambda: next(asked) == stop_after,
@@ -129,8 +126,8 @@ class TestResume:
         assert steps == [point["step"] for point in outcome(tmp_path)[1]["curve"]]
 
     @settings(max_examples=15)
-    @given(stop_after=st.integers(0, STEPS - 1), damage=st.sampled_from(["cut", "flip", "gone", "both"]))
-    def test_from_the_checkpoint_before_a_damaged_one(
+    @given(stop_after=st.integers(0, STEPS - 1), damage=st.sampled_from(["cut", "flip", "gone"]))
+    def test_from_the_start_where_the_checkpoint_is_damaged(
         self,
         tmp_path_factory: pytest.TempPathFactory,
         digits: Dataset,
@@ -141,19 +138,16 @@ class TestResume:
         folder = tmp_path_factory.mktemp("damaged")
         with pytest.raises(Stopped):
             run(folder, digits, stop_after=stop_after, checkpoint_seconds=0)
-        data = bytearray((folder / NEWEST).read_bytes())
+        data = bytearray((folder / "checkpoint.pt").read_bytes())
         data[len(data) // 2] ^= 1
-        (folder / NEWEST).write_bytes(data if damage == "flip" else data[:-7])
+        (folder / "checkpoint.pt").write_bytes(data if damage == "flip" else data[:-7])
         if damage == "gone":
-            (folder / NEWEST).unlink()
-        if damage == "both":
-            (folder / PREVIOUS).write_bytes(b"")
+            (folder / "checkpoint.pt").unlink()
         events = run(folder, digits)
         notes = [event["text"] for event in events if event["event"] == "note"]
-        assert len(notes) == {"gone": 0, "both": 2}.get(damage, 1)
-        assert all("is damaged: going back to an earlier state" in note for note in notes)
-        start = next(event for event in events if event["event"] == "start")
-        assert start["step"] == (0 if damage == "both" else max(0, stop_after - 1))
+        assert len(notes) == (damage != "gone")
+        assert all("checkpoint.pt is damaged: the run begins again" in note for note in notes)
+        assert next(event for event in events if event["event"] == "start")["step"] == 0
         assert outcome(folder) == undisturbed["mi"]
 
     def test_curves_have_each_point_once(self, tmp_path: Path, digits: Dataset) -> None:
@@ -236,7 +230,7 @@ class TestNotFinite:
         assert events[-1] == {"event": "finish", "run": spec(arm).path, "failure": result["failure"]}
         weights = torch.load(folder / "weights.pt", weights_only=True)
         assert all(value.isfinite().all() for value in weights.values())
-        assert (folder / NEWEST).exists()
+        assert (folder / "checkpoint.pt").exists()
         return result
 
     def test_loss(self, tmp_path: Path, digits: Dataset, arm: str) -> None:
@@ -304,7 +298,6 @@ def test_measuring_the_floor_changes_no_run(digits: Dataset, tmp_path: Path, mon
 
 
 def result_of(arm: str, digits: Dataset, folder: Path) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"checkpoint_seconds": 1e9, "tell": lambda event: None, "stop": lambda: False}
-    train(spec(arm), digits, build, folder, group=Group(CPU), **nothing)
+    train(spec(arm), digits, build, folder)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result

@@ -18,9 +18,8 @@ from mireg.ablation.errors import UserError
 from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.study.metric import Metric
 from mireg.ablation.tasks import TASKS, classification, next_token, regression
-from mireg.ablation.training.group import Group
-from mireg.ablation.training.loop import train
 from mireg.ablation.training.score import check_outputs, score
+from tests.ablation.running import train
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
@@ -69,16 +68,7 @@ def difference() -> Dataset:
 def trained(folder: Path, data: Dataset, network: nn.Module, **changes: object) -> dict[str, Any]:
     cell = Cell("cell", "digits", "mlp", 0.5, 40, batch_size=8, eval_every=10, lr=1e-2, metric="loss")
     spec = RunSpec(cell, "none", 0, Term())
-    train(
-        spec,
-        data,
-        lambda cell, data: network,
-        folder,
-        group=Group(torch.device("cpu")),
-        checkpoint_seconds=1e9,
-        tell=lambda event: None,
-        stop=lambda: False,
-    )
+    train(spec, data, lambda cell, data: network, folder)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
 

@@ -1,8 +1,9 @@
-"""Diagnostics of a training step, computed on a copy so that they do not affect the run."""
+"""Plain training, step by step, and diagnostics of one step, taken on a copy so that they do not affect the run."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.func import functional_call
 from mireg import diagnostics
 from mireg.ablation.arms import LossTerm
 from mireg.ablation.data import Dataset
+from mireg.ablation.training.batches import Batches
 from mireg.layers import Taps
 from mireg.measure import measure
 
@@ -20,11 +22,26 @@ SAMPLED = 4
 """Number of measured layers, evenly spaced from the second to the last: the first has no layer below it."""
 
 
+def training(
+    term: LossTerm, data: Dataset, lr: float, seed: int, batch_size: int = 128
+) -> Iterator[tuple[int, torch.optim.Optimizer]]:
+    """Train a term's network forever with Adam; yield the number of steps done, and the optimizer, before each step."""
+    optimizer = torch.optim.Adam([*term.network.parameters(), *term.parameters()], lr)
+    for done, batch in enumerate(Batches(len(data.train), batch_size, seed)):
+        yield done, optimizer
+        inputs, targets = data.train.batch(batch)
+        loss = data.task.loss(term.model(inputs), targets)
+        added = term.of_batch(loss, targets)
+        optimizer.zero_grad()
+        (loss if added is None else loss + added).backward()
+        optimizer.step()
+
+
 @torch.random.fork_rng()  # leaves the run's random state unchanged
 def diagnose(
     term: LossTerm, optimizer: torch.optim.Optimizer, data: Dataset, batch_size: int, probe: int
 ) -> dict[str, float]:
-    """Measure the effect of one more training step on the layers, by TensorBoard tag.
+    """Measure the effect of one more training step on the layers.
 
     The step includes the run's term and optimizer state and uses the first training
     samples; features are those of the first validation samples. Costs as much as 10 to 25 training steps.
@@ -32,13 +49,16 @@ def diagnose(
     Args:
         term: the arm's term, with its network.
         optimizer: the run's optimizer.
-        data: the data set, on the network's device.
+        data: the data set.
         batch_size: batch size of the step.
         probe: number of validation samples.
+
+    Returns:
+        The diagnostics that are finite, by name and, for those of a layer, with its index from the input.
     """
     inputs, targets = data.train.batch(slice(0, batch_size))
     samples = data.validation.batch(slice(0, probe))[0]
-    before = term.bare_copy()
+    before = _bare_copy(term.network)
     stepped, step = copy.deepcopy((term, optimizer))
     task = data.task.loss(stepped.model(inputs), targets)
     added = stepped.of_batch(task, targets)
@@ -46,7 +66,7 @@ def diagnose(
     step.zero_grad()
     loss.backward()
     step.step()
-    after = stepped.bare_copy()
+    after = _bare_copy(stepped.network)
 
     names = diagnostics.layer_parameters(before)
     sampled = np.unique(np.linspace(1, len(names) - 1, SAMPLED).astype(int)).tolist()
@@ -79,7 +99,16 @@ def diagnose(
     if len(pairs) == len(counts):  # exactly one weight between the layers of each pair, and the head after the last
         effective = [diagnostics.effective_parameters(n, pair.nats) for n, pair in zip(counts, pairs, strict=True)]
         found["effective_parameters/share"] = sum(effective) / sum(counts)
-    return {f"diagnostics_{tag}": value for tag, value in found.items() if np.isfinite(value)}
+    return {tag: value for tag, value in found.items() if np.isfinite(value)}
+
+
+def _bare_copy(network: nn.Module) -> nn.Module:
+    """A copy of a network without the hooks of a term."""
+    copied = copy.deepcopy(network)
+    for module in copied.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return copied
 
 
 @torch.no_grad()

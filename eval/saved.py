@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from mireg.ablation.report.statistics import CONFIDENCE, RESAMPLES
+from mireg.ablation.report.tables import Table, of_rows
+from mireg.ablation.report.text import interval_text
 from mireg.ablation.study.metric import Metric
 
 TINY = 1e-9
@@ -92,20 +94,22 @@ def _saved(budget: int, arm: np.ndarray, baseline: np.ndarray, budgets: Sequence
     return np.where(slope > TINY * np.abs(baseline).max(0), saved, np.nan)
 
 
-def add_steps_saved(cell: dict[str, Any], runs: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> None:
-    """Add ``steps_saved`` to the arms of a cell whose baseline also ran with other budgets.
+def with_steps_saved(summary: dict[str, Any], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add ``steps_saved`` to the arms of the cells of a summary whose baseline also ran with other budgets."""
+    for cell in summary["cells"]:
+        of_cell = [r for r in results if cell["cell"] in (r["cell"], r["spec"]["cell"].get("budget_of"))]
+        _add(cell, of_cell)
+    return summary
 
-    Args:
-        cell: a cell of a summary.
-        runs: the runs of that cell.
-        others: runs of the same cell with other budgets.
-    """
+
+def _add(cell: dict[str, Any], runs: Sequence[Mapping[str, Any]]) -> None:
     metric, reference = Metric.of(cell), cell["baseline"]
     finals: dict[tuple[str, int], dict[int, float]] = {}
-    for run in (*runs, *others):
+    for run in runs:
         if run[metric.final] is not None and run["failure"] is None:
             finals.setdefault((run["arm"], run["spec"]["cell"]["steps"]), {})[run["seed"]] = run[metric.final]
-    seconds = {(run["arm"], run["seed"]): max(run["seconds"] or 0.0, SHORTEST) for run in runs}
+    own = [run for run in runs if run["cell"] == cell["cell"]]
+    seconds = {(run["arm"], run["seed"]): max(run["seconds"] or 0.0, SHORTEST) for run in own}
     baseline = {steps: of for (arm, steps), of in finals.items() if arm == reference}
     for name, arm in cell["arms"].items():
         ours = finals.get((name, cell["budget_steps"]), {})
@@ -115,3 +119,27 @@ def add_steps_saved(cell: dict[str, Any], runs: Sequence[dict[str, Any]], others
             finals_of_arm = [ours[seed] for seed in seeds]
             costs = [seconds[name, seed] / seconds[reference, seed] for seed in seeds]
             arm["steps_saved"] = steps_saved(cell["budget_steps"], finals_of_arm, by_budget, metric, costs)
+
+
+ABOUT = (
+    "The share of the baseline's steps that an arm does without: how much shorter its budget is than the one with "
+    "which the baseline would end as well, read off the baseline's own end at several budgets."
+)
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """The steps saved, a row per cell and arm; empty if no baseline ran with several budgets."""
+    rows = [
+        [
+            cell["cell"],
+            name,
+            ", ".join(map(str, saved["budgets"])),
+            interval_text(saved["mean"], saved["ci95"], ".0f", scale=100, unit="%")
+            or f"{cell['baseline']} gains nothing by more steps",
+            str(saved["n_pairs"]),
+        ]
+        for cell in summary["cells"]
+        for name, arm in cell["arms"].items()
+        if (saved := arm.get("steps_saved"))
+    ]
+    return of_rows(["cell", "arm", "budgets of the baseline", "steps saved [95%]", "paired seeds"], rows)

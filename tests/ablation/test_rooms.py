@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 ABLATION = ROOT / "mireg" / "ablation"
 
 ORDER = (
-    {"errors", "events", "setting"},
-    {"user_code", "tasks", "random_state", "fingerprint"},
+    {"errors", "events"},
+    {"setting", "user_code", "tasks", "random_state", "fingerprint"},
     {"arms", "data"},
     {"study"},
     {"storage"},

@@ -17,6 +17,7 @@ from mireg.ablation.storage.lock import locked
 from mireg.ablation.storage.provenance import RUNS
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training import run
+from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.group import Group
 
 RETRIES = 2
@@ -65,9 +66,8 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop:
     """
     if setup.threads is not None:
         torch.set_num_threads(setup.threads)
-    torch.set_flush_denormal(True)  # a CPU takes five times as long with the denormal gradients of a dead network
     folder = setup.folder(spec)
-    with locked(folder, PATIENCE) if group.writes else nullcontext():
+    with flushed_denormals(), locked(folder, PATIENCE) if group.writes else nullcontext():
         begun = run.Run(spec, folder, group, tell=tell, stop=stop, checkpoint_seconds=setup.checkpoint_seconds)
         run.perform(begun, setup.train)
 

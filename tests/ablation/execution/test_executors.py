@@ -70,8 +70,12 @@ def once(condition: Callable[[], bool], action: Callable[[], None]) -> threading
 
 
 def trainers(out: Path) -> list[int]:
-    """The processes whose runs have written a checkpoint."""
-    return [int(path.with_name(LOCK).read_text().split()[1]) for path in out.rglob("checkpoint.pt")]
+    """The processes whose runs have written a checkpoint after their first step."""
+    return [
+        int(path.with_name(LOCK).read_text().split()[1])
+        for path in out.rglob("checkpoint.pt")
+        if torch.load(path, weights_only=True)["step"] > 0
+    ]
 
 
 def parent(pid: int) -> int:

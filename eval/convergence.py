@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from eval import overview, saved, story
+from eval import forecast, overview, saved, story
 from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, lines
 from eval.cells import CONVERGENCE
 from mireg.ablation.arms import BASELINE, TERM
@@ -30,13 +30,16 @@ def judged(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {**summary, "cells": cells, **chosen}
 
 
-def blocks(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pictures: str) -> dict[str, str]:
+def blocks(
+    summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pictures: str, shares: Mapping[str, float]
+) -> dict[str, str]:
     """Format what stands between the markers of the pages, as Markdown: story, overview, bar, tables.
 
     Args:
         summary: summary of the study, :func:`judged`.
         results: results of its runs.
         pictures: the folder of :func:`write_pictures`, relative to the page.
+        shares: by cell, what :func:`eval.forecast.lost` found.
     """
     speed, *others = ([f"![{caption}]({pictures}/{name})", "", f"{caption}."] for name, caption in _pictures(summary))
     text = ["### Figures", ""]
@@ -50,6 +53,7 @@ def blocks(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pic
         "short": story.block(summary, story.SHORT),
         "overview": "\n".join([overview.ABOUT, "", *overview.table(summary), "", *speed]),
         "bar": "\n".join(_bar(summary, results)),
+        "forecast": forecast.block(shares, summary),
         "tables": "\n".join([*text, tables(dict(summary), level=3)]),
     }
 

@@ -61,14 +61,14 @@ def _row(cell: Cell, found: dict[str, Any]) -> list[str]:
     network = _network(cell) + ("" if cell.dataset == "fashion-mnist" else f", {cell.dataset}")
     arms = found["arms"]
     term = arms.get(TERM, {})
-    seconds = _speeds(found, term)[1]
+    seconds = speed_of(found, term)[1]
     return [
         f"{cell.name}: {network}, {term.get('n_seeds', 0)} seeds",
         f"{_reached(found, BASELINE)} → {_reached(found, TERM)}",
-        _speed_text(found, term) if term else NOT_RUN,
+        speed_words(found, term) if term else NOT_RUN,
         ratio_text(*seconds) if seconds else "",
         difference_text(found, term.get(difference_key(Metric.of(found)))),
-        _speed_text(found, arms[CONTROL]) if CONTROL in arms else NOT_RUN,
+        speed_words(found, arms[CONTROL]) if CONTROL in arms else NOT_RUN,
         _remedy(found),
     ]
 
@@ -89,7 +89,7 @@ Ratio = tuple[float, Sequence[float] | None]
 """A speed and its interval."""
 
 
-def _speeds(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> tuple[Ratio | None, Ratio | None]:
+def speed_of(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> tuple[Ratio | None, Ratio | None]:
     """Speed in steps and in seconds, to the goal or, without one, to the same final metric; None without any."""
     if saved := arm.get("steps_saved"):
         if saved["mean"] is None:
@@ -103,9 +103,9 @@ def _speeds(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> tuple[Ratio | No
     return (versus["steps_ratio"], versus["ci95"]), (versus["seconds_ratio"], versus["seconds_ci95"])
 
 
-def _speed_text(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+def speed_words(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     """The speed in steps, or how many seeds reach the goal."""
-    if speed := _speeds(cell, arm)[0]:
+    if speed := speed_of(cell, arm)[0]:
         return ratio_text(*speed)
     return speed_text(arm.get("vs_none") or {})
 
@@ -155,11 +155,11 @@ def draw(summary: Mapping[str, Any]) -> Figure:
 
 def _draw_speed(axes: Axes, height: float, cell: dict[str, Any], arm: Mapping[str, Any], colour: str) -> None:
     """Draw a speed with its interval; where there is none, write why."""
-    speed, _ = _speeds(cell, arm)
+    speed, _ = speed_of(cell, arm)
     if speed is None:
         ends = difference_text(cell, arm.get(difference_key(Metric.of(cell))))
         text = (
-            _speed_text(cell, arm) or f"{'points' if Metric.of(cell).is_share else cell['metric']} at the end: {ends}"
+            speed_words(cell, arm) or f"{'points' if Metric.of(cell).is_share else cell['metric']} at the end: {ends}"
         )
         axes.text(1.06, height, text, color=colour, fontsize=8, verticalalignment="center")
         return

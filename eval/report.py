@@ -17,19 +17,19 @@ from typing import Any
 
 from rich.console import Console
 
-from eval import archive, convergence
+from eval import archive, convergence, forecast
 from eval.cells import CONVERGENCE
 from eval.saved import with_steps_saved
 from mireg.ablation.command import report as command
 from mireg.ablation.report import print_table, tables, write_tables
-from mireg.ablation.storage.files import DamagedError, write_bytes
+from mireg.ablation.storage.files import DamagedError, read_json, write_bytes
 
 
 def fill(folder: Path, *pages: Path) -> dict[str, Any]:
     """Write the tables of a study's folder or archive into pages, and return its summary.
 
     Each block goes between its markers, ``<!-- tables -->`` and ``<!-- /tables -->``, where a page has them. The
-    convergence study also has the blocks ``story``, ``overview`` and ``bar``, and figures, drawn into the folder.
+    convergence study also has the blocks ``story``, ``short``, ``overview``, ``bar`` and ``forecast``, and figures.
 
     Raises:
         ValueError: if a page has no markers.
@@ -42,7 +42,8 @@ def fill(folder: Path, *pages: Path) -> dict[str, Any]:
     for page in pages:
         blocks = {"tables": tables(full, level=3)}
         if summary["study"] == CONVERGENCE.name:
-            blocks = convergence.blocks(full, results, convergence.relative(folder, page))
+            shares = read_json(folder / forecast.FILE) or {}
+            blocks = convergence.blocks(full, results, convergence.relative(folder, page), shares)
         write_bytes(page, filled(page, blocks).encode())
     return summary
 

@@ -52,9 +52,8 @@ def block(summary: Mapping[str, Any], names: Sequence[str] = tuple(NETWORKS)) ->
     """The table of these cells, as far as they have been run, and what controls and estimators do, as Markdown."""
     found = {cell["cell"]: cell for cell in summary["cells"]}
     cells = [found[name] for name in names if name in found]
-    parts = ["\n".join(markdown(of_rows(COLUMNS, [_row(cell) for cell in cells]))), ABOUT + _seeds(cells)]
-    parts += [text for text in (_controls(cells), _estimators(cells)) if text]
-    return "\n\n".join(parts) + "\n"
+    about = [ABOUT + _seeds(cells), _controls(cells), _estimators(cells)]
+    return "\n".join([*markdown(of_rows(COLUMNS, [_row(cell) for cell in cells])), "", *filter(None, about), ""])
 
 
 def _row(cell: dict[str, Any]) -> list[str]:

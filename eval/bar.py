@@ -201,8 +201,9 @@ def _as_fast_as_expert(study: Study, cell: str) -> tuple[str, bool]:
     name, arm = _expert(study, cell), study.arm(cell, "mi")
     versus = study.versus(cell, "mi", name)
     text, good = _ratio(versus, "steps_ratio", "ci95", 1 / 1.25)
-    reached = f"{arm['n_reached']} of {arm['n_seeds']} seeds"
-    return f"`{name}` takes {text} times as many; {reached}", good and arm["n_reached"] == arm["n_seeds"]
+    counts = f"{arm['n_reached']} of {arm['n_seeds']} seeds"
+    measured = f"`{name}` takes {text} times as many" if versus["steps_ratio"] else text
+    return f"{measured}; {counts}", good and arm["n_reached"] == arm["n_seeds"]
 
 
 def _as_good_as_expert(study: Study, cell: str) -> tuple[str, bool]:

@@ -52,7 +52,7 @@ def block(summary: Mapping[str, Any], names: Sequence[str] = tuple(NETWORKS)) ->
     """The table of these cells, as far as they have been run, and what controls and estimators do, as Markdown."""
     found = {cell["cell"]: cell for cell in summary["cells"]}
     cells = [found[name] for name in names if name in found]
-    about = [ABOUT + _seeds(cells), _controls(cells), _estimators(cells)]
+    about = [ABOUT + _seeds(cells), _controls(cells), "" if names is SHORT else _estimators(cells)]
     return "\n".join([*markdown(of_rows(COLUMNS, [_row(cell) for cell in cells])), "", *filter(None, about), ""])
 
 

@@ -79,14 +79,14 @@ def test_controls_and_baselines() -> None:
 
 
 def test_a_network_as_people_build_it_is_judged_by_the_remedy_of_an_expert() -> None:
-    good = judged(runs("N2", none=None, mi=100, he=None, batchnorm=90, mi_label_free=180, mi_kde=300, mi_binning=None))
+    good = judged(runs("N2", none=None, mi=100, he=None, batchnorm=100, mi_label_free=180, mi_kde=300, mi_binning=None))
     assert status(good, "N2", "1.25 times") == MET
     assert status(good, "N2", "1 point") == MET
     assert status(good, "N2", "or never") == MET
     assert status(good, "N2", "`mi-label-free` gets there") == MET
     assert status(good, "N2", "`mi-kde` gets there") == status(good, "N2", "`mi-binning` gets there") == NOT_MET
     assert (
-        "`batchnorm` takes 0.90"
+        "`batchnorm` takes 1.00"
         in good["N2", "on every seed, within 1.25 times the steps of the expert's remedy"].measured
     )
     bad = judged(runs("N2", none=150, mi=100, he=50))

@@ -2,6 +2,7 @@
 
 python -m eval.report DIR --archive TARGET
 python -m eval.report TARGET --unpack DIR --cells CELL ...
+python -m eval.report TARGET --drop ARM ... --cells CELL ...
 """
 
 from __future__ import annotations
@@ -46,16 +47,48 @@ def add(folder: Path, target: Path) -> None:
     old = read_lines(target / ARCHIVE) if (target / ARCHIVE).exists() else []
     replaced = {cell for cell in cells if cell not in joined}
     kept = [run for run in old if run["cell"] not in replaced and (run["cell"], run["arm"]) not in arms]
-    results = [*fresh, *kept]
-    results.sort(key=lambda result: (result["cell"], result["arm"], f"seed-{result['seed']}"))  # in folder order
-    lines = "".join(json.dumps(result, allow_nan=False, separators=(",", ":")) + "\n" for result in results)
     chosen = read_tuning(folder)
     choices = {cell: chosen[cell] for cell in cells if cell in chosen}
-    tuning = _with_arms(read_tuning(target), choices, cells, joined)
+    _write(target, [*fresh, *kept], record, _with_arms(read_tuning(target), choices, cells, joined))
+
+
+def _write(
+    target: Path, results: list[dict[str, Any]], record: Mapping[str, Any], tuning: Mapping[str, Mapping[str, Any]]
+) -> None:
+    results.sort(key=lambda result: (result["cell"], result["arm"], f"seed-{result['seed']}"))  # in folder order
+    lines = "".join(json.dumps(result, allow_nan=False, separators=(",", ":")) + "\n" for result in results)
     write_bytes(target / ARCHIVE, gzip.compress(lines.encode(), mtime=0))
     write_json(target / RECORD, record)
     if tuning or (target / TUNING).exists():
         write_json(target / TUNING, dict(sorted(tuning.items())))
+
+
+def drop(target: Path, arms: Sequence[str], cells: Sequence[str]) -> int:
+    """Remove arms of cells from an archive, with their settings and learning rates; the other arms stay.
+
+    Args:
+        target: folder of the archive.
+        arms: names of the arms; those that a cell does not have are ignored.
+        cells: names of the cells.
+
+    Returns:
+        The number of runs that were removed.
+    """
+
+    def without(by_cell: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            cell: {arm: of for arm, of in by_arm.items() if cell not in cells or arm not in arms}
+            for cell, by_arm in by_cell.items()
+        }
+
+    before, record = read_lines(target / ARCHIVE), read_json(target / RECORD)
+    results = [run for run in before if run["cell"] not in cells or run["arm"] not in arms]
+    tuning = record.get("tuning", {})
+    if "lrs_of" in tuning:
+        tuning = {**tuning, "lrs_of": without(tuning["lrs_of"])}
+    record = {**record, "configuration": without(record["configuration"]), "tuning": tuning}
+    _write(target, results, record, without(read_tuning(target)))
+    return len(before) - len(results)
 
 
 def unpack(source: Path, folder: Path, cells: Sequence[str]) -> None:

@@ -30,6 +30,15 @@ PUBLISHED = ("layersync", "dispersive", "sigreg", "intermediate-loss")
 NATURAL = (*TERM, "mi-label-free", "target-shuffled", "deep-supervision")
 """Arms of the cells with networks and recipes as people build them, beside the remedies that an expert would name."""
 
+EXPERT = {
+    **dict.fromkeys(("N1", "N1a", "N5", "N5s"), ("xavier",)),
+    "N2": ("he", "batchnorm"),
+    "N3": ("pre-norm", "warm-up"),
+    "N4": ("he",),
+    **dict.fromkeys(("N6", "N6b"), ("residual", "pairnorm")),
+}
+"""The remedies that an expert would name for a network as people build it; for the others, :data:`REMEDIES`."""
+
 KEPT = (*ESTIMATORS, "pairs-shuffled")
 """What reads the information that layers keep of the input, and its controls."""
 
@@ -88,7 +97,7 @@ def _natural(
         eval_every=eval_every,
         lr=lr,
         tuning_lrs=(lr,),
-        arms=(*NATURAL, *arms),
+        arms=(*NATURAL, *EXPERT[name], *arms),
         seeds=seeds,
         **recipe,
     )
@@ -145,33 +154,31 @@ REBUILT: dict[str, Any] = {"task": "reconstruction", "metric": "loss"}
 CONVERGENCE = Study(
     name="convergence",
     cells=(
-        _natural("N1", "lenet", 0.70, 400, 0.1, ("xavier", *KEPT, "lbe", *PUBLISHED), optimizer="sgd"),
-        _natural("N1a", "lenet", 0.70, 400, 0.9, ("xavier",), optimizer="sgd", momentum=0.0, batch_size=256),
+        _natural("N1", "lenet", 0.70, 400, 0.1, (*KEPT, "lbe", *PUBLISHED), optimizer="sgd"),
+        _natural("N1a", "lenet", 0.70, 400, 0.9, (), optimizer="sgd", momentum=0.0, batch_size=256),
         _natural(
             "N2",
             "vgg",
             0.75,
             300,
             1e-3,
-            ("he", "batchnorm", *KEPT),
+            KEPT,
             options={"depth": 13, "width": 32},
             seeds=5,
             eval_every=25,
         ),
-        _natural(
-            "N3", "transformer", 0.70, 300, 1e-3, ("pre-norm", "warm-up", "lbe", *PUBLISHED), seeds=5, eval_every=25
-        ),
-        _natural("N4", "snn", 0.65, 300, 1e-3, ("he",)),
-        _natural("N5", "autoencoder", 0.19, 400, 1e-3, ("xavier", *KEPT), **REBUILT),
-        _natural("N5s", "autoencoder", 0.45, 400, 1e-3, ("xavier",), options={"activation": "sigmoid"}, **REBUILT),
-        _natural("N6", "gcn", 0.70, 300, 0.01, ("residual", "pairnorm"), dataset="cora", weight_decay=5e-4, seeds=5),
+        _natural("N3", "transformer", 0.70, 300, 1e-3, ("lbe", *PUBLISHED), seeds=5, eval_every=25),
+        _natural("N4", "snn", 0.65, 300, 1e-3, ()),
+        _natural("N5", "autoencoder", 0.19, 400, 1e-3, KEPT, **REBUILT),
+        _natural("N5s", "autoencoder", 0.45, 400, 1e-3, (), options={"activation": "sigmoid"}, **REBUILT),
+        _natural("N6", "gcn", 0.70, 300, 0.01, (), dataset="cora", weight_decay=5e-4, seeds=5),
         _natural(
             "N6b",
             "gcn",
             0.70,
             300,
             0.01,
-            ("residual", "pairnorm"),
+            (),
             options={"depth": 16, "dropout": 0.0},
             dataset="cora",
             seeds=5,

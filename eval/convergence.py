@@ -11,33 +11,51 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from eval import overview, saved
+from eval import forecast, overview, saved, story
 from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, lines
 from eval.cells import CONVERGENCE
-from mireg.ablation.arms import BASELINE
+from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report import figures, tables
 from mireg.ablation.report.tables import markdown, of_rows
 from mireg.ablation.storage.files import write_bytes
 from mireg.ablation.study.config import Cell
 
 
-def blocks(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pictures: str) -> dict[str, str]:
-    """Format what stands between the markers of the page, as Markdown: the overview, and the tables behind it.
+def judged(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary of the cells that have runs of the term; the others of an archive wait for it."""
+    cells = [cell for cell in summary["cells"] if TERM in cell["arms"]]
+    names = {cell["cell"] for cell in cells}
+    chosen = {key: {cell: of for cell, of in summary.get(key, {}).items() if cell.partition("-")[0] in names}
+              for key in ("tuning", "tuned")}  # fmt: skip
+    return {**summary, "cells": cells, **chosen}
+
+
+def blocks(
+    summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]], pictures: str, shares: Mapping[str, float]
+) -> dict[str, str]:
+    """Format what stands between the markers of the pages, as Markdown: story, overview, bar, tables.
 
     Args:
-        summary: summary of the study.
+        summary: summary of the study, :func:`judged`.
         results: results of its runs.
         pictures: the folder of :func:`write_pictures`, relative to the page.
+        shares: by cell, what :func:`eval.forecast.lost` found.
     """
-    first, *others = ([f"![{caption}]({pictures}/{name})", "", f"{caption}."] for name, caption in _pictures(summary))
-    at_a_glance = [overview.ABOUT, "", *overview.table(summary), "", *first]
-    text = ["### The bar", "", *_bar(summary, results), "", "### Figures", ""]
+    speed, *others = ([f"![{caption}]({pictures}/{name})", "", f"{caption}."] for name, caption in _pictures(summary))
+    text = ["### Figures", ""]
     for picture in others:
         text += [*picture, ""]
     if rows := saved.table(summary):
         text += ["### Steps saved", "", saved.ABOUT, "", *markdown(rows), ""]
     text += ["### Commands of the cells", "", COMMANDS, "", *(f"    {command}" for command in commands(summary)), ""]
-    return {"overview": "\n".join(at_a_glance), "tables": "\n".join([*text, tables(dict(summary), level=3)])}
+    return {
+        "story": story.block(summary),
+        "short": story.block(summary, story.SHORT),
+        "overview": "\n".join([overview.ABOUT, "", *overview.table(summary), "", *speed]),
+        "bar": "\n".join(_bar(summary, results)),
+        "forecast": forecast.block(shares, summary),
+        "tables": "\n".join([*text, tables(dict(summary), level=3)]),
+    }
 
 
 def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -46,11 +64,15 @@ def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> li
     counts = ", ".join(f"{n} {status}" for status in order if (n := sum(line.status == status for line in found)))
     about = (
         f"What had to be shown, written down before the runs: {counts}. A line that requires a gain is met "
-        "if the whole 95% interval is on the right side of it, not the median alone; one that requires no loss (not "
-        "slower, no worse, not faster) if the interval reaches it. Cost per step is judged on [its own page](cost.md)."
+        "if the whole 95% interval is on the right side of it, not the median alone; a control, which must "
+        "gain nothing, if the interval reaches no gain. Cost per step is judged on [its own page](cost.md)."
     )
-    body = [[line.cell, line.required, line.measured, f"**{line.status}**" if line.status == NOT_MET else line.status]
-            for line in found]  # fmt: skip
+    apart: dict[tuple[str, ...], list[str]] = {}
+    for line in found:
+        own = "" if line.status == NOT_RUN else line.cell
+        apart.setdefault((line.required, line.measured, line.status, own), []).append(line.cell)
+    body = [[", ".join(cells), required, measured, f"**{status}**" if status == NOT_MET else status]
+            for (required, measured, status, _), cells in apart.items()]  # fmt: skip
     return [about, "", *markdown(of_rows(("cell", "required", "measured", ""), body), "---")]
 
 
@@ -89,27 +111,27 @@ def _pictures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     found += [(chart, f"{cell['cell']}, by step: median over seeds, band from the lowest to the highest")
               for cell in cells if (chart := figures.picture(cell))]  # fmt: skip
-    if any(cell["target"] is not None for cell in cells):
-        found.append(("profile.png", "Performance profile: the number of cells that an arm solves within so many times the steps of the fastest arm, and of how many"))  # fmt: skip  # noqa: E501
     if any(arm.get("steps_saved", {}).get("ci95") for cell in cells for arm in cell["arms"].values()):
         found.append(("saved.png", f"Steps saved at the end of a schedule, in per cent of those of `{BASELINE}`, with 95% intervals"))  # fmt: skip  # noqa: E501
     return found
 
 
-def write_pictures(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Draw the figures of the page into a folder, in addition to those of every report."""
+def write_pictures(folder: Path, summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the figures of the page into a folder, in place of those that are there."""
     cells = summary["cells"]
     look = figures.lines(list(dict.fromkeys(arm for cell in cells for arm in cell["arms"])))
     wanted = {name for name, _ in _pictures(summary)}
+    for old in [*folder.glob("*.png"), *folder.glob(f"{figures.FOLDER}/*.png")]:
+        old.unlink()
     with mpl.rc_context(figures.STYLE | dict.fromkeys(figures.INKED, figures.GREY)):  # legible on white and on black
         _save(folder / "speed.png", overview.draw(summary))
-        if "profile.png" in wanted:
-            figure = Figure(figsize=(7, 4), layout="constrained")
-            figures.draw_profile(figure.add_subplot(), cells, look)
-            figure.legend(loc="outside right center")
-            _save(folder / "profile.png", figure)
         if "saved.png" in wanted:
             _save(folder / "saved.png", _saved_figure(cells, look))
+        for cell in cells:
+            chart = figures.cell_charts(cell, figures.runs_of(cell, results), look)[0]
+            figure = Figure(figsize=chart.size, layout="constrained")
+            chart.draw(figure)
+            _save(folder / figures.picture(cell), figure)
 
 
 def _saved_figure(cells: Sequence[dict[str, Any]], look: Mapping[str, figures.Line]) -> Figure:

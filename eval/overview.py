@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eval.bar import NOT_RUN
-from eval.cells import CONVERGENCE, REMEDIES
+from eval.cells import CONVERGENCE, EXPERT, REMEDIES
+from eval.story import best
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report import figures
 from mireg.ablation.report.summary import difference_key, final_key
@@ -19,7 +20,9 @@ from mireg.ablation.study.config import Cell
 from mireg.ablation.study.metric import Metric
 
 CONTROL = "target-shuffled"
-ELSE = (*REMEDIES, "deep-supervision", "lbe", "muon")
+ELSE = tuple(
+    dict.fromkeys((*REMEDIES, *(name for of in EXPERT.values() for name in of), "deep-supervision", "lbe", "muon"))
+)
 """Alternatives to the term."""
 
 ABOUT = (
@@ -43,26 +46,29 @@ COLUMNS = (
 
 
 def table(summary: Mapping[str, Any]) -> list[str]:
-    """The table, as lines of Markdown."""
+    """The table of the cells that have been run, and the names of the others, as lines of Markdown."""
     found = {cell["cell"]: cell for cell in summary["cells"]}
-    body = [_row(cell, found.get(cell.name)) for cell in CONVERGENCE.cells if not cell.budget_of]
-    return markdown(of_rows(COLUMNS, body), "---")
+    cells = [cell for cell in CONVERGENCE.cells if not cell.budget_of]
+    body = [_row(cell, found[cell.name]) for cell in cells if cell.name in found]
+    missing = ", ".join(cell.name for cell in cells if cell.name not in found)
+    return [
+        *markdown(of_rows(COLUMNS, body), "---"),
+        *(["", f"Not run with the present method: {missing}."] * bool(missing)),
+    ]
 
 
-def _row(cell: Cell, found: dict[str, Any] | None) -> list[str]:
+def _row(cell: Cell, found: dict[str, Any]) -> list[str]:
     network = _network(cell) + ("" if cell.dataset == "fashion-mnist" else f", {cell.dataset}")
-    if found is None:
-        return [f"{cell.name}: {network}", NOT_RUN, *[""] * (len(COLUMNS) - 2)]
     arms = found["arms"]
     term = arms.get(TERM, {})
-    seconds = _speeds(found, term)[1]
+    seconds = speed_of(found, term)[1]
     return [
         f"{cell.name}: {network}, {term.get('n_seeds', 0)} seeds",
         f"{_reached(found, BASELINE)} → {_reached(found, TERM)}",
-        _speed_text(found, term) if term else NOT_RUN,
+        speed_words(found, term) if term else NOT_RUN,
         ratio_text(*seconds) if seconds else "",
         difference_text(found, term.get(difference_key(Metric.of(found)))),
-        _speed_text(found, arms[CONTROL]) if CONTROL in arms else NOT_RUN,
+        speed_words(found, arms[CONTROL]) if CONTROL in arms else NOT_RUN,
         _remedy(found),
     ]
 
@@ -83,7 +89,7 @@ Ratio = tuple[float, Sequence[float] | None]
 """A speed and its interval."""
 
 
-def _speeds(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> tuple[Ratio | None, Ratio | None]:
+def speed_of(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> tuple[Ratio | None, Ratio | None]:
     """Speed in steps and in seconds, to the goal or, without one, to the same final metric; None without any."""
     if saved := arm.get("steps_saved"):
         if saved["mean"] is None:
@@ -97,30 +103,23 @@ def _speeds(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> tuple[Ratio | No
     return (versus["steps_ratio"], versus["ci95"]), (versus["seconds_ratio"], versus["seconds_ci95"])
 
 
-def _speed_text(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+def speed_words(cell: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     """The speed in steps, or how many seeds reach the goal."""
-    if speed := _speeds(cell, arm)[0]:
+    if speed := speed_of(cell, arm)[0]:
         return ratio_text(*speed)
     return speed_text(arm.get("vs_none") or {})
 
 
 def _remedy(cell: dict[str, Any]) -> str:
     """The alternative with the fewest median steps or, without a target, the best final metric."""
-    metric = Metric.of(cell)
-    others = {name: arm for name, arm in cell["arms"].items() if name in ELSE}
+    metric, name = Metric.of(cell), best(cell, ELSE)
+    if name is None:
+        return NOT_RUN
+    arm = cell["arms"][name]
     if cell["target"] is None:
-        ends = {
-            name: metric.gain(m) for name, arm in others.items() if (m := arm[final_key(metric)]["mean"]) is not None
-        }
-        if not ends:
-            return NOT_RUN
-        best = max(ends, key=ends.__getitem__)
-        return f"`{best}`: {metric.show(others[best][final_key(metric)]['mean'], 1)}"
-    steps = {name: m for name, arm in others.items() if (m := arm["steps_to_target"]["median"]) is not None}
-    if not steps:
-        return "none gets there" if others else NOT_RUN
-    best = min(steps, key=steps.__getitem__)
-    return f"`{best}`: {steps[best]:,.0f}"
+        return f"`{name}`: {metric.show(arm[final_key(metric)]['mean'], 1)}"
+    steps = arm["steps_to_target"]["median"]
+    return "none gets there" if steps is None else f"`{name}`: {steps:,.0f}"
 
 
 CAPTION = (
@@ -156,11 +155,11 @@ def draw(summary: Mapping[str, Any]) -> Figure:
 
 def _draw_speed(axes: Axes, height: float, cell: dict[str, Any], arm: Mapping[str, Any], colour: str) -> None:
     """Draw a speed with its interval; where there is none, write why."""
-    speed, _ = _speeds(cell, arm)
+    speed, _ = speed_of(cell, arm)
     if speed is None:
         ends = difference_text(cell, arm.get(difference_key(Metric.of(cell))))
         text = (
-            _speed_text(cell, arm) or f"{'points' if Metric.of(cell).is_share else cell['metric']} at the end: {ends}"
+            speed_words(cell, arm) or f"{'points' if Metric.of(cell).is_share else cell['metric']} at the end: {ends}"
         )
         axes.text(1.06, height, text, color=colour, fontsize=8, verticalalignment="center")
         return
@@ -171,5 +170,5 @@ def _draw_speed(axes: Axes, height: float, cell: dict[str, Any], arm: Mapping[st
 
 def _network(cell: Cell) -> str:
     """The network of a cell: its depth and what is special about it."""
-    options = {key: value for key, value in cell.model_options.items() if key not in ("width", "context")}
+    options = {key: value for key, value in cell.model_options.items() if key not in ("width", "context") and value}
     return " ".join([cell.model, *(key if value is True else str(value) for key, value in options.items())])

@@ -140,6 +140,18 @@ def test_arms_join_those_of_the_same_cell(tmp_path: Path) -> None:
     assert list(cell["arms"]) == list(read_tuning(kept)["R1"]) == ["lbe"]
 
 
+def test_arms_are_dropped_from_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "kept"
+    archive.add(configured(tmp_path / "first", "none", "mi", "lbe"), kept)
+    archive.add(study(tmp_path / "second", "H1"), kept)
+    monkeypatch.setattr("sys.argv", ["eval.report", str(kept), "--drop", "mi", "pairs-shuffled", "--cells", "R1", "R2"])
+    assert command.main() == 0
+    found = {(run["cell"], run["arm"]) for run in load_results(kept)}
+    assert found == {("H1", "lbe"), ("H1", "mi"), ("H1", "none"), ("R1", "lbe"), ("R1", "none")}
+    record = json.loads((kept / "study.json").read_text())
+    assert list(record["configuration"]["R1"]) == list(read_tuning(kept)["R1"]) == ["none", "lbe"]
+
+
 def test_a_study_goes_on_from_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = Cell("tiny", "digits", "mlp", 0.3, 20, eval_every=5, model_options={"depth": 3, "width": 32})
     tuning = Tuning((1e-4, 3e-3), seeds=1)
@@ -188,7 +200,7 @@ def test_what_cannot_be_unpacked(
     monkeypatch.setattr("sys.argv", ["eval.report", str(kept), "--unpack", str(out)])
     with pytest.raises(SystemExit):
         command.main()
-    assert "--unpack and --cells go together" in capsys.readouterr().err
+    assert "--unpack and --cells go together, and so do --drop and --cells" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -253,18 +265,23 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "page.md has no <!-- tables --> ... <!-- /tables -->" in capsys.readouterr().err
 
 
-def test_the_tables_of_the_page_are_those_of_its_archive(tmp_path: Path) -> None:
+def test_the_pages_are_those_of_the_archive(tmp_path: Path) -> None:
     kept = ROOT / "docs" / "results" / "convergence"
     if not kept.exists():
         pytest.skip("no runs are archived yet")
-    page, copy = tmp_path / "convergence.md", tmp_path / "results" / "convergence"
-    page.write_bytes((ROOT / "docs" / "convergence.md").read_bytes())
+    pages, copy = ("docs/convergence.md", "README.md"), tmp_path / "docs" / "results" / "convergence"
     copy.mkdir(parents=True)
-    for name in ("results.jsonl.gz", "study.json", "tuning.json"):
-        (copy / name).write_bytes((kept / name).read_bytes())
-    command.fill(page, copy)
-    assert page.read_bytes() == (ROOT / "docs" / "convergence.md").read_bytes()
+    for name in pages:
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("results.jsonl.gz", "study.json", "tuning.json", "forecast.json"):
+        if (kept / name).exists():
+            (copy / name).write_bytes((kept / name).read_bytes())
+    command.fill(copy, *(tmp_path / name for name in pages))
+    for name in pages:
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
     assert numbers(copy / "summary.json") == numbers(kept / "summary.json")
+    drawn = {path.relative_to(copy) for path in copy.rglob("*.png")}
+    assert drawn == {path.relative_to(kept) for path in kept.rglob("*.png")}
 
 
 def numbers(path: Path) -> Any:

@@ -21,6 +21,9 @@ from tests.ablation.report.synthetic import result
 
 KEPT = Path(__file__).parents[2] / "docs" / "results" / "convergence"
 
+RETIRED = {"lr_divisor": 1.0, "diagnostics": False}
+"""Settings that cells had when some of the runs were made, with the values that change nothing."""
+
 
 @pytest.mark.skipif(not KEPT.exists(), reason="no runs are archived yet")
 def test_the_commands_ask_for_the_archived_runs() -> None:
@@ -36,8 +39,9 @@ def test_the_commands_ask_for_the_archived_runs() -> None:
     for run, (tuned, wanted) in asked.items():
         if tuned:  # the rate is chosen by the runs that tune it
             wanted["cell"]["lr"] = found[run]["cell"]["lr"]
+        of_run = {**found[run], "cell": {key: of for key, of in found[run]["cell"].items() if RETIRED.get(key) != of}}
         wanted["cell"] = {key: value for key, value in wanted["cell"].items() if key in found[run]["cell"] or value}
-        assert found[run] == wanted, run
+        assert of_run == wanted, run
 
 
 def test_a_line_says_why_there_is_no_speed() -> None:
@@ -88,8 +92,8 @@ def test_the_story_says_who_gets_there_and_how_many_ran() -> None:
         for seed, reached in enumerate(of)
     ]
     text = story.block(summarise("convergence", results))
-    (n1,) = [line for line in text.splitlines() if "(N1)" in line]
-    assert n1.startswith("| LeNet-5 with sigmoids (N1): 70% | never, ")
+    (n1,) = [line for line in text.splitlines() if line.startswith("| LeNet")]
+    assert "(N1): 70% | never, " in n1
     assert "| `xavier`: 300, " in n1
     assert ", 4 seeds | not run | not run |" in n1
     assert "the controls start 0 of 6 runs: `pairs-shuffled`." in text

@@ -39,7 +39,10 @@ def test_the_commands_ask_for_the_archived_runs() -> None:
     for run, (tuned, wanted) in asked.items():
         if tuned:  # the rate is chosen by the runs that tune it
             wanted["cell"]["lr"] = found[run]["cell"]["lr"]
-        of_run = {**found[run], "cell": {key: of for key, of in found[run]["cell"].items() if RETIRED.get(key) != of}}
+        of_run = {
+            **found[run],
+            "cell": {key: of for key, of in found[run]["cell"].items() if (key, of) not in RETIRED.items()},
+        }
         wanted["cell"] = {key: value for key, value in wanted["cell"].items() if key in found[run]["cell"] or value}
         assert of_run == wanted, run
 

@@ -114,7 +114,7 @@ def _controls(cells: list[dict[str, Any]]) -> str:
     started, runs = sum(arm["n_reached"] for _, arm in arms), sum(arm["n_seeds"] for _, arm in arms)
     where = ", ".join(cell["cell"] for cell in dead)
     return (
-        f"Of the networks that plain training starts on no seed ({where}), the controls start {started} of {runs} "
+        f"Where plain training reaches the goal on no seed ({where}), the controls reach it in {started} of {runs} "
         f"runs: {names}."
     )
 

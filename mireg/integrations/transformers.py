@@ -29,7 +29,8 @@ class MITrainer(Trainer):
     the label of the next one, as a causal language model's does, so does the term.
 
     Args:
-        args, kwargs: arguments of the Trainer.
+        *args: arguments of the Trainer.
+        **kwargs: the same by name.
         mi: options of :func:`mireg.wrap`.
         mi_target: key of the target among the inputs, or a function of ``(model, inputs)`` that returns it as the term
             shall use it. If it returns None, the term is label-free.

@@ -99,7 +99,7 @@ def test_the_story_says_who_gets_there_and_how_many_ran() -> None:
     assert "(N1): 70% | never, " in n1
     assert "| `xavier`: 300, " in n1
     assert ", 4 seeds | not run | not run |" in n1
-    assert "the controls start 0 of 6 runs: `pairs-shuffled`." in text
+    assert "the controls reach it in 0 of 6 runs: `pairs-shuffled`." in text
     assert "N1 `mi-kde` 325 (5 of 6), " in text
     assert "(R4)" not in text
     assert [line.split("|")[1].split("(")[1][:2] for line in text.splitlines() if "| not run |" in line] == ["N1", "P3"]

@@ -29,6 +29,7 @@ from mireg.ablation.data import Dataset, Split, load
 from mireg.ablation.random_state import seed_everything
 from mireg.ablation.report.figures import COLOURS, STYLE
 from mireg.ablation.storage.files import write_json
+from mireg.ablation.training.denormals import flushed_denormals
 from mireg.ablation.training.score import score
 from mireg.layers import Taps
 
@@ -238,9 +239,9 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     a = parser.parse_args()
     data = load(a.dataset, a.data_dir)
-    torch.set_flush_denormal(True)  # dead networks have denormal gradients, with which a CPU is slow
-    cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}
-    stacks = [stack(options, data, a.seed) for options in STACKS[: a.stacks]]
+    with flushed_denormals():
+        cells = {name: {arm: inside(name, arm, data, a.seed) for arm in ARMS} for name in a.cells}
+        stacks = [stack(options, data, a.seed) for options in STACKS[: a.stacks]]
     found = {"dataset": a.dataset, "cells": cells, "stacks": stacks, "correlation": correlation(stacks)}
     if a.json:
         write_json(a.json, found)

@@ -8,6 +8,7 @@ import itertools
 import math
 import pickle
 import weakref
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 import mireg
 from mireg import estimators
+from mireg.ablation.training.denormals import flushed_denormals
 from mireg.term import FEWEST_ROWS
 from models import build
 
@@ -189,11 +191,13 @@ class TestEstimates:
         assert collapsed.grad.isfinite().all()
         assert collapsed.grad.norm() < 1e-5**-0.5
 
+    @pytest.mark.parametrize("flushed", [False, True], ids=["", "denormals flushed"])
     @pytest.mark.parametrize("constant", [0.0, 3.0])
-    def test_constant_layer(self, name: str, constant: float) -> None:
+    def test_constant_layer(self, name: str, constant: float, flushed: bool) -> None:
         y = torch.full((32, 16), constant, requires_grad=True)
-        value = estimators.get(name)(torch.randn(32, 16), y)
-        value.backward()
+        with flushed_denormals() if flushed else nullcontext():
+            value = estimators.get(name)(torch.randn(32, 16), y)
+            value.backward()
         assert abs(value.item()) < 0.01
         assert y.grad.isfinite().all()
 

@@ -304,7 +304,7 @@ class TestOwnCell:
         assert replace(again.cells[0], model_options={}) == before.cells[0]
         assert (again.arms, again.seeds, again.term) == (before.arms, before.seeds, before.term)
         assert train.main(["--config", str(path), "--print-config"]) == 0
-        assert capsys.readouterr().out == text
+        assert tomllib.loads(capsys.readouterr().out) == printed
 
     def test_settings_of_a_preset_are_shown_cell_by_cell(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert train.main(["--steps", "50", "--print-config"]) == 0
@@ -315,7 +315,7 @@ class TestOwnCell:
             "lenet: dataset=digits model=lenet",
             "optimizer=sgd",
             "lr=0.1",
-            "target=0.6",
+            "goal=0.6",
         ):
             assert part in comment
 

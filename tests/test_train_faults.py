@@ -6,7 +6,6 @@ import errno
 import gzip
 import json
 import os
-import re
 import resource
 import signal
 import struct
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 import train
 from mireg.ablation import report
 from mireg.ablation.data import named
-from mireg.ablation.execution import job
+from mireg.ablation.execution import local
 from mireg.ablation.storage.lock import locked
 
 TINY = [
@@ -150,7 +149,7 @@ class TestFolder:
 
 
 class TestFullDisk:
-    @pytest.mark.parametrize("where", ["checkpoint.next.pt", "weights.pt", "result.json", "study.json"])
+    @pytest.mark.parametrize("where", ["checkpoint.pt", "weights.pt", "result.json", "study.json"])
     def test_while_writing(
         self, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str
     ) -> None:
@@ -176,10 +175,10 @@ class TestFullDisk:
     def test_while_reporting(
         self, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def full(out: Path) -> None:
+        def full(out: Path, console: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "summary.json"))
 
-        monkeypatch.setattr(report, "write", full)
+        monkeypatch.setattr(report, "show", full)
         assert study(out) == 2
         assert "summary.json (No space left on device): make room for it" in last_line(capsys)
         assert len(files(out)) == 4
@@ -195,7 +194,7 @@ class TestFullDisk:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
             signal.signal(signal.SIGXFSZ, before)
-        assert "cannot write the curves for TensorBoard (File too large): make room for it" in last_line(capsys)
+        assert "(File too large): make room for it" in last_line(capsys)
         assert not list(out.rglob("*.tmp"))
         assert study(out, "--model-options", "activation=tanh") == 0
 
@@ -299,14 +298,14 @@ class TestRuns:
     def test_an_error_in_a_run_leaves_the_others(
         self, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = job.perform
+        whole = local.perform
 
         def perform(spec: Any, *arguments: Any) -> None:
             if spec.arm == "none":
                 raise RuntimeError("out of memory")
             whole(spec, *arguments)
 
-        monkeypatch.setattr(job, "perform", perform)
+        monkeypatch.setattr(local, "perform", perform)
         assert study(out) == 1
         captured = capsys.readouterr()
         assert "lenet/none/seed-0: RuntimeError: out of memory (1/2)" in captured.err
@@ -322,7 +321,7 @@ class TestProgress:
         captured = capsys.readouterr()
         first, second, third = captured.err.splitlines()
         assert first == "0/2 runs finished"
-        assert re.fullmatch(r"lenet/none/seed-0: finished \(1/2, about \d+ s left\)", second)
+        assert second == "lenet/none/seed-0: finished (1/2)"
         assert third == "lenet/mi/seed-0: finished (2/2)"
         assert "report: " in captured.out
 

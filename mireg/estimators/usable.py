@@ -236,7 +236,9 @@ class _Reading(torch.autograd.Function):
                 by_kernel = by_kernel.baddbmm_(left, right @ centred, alpha=-1)
             else:
                 by_kernel = torch.baddbmm((inverse * c.mT) @ inverse, left, right, beta=2, alpha=-1) @ centred
-            by_scale = (by_kernel * centred).sum((-2, -1), keepdim=True) / scale.square()  # minus dJ / d scale
+            by_scale = (
+                (by_kernel * centred).sum((-2, -1), keepdim=True) / scale / scale
+            )  # minus dJ / d scale; its square may be denormal
             by_layer = by_kernel.mul_(2 / scale).addcmul_(centred, -2 * by_scale / count)
             if kept is not None:
                 by_layer.mul_(kept[:, None])

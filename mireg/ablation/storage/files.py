@@ -86,9 +86,10 @@ def read_tensors(path: Path, device: torch.device) -> Any:
     """
     if not path.exists():
         return None
+    data = io.BytesIO(path.read_bytes())
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+        return torch.load(data, map_location=device, weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
         raise DamagedError(f"{path} is damaged") from error
 
 

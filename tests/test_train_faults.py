@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import train
 from mireg.ablation import report
 from mireg.ablation.data import named
-from mireg.ablation.execution import local
+from mireg.ablation.execution import job, local
 from mireg.ablation.storage.lock import locked
 
 TINY = [
@@ -298,7 +298,7 @@ class TestRuns:
     def test_an_error_in_a_run_leaves_the_others(
         self, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = local.perform
+        whole = job.perform
 
         def perform(spec: Any, *arguments: Any) -> None:
             if spec.arm == "none":

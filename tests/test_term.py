@@ -343,3 +343,15 @@ def test_restarted_it_is_as_new() -> None:
     regularizer.balance.seen = torch.ones(2)
     regularizer.restart()
     assert regularizer.state_dict() == term().state_dict()
+
+
+def test_a_class_per_position_is_rewarded_a_quarter() -> None:
+    """The same rows as positions of sequences, and as samples."""
+    torch.manual_seed(0)
+    sequences = {name: torch.randn(8, 5, 4).requires_grad_() for name in "abc"}
+    y = torch.randint(3, (8, 4))
+    rows = {name: layer.detach().movedim(1, 2).flatten(0, 1).requires_grad_() for name, layer in sequences.items()}
+    of_positions, of_samples = term().step(sequences, y), term().step(rows, y.flatten())
+    assert of_positions is not None
+    assert of_samples is not None
+    assert of_positions.item() == pytest.approx(0.25 * of_samples.item(), rel=1e-4)

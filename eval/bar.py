@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.cells import CONVERGENCE, EXPERT
-from eval.story import CONTROLS, best, reached
+from eval.cells import CONTROLS, CONVERGENCE, EXPERT
+from eval.story import best, reached
 from mireg.ablation.report.statistics import CONFIDENCE, RESAMPLES, student
 from mireg.ablation.report.summary import difference_key, final_key
 from mireg.ablation.report.text import interval_text

@@ -12,7 +12,10 @@ from mireg.ablation.study.config import Cell, Study, Tuning
 
 TERM = ("none", "mi")
 
-CONTROLS = ("target-shuffled", "mi-label-free", "pairs-shuffled")
+CONTROLS = ("target-shuffled", "pairs-shuffled", "kde-shuffled", "binning-shuffled")
+"""Arms whose term gets rows that do not belong together."""
+
+VARIANTS = ("target-shuffled", "mi-label-free", "pairs-shuffled")
 """The term without the target, or without anything to reward."""
 
 BASELINES = ("deep-supervision", "last-layer", "lbe")
@@ -105,7 +108,7 @@ def _natural(
 
 def _arms_except(*same: str) -> tuple[str, ...]:
     """All arms except the remedies that the cell already uses."""
-    return (*TERM, *CONTROLS, *BASELINES, *(arm for arm in REMEDIES if arm not in same))
+    return (*TERM, *VARIANTS, *BASELINES, *(arm for arm in REMEDIES if arm not in same))
 
 
 def _recipe(name: str, dataset: str, model: str, steps: int, arms: tuple[str, ...], **recipe: Any) -> tuple[Cell, ...]:
@@ -293,7 +296,7 @@ CONVERGENCE = Study(
     ),
     arms=(
         *TERM,
-        *CONTROLS,
+        *VARIANTS,
         *BASELINES,
         *REMEDIES,
         "xavier",

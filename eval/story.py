@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.cells import EXPERT, REMEDIES
+from eval.cells import CONTROLS, EXPERT, REMEDIES
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.report.summary import final_key
 from mireg.ablation.report.tables import markdown, of_rows
@@ -35,9 +35,6 @@ NETWORKS = {
 
 SHORT = ("N1", "N2", "N3", "N4", "N5", "N5s", "N6", "R3", "P1", "P3")
 """Those of the shorter table."""
-
-CONTROLS = ("target-shuffled", "pairs-shuffled", "kde-shuffled", "binning-shuffled")
-"""Arms whose term gets rows that do not belong together."""
 
 COLUMNS = ("network, and its goal", "plain", "`mi_loss(y)`", "`mi_loss()`", "remedy", "deep supervision", "control")
 

@@ -68,14 +68,11 @@ class MIRegularizer:
         if samples < FEWEST_ROWS:
             raise ValueError(f"samples={samples}: an estimate needs at least {FEWEST_ROWS} samples")
         self.estimator, self.weight, self.samples, self.gather = estimator, weight, samples, gather
-        self.balance = Balance(exchange=gather)
-        self.terms: dict[str, Tensor] = {}
         self.counted: Tensor | None = None
         self.acts: Tensor | None = None
         self.note = ""
-        self._kept = Kept(estimator.certain)
         self._watch = FiniteWatch()
-        self.start_at(0)
+        self.restart()
 
     def start_at(self, step: int) -> None:
         """Move to a step of the schedule, for example to resume a run from its step count alone."""
@@ -164,7 +161,8 @@ class MIRegularizer:
 
     def restart(self) -> None:
         """Forget all that was seen of a training, and go back to the first step."""
-        self.balance, self._kept, self.terms = Balance(exchange=self.gather), Kept(self.estimator.certain), {}
+        self.balance, self._kept = Balance(exchange=self.gather), Kept(self.estimator.certain)
+        self.terms: dict[str, Tensor] = {}
         self.start_at(0)
 
     def state_dict(self) -> dict[str, Any]:

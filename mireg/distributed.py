@@ -17,6 +17,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def device_of_ranks() -> torch.device:
+    """Where the ranks exchange tensors: on this rank's CUDA device under NCCL, else on the CPU."""
+    cuda = world_size() > 1 and dist.get_backend() == dist.Backend.NCCL
+    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+
 def joined(rows: Rows, agree: Sequence[int]) -> Rows:
     """Gather the rows of all ranks, if they are of the same sizes; every rank must reach this.
 

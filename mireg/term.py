@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mireg.balance import Balance
-from mireg.distributed import alike, joined, world_size
+from mireg.distributed import alike, device_of_ranks, joined, world_size
 from mireg.estimators import Estimator
 from mireg.finite import FiniteWatch
 from mireg.kept import Kept, projected
@@ -104,15 +104,14 @@ class MIRegularizer:
         """
         names, outputs, step = list(layers), list(layers.values()), self.steps
         self.start_at(step + 1)
-        note = "fewer than two layers ran in this pass" if len(outputs) < 2 else ""
-        if not outputs:
-            return self._nothing(note)
-        strength = self.weight(step) * self.balance.update(outputs[0].device)
+        device = outputs[0].device if outputs else device_of_ranks()
+        strength = self.weight(step) * self.balance.update(device)
         trained = [output.requires_grad for output in outputs]
+        note = "fewer than two layers ran in this pass" if len(outputs) < 2 else ""
         note = note or ("" if len(outputs[0]) else "the batch is empty")
         if note or not any(trained):
             if self.gather:
-                alike([step], outputs[0].device)  # which every rank must reach
+                alike([step], device)  # which every rank must reach
             return self._nothing(note or FROZEN)
         self.note = ""
         last = len(trained) - 1 - trained[::-1].index(True)

@@ -22,10 +22,19 @@ import mireg
 RANKS, ROWS, STEPS = 2, 12, 4
 
 
-def network() -> nn.Sequential:
+class Network(nn.Sequential):
+    """Layers one after another, which a call may go around."""
+
+    around = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :3] if self.around else super().forward(x)
+
+
+def network() -> Network:
     torch.manual_seed(0)
     layers = [layer for width in (6, 16, 16) for layer in (nn.Linear(width, 16), nn.Tanh())]
-    return nn.Sequential(*layers, nn.Linear(16, 3)).double()
+    return Network(*layers, nn.Linear(16, 3)).double()
 
 
 def batch(rank: int, step: int) -> tuple[Tensor, Tensor]:
@@ -71,6 +80,11 @@ def nothing_trained(rank: int, step: int, model: mireg.MIRegularized) -> int:
     return ROWS
 
 
+def no_layer_ran(rank: int, step: int, model: mireg.MIRegularized) -> int:
+    model.module.around = bool(rank and step == 2)
+    return ROWS
+
+
 def another_target(rank: int, step: int, model: mireg.MIRegularized) -> int:
     return -ROWS if rank and step == 2 else ROWS
 
@@ -80,6 +94,7 @@ UNEVEN: dict[str, Callable[[int, int, mireg.MIRegularized], int]] = {
     "other rows": lambda rank, step, model: ROWS - rank * step,
     "nothing trained": nothing_trained,
     "another target": another_target,
+    "no layer ran": no_layer_ran,
 }
 """How ranks differ, which must be of no consequence; each gives the number of rows, negative for values as targets."""
 

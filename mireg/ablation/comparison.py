@@ -78,7 +78,8 @@ def compare(
 
     Raises:
         UserError: on invalid arguments, or if the folder holds other results, or results of other code.
-        RuntimeError: if a run raised an error; finished runs are kept.
+        Exception: the first that the loop raised, as it was, with a note that names the runs which failed; a
+            RuntimeError instead if it was raised in a worker process. The other runs are made, and kept.
 
     >>> def train(run):
     ...     model = run.wrap(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))).to(run.device)
@@ -106,12 +107,17 @@ def compare(
     threads = max(1, torch.get_num_threads() // workers) if workers > 1 else None
     setup = Setup(folder, train, device, threads, CHECKPOINT_SECONDS)
     group = Group(device)
+    errors: list[Exception] = []
     with display("auto") as tell:
-        execute = locally(setup, workers, group, tell, lambda: False)
+        execute = locally(setup, workers, group, tell, lambda: False, errors)
         results = run_study(study, setup, execute, group=group, tell=tell, fresh=fresh, keep=keep)
     if failures := [result for result in results if "curve" not in result]:
         text = "; ".join(f"{r['cell']}/{r['arm']}/seed-{r['seed']}: {r['failure']}" for r in failures)
-        raise RuntimeError(f"{text}; finished runs are kept, and the same call continues")
+        text += "; finished runs are kept, and the same call continues"
+        for error in errors[:1]:
+            error.add_note(text)
+            raise error
+        raise RuntimeError(text)
     return report.show(folder, Console(stderr=True))
 
 

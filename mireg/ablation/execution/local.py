@@ -20,15 +20,30 @@ from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
 
 
-def locally(setup: Setup, workers: int, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> Execute:
-    """What trains runs on this machine: this process or group of processes, or a number of workers."""
+def locally(
+    setup: Setup,
+    workers: int,
+    group: Group,
+    tell: EventHandler,
+    stop: Callable[[], bool],
+    errors: list[Exception] | None = None,
+) -> Execute:
+    """What trains runs on this machine: this process or group of processes, or a number of workers.
+
+    Errors in the code of runs are added to ``errors``, if they happen in this process.
+    """
     if workers == 1 or group.size > 1:
-        return partial(run_here, setup=setup, group=group, tell=tell, stop=stop)
+        return partial(run_here, setup=setup, group=group, tell=tell, stop=stop, errors=errors)
     return partial(run_in_workers, setup=setup, workers=workers, tell=tell, stop=stop)
 
 
 def run_here(
-    specs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]
+    specs: Sequence[RunSpec],
+    setup: Setup,
+    group: Group,
+    tell: EventHandler,
+    stop: Callable[[], bool],
+    errors: list[Exception] | None = None,
 ) -> Failures:
     """Perform the runs one after another in this process, or in this group of processes.
 
@@ -44,6 +59,8 @@ def run_here(
         except Exception as error:
             if group.size > 1:
                 raise  # the other processes wait for this one: all of them must restart
+            if errors is not None:
+                errors.append(error)
             failures[spec.path] = crashed(spec, described(error), tell)
     return failures
 

@@ -28,7 +28,9 @@ class Network(nn.Sequential):
     around = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return x[:, :3] if self.around else super().forward(x)
+        for layer in [] if self.around else self:
+            x = layer(x)
+        return x[:, :3]
 
 
 def network() -> Network:
@@ -81,7 +83,9 @@ def nothing_trained(rank: int, step: int, model: mireg.MIRegularized) -> int:
 
 
 def no_layer_ran(rank: int, step: int, model: mireg.MIRegularized) -> int:
-    model.module.around = bool(rank and step == 2)
+    module = model.module
+    assert isinstance(module, Network)
+    module.around = bool(rank and step == 2)
     return ROWS
 
 

@@ -27,7 +27,7 @@ check: $(CHECKERS)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -q -m "not slow and not browser" $(QUICK)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 golden: $(CHECKERS)
 	$(BIN)/python -m tests.golden

@@ -15,6 +15,9 @@ from torch.nn.functional import cross_entropy
 
 import mireg
 
+STEPS, LONG = 260, 420
+"""Steps of a training, and of one of a network that needs them to come back from the term; 20 at the end are bare."""
+
 TOLERANCE = 1.03
 """Factor above the bare loss that still counts as no worse."""
 
@@ -40,8 +43,7 @@ class Run:
     def wrap(self, module: nn.Module, **options: Any) -> Any:
         if not self.wrapped:
             return module
-        if self.off:
-            options = {"weight": 0.0}
+        options = {"weight": 0.0} if self.off else {"steps": STEPS - 20} | options
         self.models.append(mireg.wrap(module, **options))
         return self.models[-1]
 
@@ -138,7 +140,7 @@ def fit(
     run: Run, net: nn.Module, samples: Callable[[int], tuple[Tensor, ...]], loss: Any, *, steps: int, lr: float
 ) -> float:
     """Train on batches of inputs and a target; the loss on many of them."""
-    model = run.wrap(net)
+    model = run.wrap(net, steps=steps - 20)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     for _ in range(steps):
         *inputs, y = samples(64)
@@ -151,14 +153,14 @@ def classify(
     run: Run,
     net: nn.Module,
     *,
-    steps: int = 420,
+    steps: int = STEPS,
     lr: float = 1e-3,
     momentum: float | None = None,
     after: Callable[[Any], None] | None = None,
 ) -> float:
     """The usual loop on digits, by Adam or, with a momentum, SGD; the loss at the end is of ``net`` without dropout."""
     images, labels = digits()
-    model = run.wrap(net)
+    model = run.wrap(net, steps=steps - 20)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer = torch.optim.Adam(trained, lr=lr)
     if momentum is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.functional import mse_loss, silu
 
-from tests.zoo.adoption import Run, compare, descend, digits, pick
+from tests.zoo.adoption import STEPS, Run, compare, descend, digits, pick
 
 
 class VAE(nn.Module):
@@ -37,7 +37,7 @@ def vae(run: Run) -> float:
     images = digits()[0].flatten(1)
     model = run.wrap(VAE())
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(450):
+    for _ in range(STEPS):
         (x,) = pick(images)
         loss = elbo(model, x) + run.mi_loss(model)
         descend(optimizer, loss)
@@ -74,7 +74,7 @@ def gan(run: Run) -> float:
     of_generator = torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.9))
     of_critic = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.9))
     real = torch.cat([torch.ones(64, 1), torch.zeros(64, 1)])
-    for _ in range(500):
+    for _ in range(STEPS):
         fake = generator(torch.randn(64, 4))
         loss = bce(critic(torch.cat([ring(64), fake.detach()])), real) + run.mi_loss(critic, real)
         descend(of_critic, loss)
@@ -129,7 +129,7 @@ def wgan_gp_penalty_last(run: Run) -> float:
         (slope,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
         return loss + 10 * (slope.norm(dim=1) - 1).square().mean()
 
-    for _ in range(420):
+    for _ in range(STEPS):
         loss = loss_of(64) + run.mi_loss(critic)
         descend(optimizer, loss)
     return 1 + loss_of(2048).item()  # the optimum is negative
@@ -173,7 +173,7 @@ def diffusion(run: Run) -> float:
 
     model = run.wrap(TimedUNet())
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(420):
+    for _ in range(STEPS):
         loss = loss_of(64, train=True)
         descend(optimizer, loss)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from torch.nn.functional import (
     pairwise_distance,
 )
 
-from tests.zoo.adoption import Run, classify, compare, descend, digits, fit, pick
+from tests.zoo.adoption import STEPS, Run, classify, compare, descend, digits, fit, pick
 
 
 def cnn(run: Run) -> float:
@@ -62,7 +62,7 @@ def shapes(rows: int) -> tuple[Tensor, Tensor]:
 def unet(run: Run) -> float:
     model = run.wrap(UNet())
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(420):
+    for _ in range(STEPS):
         x, y = shapes(16)
         loss = cross_entropy(model(x), y) + run.mi_loss(model, y)
         descend(optimizer, loss)
@@ -119,7 +119,7 @@ def superresolution(run: Run) -> float:
     net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 3, padding=1), nn.PixelShuffle(2))
     model = run.wrap(net)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(420):
+    for _ in range(STEPS):
         (x,) = pick(images, rows=32)
         loss = mse_loss(model(interpolate(x, scale_factor=0.5, mode="area")), x) + run.mi_loss(model, x)
         descend(optimizer, loss)
@@ -153,7 +153,7 @@ def siamese(run: Run) -> float:
         b = torch.where(same[:, None, None, None], a.roll(1, -1), b)
         return a, b, (same | (of_a == of_b)).float()
 
-    return fit(run, Siamese(), pairs, binary_cross_entropy_with_logits, steps=420, lr=2e-3)
+    return fit(run, Siamese(), pairs, binary_cross_entropy_with_logits, steps=STEPS, lr=2e-3)
 
 
 def test_siamese() -> None:
@@ -177,7 +177,7 @@ def triplets(run: Run) -> float:
         loss = criterion(model(images[anchor]), model(images[anchor - 1]), model(images[index]))
         return loss, labels[index]
 
-    for _ in range(420):
+    for _ in range(STEPS):
         loss, y = loss_of(64)
         loss = loss + run.mi_loss(model, y)
         descend(optimizer, loss)

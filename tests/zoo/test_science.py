@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from tests.zoo.adoption import Run, compare, descend, fit
+from tests.zoo.adoption import STEPS, Run, compare, descend, fit
 
 
 class GCN(nn.Module):
@@ -40,7 +40,7 @@ def gcn(run: Run) -> float:
     known = torch.rand(200) < 0.5
     model = run.wrap(GCN())
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, weight_decay=5e-4)
-    for _ in range(420):
+    for _ in range(STEPS):
         loss = cross_entropy(model(features, adjacency)[known], labels[known])
         loss = loss + run.mi_loss(model, labels.where(known, -100))
         descend(optimizer, loss)
@@ -62,7 +62,7 @@ def pinn(run: Run) -> float:
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     ends = torch.tensor([[-1.0], [1.0]])
-    for _ in range(500):
+    for _ in range(STEPS):
         x = (torch.rand(64, 1) * 2 - 1).requires_grad_()
         edge = model(ends).square().mean()
         u = model(x)
@@ -99,7 +99,8 @@ def siren(run: Run) -> float:
     values = (
         (8 * places[:, :1]).sin() * (6 * places[:, 1:]).cos() + (12 * places.square().sum(1, keepdim=True)).sin()
     ) / 2
-    model = run.wrap(nn.Sequential(Sine(2, 48, True), Sine(48, 48, False), Sine(48, 48, False), nn.Linear(48, 1)))
+    layers = Sine(2, 48, True), Sine(48, 48, False), Sine(48, 48, False), nn.Linear(48, 1)
+    model = run.wrap(nn.Sequential(*layers), steps=400)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for _ in range(450):
         index = torch.randint(len(places), (256,))
@@ -135,7 +136,7 @@ def operator(run: Run) -> float:
         function = (weights[:, None] * (k * torch.linspace(0, 1, 16)[:, None]).cos()).sum(-1)
         return function, places, (weights * (k * places).sin() / k).sum(1, keepdim=True)
 
-    return fit(run, DeepONet(), samples, mse_loss, steps=500, lr=3e-3)
+    return fit(run, DeepONet(), samples, mse_loss, steps=STEPS, lr=3e-3)
 
 
 def test_operator() -> None:

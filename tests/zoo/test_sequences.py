@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 import mireg
-from tests.zoo.adoption import Run, compare, descend
+from tests.zoo.adoption import LONG, STEPS, Run, compare, descend
 
 
 def sines(rows: int, length: int = 12) -> Tensor:
@@ -40,7 +40,7 @@ class Cells(nn.Module):
 
 
 def forecast(run: Run, net: Callable[[], nn.Module], steps: int, lr: float) -> float:
-    model = run.wrap(net())
+    model = run.wrap(net(), steps=steps - 20)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     for _ in range(steps):
         x = sines(32)
@@ -58,7 +58,7 @@ def test_lstm_cells() -> None:
 
 def lstm_cells_with_lbfgs(run: Run) -> float:
     x = sines(32)
-    model = run.wrap(Cells())
+    model = run.wrap(Cells(), steps=LONG)
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.8, max_iter=8)
 
     def closure() -> Tensor:
@@ -93,7 +93,7 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
 def test_recurrent(kind: Callable[..., nn.RNNBase]) -> None:
-    outcome = compare(partial(forecast, net=partial(Recurrent, kind), steps=420, lr=5e-3))
+    outcome = compare(partial(forecast, net=partial(Recurrent, kind), steps=LONG, lr=5e-3))
     outcome.is_active()
     outcome.is_no_worse()
 
@@ -129,7 +129,7 @@ def packed(padded: bool, run: Run) -> float:
     model = run.wrap(Sentence(padded=padded))
     tokens, lengths, labels = sentences(1024)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(420):
+    for _ in range(STEPS):
         index = torch.randint(len(tokens), (32,))
         y = labels[index]
         loss = cross_entropy(model(tokens[index], lengths[index]), y) + run.mi_loss(model, y)
@@ -174,7 +174,7 @@ def encoder(run: Run) -> float:
     model = run.wrap(Encoder())
     tokens, _, labels = sentences(1024)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(420):
+    for _ in range(STEPS):
         index = torch.randint(len(tokens), (32,))
         y = labels[index]
         loss = cross_entropy(model(tokens[index]), y) + run.mi_loss(model, y)

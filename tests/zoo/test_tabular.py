@@ -7,7 +7,7 @@ from sklearn.datasets import load_diabetes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from tests.zoo.adoption import Run, classify, compare, descend, digits, pick
+from tests.zoo.adoption import LONG, STEPS, Run, classify, compare, descend, digits, pick
 
 
 def mlp(run: Run) -> float:
@@ -15,7 +15,7 @@ def mlp(run: Run) -> float:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     model = run.wrap(net)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in range(450):
+    for _ in range(STEPS):
         x, y = pick(images[:1400], labels[:1400])
         loss = cross_entropy(model(x), y) + run.mi_loss(model, y)
         descend(optimizer, loss)
@@ -46,7 +46,7 @@ def diabetes(run: Run) -> float:
     rows, values = rows / rows.std(0), (values - values.mean()) / values.std()
     model = run.wrap(nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
-    for _ in range(450):
+    for _ in range(STEPS):
         x, y = pick(rows[:342], values[:342])
         loss = mse_loss(model(x).squeeze(1), y) + run.mi_loss(model, y)
         descend(optimizer, loss)
@@ -92,7 +92,7 @@ class RoutedExperts(Experts):
 
 
 def mixture(net: type[nn.Module], run: Run) -> float:
-    return classify(run, net())
+    return classify(run, net(), steps=LONG)
 
 
 def test_mixture_of_experts() -> None:
@@ -136,7 +136,7 @@ def early_exits(run: Run) -> float:
     images, labels = digits()
     model = run.wrap(EarlyExits(), layers=["input", "blocks.?"])  # "auto" ends where the first exit parts
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(420):
+    for _ in range(STEPS):
         x, y = pick(images, labels)
         loss = torch.stack([cross_entropy(exit, y) for exit in model(x)]).sum() + run.mi_loss(model, y)
         descend(optimizer, loss)

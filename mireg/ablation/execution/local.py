@@ -122,12 +122,24 @@ def run_in_workers(
     return failures
 
 
+def _processes() -> Any:
+    """What starts workers: forks of a server that has imported PyTorch and nothing else, where there are forks.
+
+    A fork of this process could use neither CUDA nor torch's thread pool, and a process from nothing imports for
+    seconds, the compiler at the first optimizer.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    return context
+
+
 class _Worker:
     """A process that trains the runs sent to it, and the parent's end of its pipe."""
 
     def __init__(self, setup: Setup, index: int, spec: RunSpec) -> None:
-        # A forked process can use neither CUDA nor torch's thread pool.
-        context = multiprocessing.get_context("spawn")
+        context = _processes()
         self.index = index
         self.connection, theirs = context.Pipe()
         # Not a daemon: a loop may have worker processes of its own, as a DataLoader has.

@@ -9,6 +9,7 @@ children killed; the exit status is that of the one that was left to finish.
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import signal
@@ -62,4 +63,5 @@ def main(kills: int, folder: Path, words: list[str]) -> int:
 
 if __name__ == "__main__":
     load("digits", Path())  # imports scikit-learn
+    importlib.import_module("torch._dynamo")  # as the first optimizer does
     sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))

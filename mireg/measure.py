@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -233,56 +234,68 @@ def measure(
     """
     if isinstance(module, MIRegularized):
         module = module._network
-    taps = Taps(module, layers)
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    names: list[str] = []
+    names, samples = list[str](), 0
     found: list[Tensor] = []
     floors: list[Tensor] = []
     planes: list[Tensor] = []  # (2, L) each: about the target, about the input
-    samples = 0
+    with _evaluated(module, layers) as taps, torch.no_grad():
+        for batch in loader:
+            if len(found) == max_batches:
+                break
+            args, kwargs = inputs_of(module, batch)
+            caught = taps.run(*args, **kwargs)[1]
+            rows = [pool(layer) for layer in caught.values()]
+            estimator = _ready(estimator, rows, layers)
+            names, samples = names or list(caught), samples or len(rows[0])
+            if len(rows[0]) != samples:
+                continue
+            found.append(estimator.successive(rows).double().cpu())
+            if target is not False:
+                planes.append(_plane(list(caught.values()), _target(batch, target)).double().cpu())
+            if permutations:
+                floors.append(estimator.null_floor(*rows, permutations=permutations).double().cpu())
+    if not found or isinstance(estimator, str):
+        raise ValueError("the loader gave no batch: nothing to measure")
+    nats = torch.stack(found)
+    spread = nats.std(0, correction=min(1, len(found) - 1))
+    floor = torch.stack(floors or [torch.zeros_like(found[0])]).mean(0)
+    columns = zip(
+        pairs(names), nats.mean(0).tolist(), spread.tolist(), floor.tolist(), _parameters(module, names), strict=True
+    )
+    records = (
+        PairRecord(pair, mean, estimator.ceiling(samples), std, null, size) for pair, mean, std, null, size in columns
+    )
+    plane = [names, *torch.stack(planes).mean(0).tolist()] if planes else []
+    layer_records = itertools.starmap(LayerRecord, zip(*plane, strict=True))
+    return Measurement(estimator.name, samples, tuple(records), estimator.measures, tuple(layer_records))
+
+
+@contextmanager
+def _evaluated(module: nn.Module, layers: LayerSpec) -> Iterator[Taps]:
+    """A network's layers in evaluation mode; the mode of every part is as it was afterwards."""
+    taps = Taps(module, layers)
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
     try:
-        with torch.no_grad():
-            for batch in loader:
-                if len(found) == max_batches:
-                    break
-                args, kwargs = inputs_of(module, batch)
-                caught = taps.run(*args, **kwargs)[1]
-                rows = [pool(layer) for layer in caught.values()]
-                if len(rows) < 2:
-                    raise NoPairsError(f"layers={layers!r} finds {len(rows)} layers: measuring takes at least two")
-                names, samples = names or list(caught), samples or len(rows[0])
-                if len(rows[0]) != samples:
-                    continue
-                if isinstance(estimator, str):
-                    estimator = estimators.get(recommend(*rows) if estimator == "recommended" else estimator)
-                if estimator.is_learned and not estimator.state_dict():
-                    raise ValueError(
-                        f"estimator {estimator.name!r} has learned nothing yet, and would read about 0: fit it on "
-                        "samples of the layers, or take another one"
-                    )
-                found.append(estimator.successive(rows).double().cpu())
-                if target is not False:
-                    planes.append(_plane(list(caught.values()), _target(batch, target)).double().cpu())
-                if permutations:
-                    floors.append(estimator.null_floor(*rows, permutations=permutations).double().cpu())
+        yield taps
     finally:
         taps.remove()
         for part, training in modes:
             part.training = training
-    if not found or isinstance(estimator, str):
-        raise ValueError("the loader gave no batch: nothing to measure")
-    nats = torch.stack(found)
-    spread = nats.std(0) if len(found) > 1 else torch.zeros_like(nats[0])
-    floor = torch.stack(floors).mean(0) if floors else torch.zeros_like(nats[0])
-    columns = zip(
-        pairs(names), nats.mean(0).tolist(), spread.tolist(), floor.tolist(), _parameters(module, names), strict=True
-    )
-    ceiling = estimator.ceiling(samples)
-    records = (PairRecord(pair, mean, ceiling, std, null, size) for pair, mean, std, null, size in columns)
-    plane = torch.stack(planes).mean(0).tolist() if planes else ([], [])
-    layer_records = (LayerRecord(*columns) for columns in zip(names if planes else [], *plane, strict=True))
-    return Measurement(estimator.name, samples, tuple(records), estimator.measures, tuple(layer_records))
+
+
+def _ready(estimator: str | Estimator, rows: Sequence[Tensor], layers: LayerSpec) -> Estimator:
+    """The estimator of a name for these layers' rows, of which there are two; one that learns must have learned."""
+    if len(rows) < 2:
+        raise NoPairsError(f"layers={layers!r} finds {len(rows)} layers: measuring takes at least two")
+    if isinstance(estimator, str):
+        estimator = estimators.get(recommend(*rows) if estimator == "recommended" else estimator)
+    if estimator.is_learned and not estimator.state_dict():
+        raise ValueError(
+            f"estimator {estimator.name!r} has learned nothing yet, and would read about 0: fit it on samples of the "
+            "layers, or take another one"
+        )
+    return estimator
 
 
 def pairs(layers: Iterable[str]) -> list[str]:

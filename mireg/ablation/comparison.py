@@ -6,7 +6,7 @@ import multiprocessing
 import pickle
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,15 +94,11 @@ def compare(
     ...             run.log(step, accuracy=evaluate(model))
     >>> compare(train, goal=0.9)  # doctest: +SKIP
     """
-    _check(train, seeds, workers)
     check("goal", goal, goal is None or target is None, "give goal or target, which is the same, but not both")
     check("fresh", fresh, not (fresh and keep), "give fresh or keep, not both")
-    mode = mode or MODES.get(metric, "max")
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", _name(train)).strip(".-_") or "train"
-    loop = Loop(name, "", "", target if goal is None else goal, 0, lr=0.0, metric=metric, mode=mode)
-    tuning = Tuning(tuple(lrs), seeds=2, first_seed=MOST_SEEDS) if lrs else None
-    study = Study(name, (loop,), tuple(arms), seeds, tuning=tuning)
-    folder = Path("out") / name if out is None else Path(out)
+    _check(train, seeds, workers)
+    study = _study(train, goal if target is None else target, metric, mode, arms, seeds, lrs)
+    folder = Path("out") / study.name if out is None else Path(out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     threads = max(1, torch.get_num_threads() // workers) if workers > 1 else None
     setup = Setup(folder, train, device, threads, CHECKPOINT_SECONDS)
@@ -112,13 +108,34 @@ def compare(
         execute = locally(setup, workers, group, tell, lambda: False, errors)
         results = run_study(study, setup, execute, group=group, tell=tell, fresh=fresh, keep=keep)
     if failures := [result for result in results if "curve" not in result]:
-        text = "; ".join(f"{r['cell']}/{r['arm']}/seed-{r['seed']}: {r['failure']}" for r in failures)
-        text += "; finished runs are kept, and the same call continues"
-        for error in errors[:1]:
-            error.add_note(text)
-            raise error
-        raise RuntimeError(text)
+        raise _failure(failures, errors)
     return report.show(folder, Console(stderr=True))
+
+
+def _study(
+    train: Train,
+    goal: float | None,
+    metric: str,
+    mode: str | None,
+    arms: Sequence[str],
+    seeds: int,
+    lrs: Sequence[float],
+) -> Study:
+    """The study of one loop, named as its function is."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", _name(train)).strip(".-_") or "train"
+    loop = Loop(name, "", "", goal, 0, lr=0.0, metric=metric, mode=mode or MODES.get(metric, "max"))
+    tuning = Tuning(tuple(lrs), seeds=2, first_seed=MOST_SEEDS) if lrs else None
+    return Study(name, (loop,), tuple(arms), seeds, tuning=tuning)
+
+
+def _failure(results: Sequence[Mapping[str, Any]], errors: Sequence[Exception]) -> Exception:
+    """The first error of the runs in this process, with a note that names all the runs that failed."""
+    text = "; ".join(f"{each['cell']}/{each['arm']}/seed-{each['seed']}: {each['failure']}" for each in results)
+    text += "; finished runs are kept, and the same call continues"
+    if not errors:
+        return RuntimeError(text)
+    errors[0].add_note(text)
+    return errors[0]
 
 
 def _name(train: Train) -> str:

@@ -21,13 +21,15 @@ from rich.progress import track
 from eval.environment import environment
 from eval.truth.claims import verdicts
 from eval.truth.contenders import CONTENDERS, SAMPLES, judge
-from eval.truth.tables import draw_figure, print_tables
+from eval.truth.tables import card, draw_figure, print_tables
 from eval.truth.tasks import HELD_OUT, LISTED, tasks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.truth", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows here, and the figure next to them (.png)")
+    parser.add_argument(
+        "--json", type=Path, help="write the rows here, and the figure of all estimators next to them (.png)"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--tasks", default="", help="only tasks whose name contains this")
@@ -58,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_tables(record["rows"], record["claims"], console)
     if options.json:
         _write(options.json, record)
-        if any(row["n"] == SAMPLES and row["bias"] is not None for row in record["rows"]):
+        if options.estimators:
+            print("", "For the card:", "", *card(record["rows"]), sep="\n")
+        elif any(row["n"] == SAMPLES and row["bias"] is not None for row in record["rows"]):
             draw_figure(record["rows"]).savefig(options.json.with_suffix(".png"), dpi=150)
     return 0
 

@@ -35,6 +35,23 @@ def draw_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def card(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The table of an estimator's card, as lines of Markdown: a task a row, its largest samples first."""
+    sizes = sorted({row["n"] for row in rows}, reverse=True)
+    of = {(row["task"], row["n"]): row for row in rows}
+    lines = [f"| task | true MI | {' | '.join(f'n = {n}' for n in sizes)} |", f"| --- |{' ---: |' * (1 + len(sizes))}"]
+    for task, true in {row["task"]: row["true"] for row in rows}.items():
+        cells = [cell(of[task, n]) if (task, n) in of else "" for n in sizes]
+        lines.append(f"| {task} | {true:.3f} | {' | '.join(cells)} |")
+    return lines
+
+
+def cell(row: dict[str, Any]) -> str:
+    """Bias and standard deviation; the mean where there is no true value of what is estimated."""
+    value = f"{row['mean']:.3f}" if row["bias"] is None else f"{row['bias']:+.3f}"
+    return f"{value} ({row['std']:.3f})"
+
+
 def print_tables(rows: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]], console: Console) -> None:
     """Print the whole table, then the claims."""
     table = Table("task", "n", "estimator", title="Estimates of known mutual information, in nats")

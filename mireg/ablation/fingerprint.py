@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dis
 import hashlib
 import importlib.util
 import inspect
 import site
 import sysconfig
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -138,4 +140,7 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _digest(text: bytes) -> str:
+    """The digest of code, whatever its comments and layout."""
+    with contextlib.suppress(SyntaxError, ValueError):  # a part of an expression, as of a lambda; bytecode
+        text = ast.unparse(ast.parse(textwrap.dedent(text.decode()))).encode()
     return hashlib.sha256(text).hexdigest()

@@ -373,13 +373,15 @@ def test_results_of_other_code_are_refused_with_three_ways_out(tmp_path: Path, m
     assert final(write_loop(tmp_path, 0.5)) == 0.5
     record = json.loads((out / "study.json").read_text())
     assert set(record["code"]) == {"work", "layers", "layers_of_mine"}
-    assert final(write_loop(tmp_path, 0.5)) == 0.5
+    assert final(write_loop(tmp_path, 0.5, layer="  # a comment")) == 0.5
     assert len(json.loads((out / "study.json").read_text())["invocations"]) == 1  # the second call ran nothing
     changed = write_loop(tmp_path, 0.7)
     with pytest.raises(UserError, match=r"results of other code \(work changed\): .*fresh=True.*out=.*keep=True"):
         final(changed)
     assert final(changed, keep=True) == 0.5
     assert json.loads((out / "study.json").read_text())["changed_code"] == ["work"]
+    for page in ("report.md", "report.html"):
+        assert "of the code as it is now: work changed, and what was there was kept" in (out / page).read_text()
     assert final(changed) == 0.5  # what was kept is no longer news
     imported = write_loop(tmp_path, 0.7, layer=" + 0")
     with pytest.raises(UserError, match=r"\(layers_of_mine changed\)"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.truth.tables import card, cell
 from mireg import estimators
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -21,13 +22,20 @@ def test_tables_are_those_of_the_truth_table(card: Path) -> None:
     of_card = [row for row in ROWS if row["estimator"].split(",")[0] == card.stem]
     read: dict[str, list[str]] = {}
     for row in of_card:
-        value = f"{row['mean']:.3f}" if row["bias"] is None else f"{row['bias']:+.3f}"
-        read.setdefault(row["task"], []).append(f"{value} ({row['std']:.3f})")
+        read.setdefault(row["task"], []).append(cell(row))
     lines = [re.split(r"\s*\|\s*", line)[1:-1] for line in card.read_text().splitlines() if line.startswith("| ")]
     tables = [line for line in lines if line[0] in read]
     assert len(tables) > 20
     for task, _, *cells in tables:
         assert cells == read[task]
+
+
+def test_the_table_of_a_card_is_printed() -> None:
+    of_one = [row for row in ROWS if row["estimator"] == "gaussian"]
+    table = set(card(of_one))
+    assert {
+        line for line in (DOCS / "estimators" / "gaussian.md").read_text().splitlines() if line.startswith("| ")
+    } <= table
 
 
 def test_every_estimator_has_a_card_that_is_listed() -> None:

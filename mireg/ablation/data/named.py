@@ -18,7 +18,7 @@ from mireg.ablation.data.graph_file import MASKS, load_graph
 from mireg.ablation.data.loaded import Loaded, graph
 from mireg.ablation.data.text import load_text
 from mireg.ablation.errors import UserError
-from mireg.ablation.tasks import classification, regression
+from mireg.ablation.tasks import Task, classification, regression
 
 VALIDATION = 5000
 """Number of validation samples, always the last of a downloaded training set."""
@@ -34,7 +34,7 @@ def _digits() -> Dataset:
     order = np.random.default_rng(0).permutation(len(bunch.target))  # the file is sorted by writer
     images = torch.from_numpy(bunch.images[order].astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target[order].astype(np.int64))
-    return _split("digits", images[:1400], labels[:1400], images[1400:], labels[1400:], validation=200)
+    return _images("digits", images[:1400], labels[:1400], images[1400:], labels[1400:], validation=200)
 
 
 def _diabetes() -> Dataset:
@@ -43,13 +43,22 @@ def _diabetes() -> Dataset:
 
     bunch = load_diabetes()
     order = np.random.default_rng(0).permutation(len(bunch.target))
-    columns = np.column_stack([bunch.data, bunch.target])[order]
-    columns = (columns - columns[:282].mean(0)) / columns[:282].std(0)
+    columns = _standardised(np.column_stack([bunch.data, bunch.target])[order], 282)
     inputs, targets = torch.from_numpy(columns).float().split([10, 1], 1)
-    train, validation, test = (
-        Samples(inputs[part], targets[part]) for part in (slice(282), slice(282, 362), slice(362, None))
-    )
-    return Dataset("diabetes", regression(1), train, validation, test)
+    return _rows("diabetes", regression(1), inputs, targets, train=282, validation=80)
+
+
+def _standardised(columns: np.ndarray, train: int) -> np.ndarray:
+    """Columns (n, d) of mean 0 and variance 1 over the first ``train`` rows."""
+    scaled: np.ndarray = (columns - columns[:train].mean(0)) / columns[:train].std(0)
+    return scaled
+
+
+def _rows(name: str, task: Task, inputs: Tensor, targets: Tensor, *, train: int, validation: int) -> Dataset:
+    """A table of (n, d) inputs in an order that means nothing: rows to train on, to validate, and the rest to test."""
+    ends = train, train + validation
+    parts = (Samples(inputs[part], targets[part]) for part in (slice(ends[0]), slice(*ends), slice(ends[1], None)))
+    return Dataset(name, task, *parts)
 
 
 def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
@@ -61,7 +70,7 @@ def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
         if len(images) != len(labels):
             raise UserError(f"{folder} holds {len(images)} images but {len(labels)} labels: fetch its files again")
     train_x, train_y, test_x, test_y = (torch.from_numpy(part.copy()) for part in parts)
-    return _split(name, train_x[:, None], train_y.long(), test_x[:, None], test_y.long(), VALIDATION)
+    return _images(name, train_x[:, None], train_y.long(), test_x[:, None], test_y.long(), VALIDATION)
 
 
 def _idx_folder(name: str, torchvision_name: str, data_dir: Path) -> Path:
@@ -98,7 +107,7 @@ def _cifar10(data_dir: Path) -> Dataset:
         raise UserError(f"cifar10 in {data_dir / CIFAR10.base_folder} is damaged: fetch its files again") from error
     images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
     labels = [torch.tensor(part.targets) for part in (train, test)]
-    return _split("cifar10", images[0], labels[0], images[1], labels[1], VALIDATION)
+    return _images("cifar10", images[0], labels[0], images[1], labels[1], VALIDATION)
 
 
 def _shakespeare(data_dir: Path, context: int) -> Dataset:
@@ -159,7 +168,7 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
         raise UserError(f"cannot read {which} ({error}): fetch the file again") from error
 
 
-def _split(name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, validation: int) -> Dataset:
+def _images(name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, validation: int) -> Dataset:
     cut = len(train_y) - validation
     pixels = train_x[:cut].float()
     mean, std = pixels.mean().item(), pixels.std().item()

@@ -20,6 +20,7 @@ from mireg.ablation.report.tables import (
     as_csv,
     as_latex,
     as_markdown,
+    caution,
     comparison,
     details,
     heading,
@@ -52,6 +53,8 @@ def write_tables(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], di
     study = read_json(folder / "study.json") or {"study": folder.name, "arms": []}
     baseline = study.get("baseline", BASELINE)
     summary = summarise(study["study"], results, study["arms"], read_tuning(folder), baseline)
+    if changed := study.get("changed_code"):
+        summary["changed_code"] = changed
     _write_summary(folder, summary)
     return results, study, summary
 
@@ -99,6 +102,7 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
         comparison=comparison,
         details=details,
         headline=headline,
+        caution=caution(summary),
         verdicts=verdicts,
         bounds=bounds,
         overall=overall,

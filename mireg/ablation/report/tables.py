@@ -211,11 +211,22 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
         console.print(f"[bold]{title(cell)}[/bold]", highlight=False)
         console.print(table)
         console.print(headline(cell), highlight=False)
+    if caution(summary):
+        console.print(caution(summary), highlight=False)
 
 
 def as_markdown(summary: dict[str, Any]) -> str:
     """Format the verdicts and tables of all cells in Markdown."""
-    return f"# {heading(summary)}\n\n{tables(summary)}"
+    above = f"{caution(summary)}\n\n" if caution(summary) else ""
+    return f"# {heading(summary)}\n\n{above}{tables(summary)}"
+
+
+def caution(summary: dict[str, Any]) -> str:
+    """A sentence on results that were kept although the code of the runs has changed; empty if there are none."""
+    names = ", ".join(summary.get("changed_code", []))
+    return (
+        f"Not all results are of the code as it is now: {names} changed, and what was there was kept." if names else ""
+    )
 
 
 def tables(summary: dict[str, Any], level: int = 2) -> str:

@@ -15,7 +15,6 @@ from mireg.ablation.data import CONTEXT, DATASETS, FORMS, is_dataset
 from mireg.ablation.errors import UserError, check
 from mireg.ablation.setting import check_settings, setting
 from mireg.ablation.study.metric import MODES, Metric
-from mireg.ablation.tasks import TASKS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 """Names that may become part of a path."""
@@ -63,7 +62,7 @@ class Cell:
     steps: int = setting("Training steps of each run.", least=1)
     model_options: Mapping[str, Any] = field(default_factory=dict)
     task: str | None = setting(
-        f"{', '.join(TASKS)} or package.module:TASK; by default the data's own. See docs/tasks.md.", None
+        "A name that --list shows, or package.module:TASK; by default the data's own. See docs/tasks.md.", None
     )
     metric: str = setting("One of the task's: accuracy, loss, ...", "accuracy")
     batch_size: int = setting("Samples per step.", 128)

@@ -86,7 +86,7 @@ def _add_module(name: str, found: dict[str, str]) -> None:
             and _is_own(spec.submodule_search_locations[0])
         ):
             spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError, TypeError):  # a package may hold anything where its path should be
+    except Exception:  # looking for a part of a package imports the package, which may do anything
         return
     if spec is None or name in found or not str(spec.origin).endswith(".py") or not _is_own(spec.origin):
         return

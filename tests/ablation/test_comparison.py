@@ -6,6 +6,7 @@ import importlib
 import json
 import linecache
 import math
+import os
 import re
 import sys
 from itertools import pairwise
@@ -206,6 +207,17 @@ def test_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         compare(train, out=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def looks_around(run: Run) -> None:
+    run.log(1, loss=float(os.environ["SEEN_BY_A_TEST"]))
+
+
+def test_workers_have_the_environment_of_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (1.0, 2.0):
+        monkeypatch.setenv("SEEN_BY_A_TEST", str(value))
+        found = compare(looks_around, ("none",), seeds=1, metric="loss", out=tmp_path / str(value), workers=2)
+        assert found["cells"][0]["arms"]["none"]["final_loss"]["mean"] == value
 
 
 def test_workers_need_a_loop_that_can_be_imported(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -123,12 +124,12 @@ def run_in_workers(
 
 
 def _processes() -> Any:
-    """What starts workers: forks of a server that has imported PyTorch and nothing else, where there are forks.
+    """What starts workers: on Linux, forks of a server that has imported PyTorch and nothing else.
 
     A fork of this process could use neither CUDA nor torch's thread pool, and a process from nothing imports for
     seconds, the compiler at the first optimizer.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    if platform.system() != "Linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torch._dynamo"])
@@ -143,7 +144,7 @@ class _Worker:
         self.index = index
         self.connection, theirs = context.Pipe()
         # Not a daemon: a loop may have worker processes of its own, as a DataLoader has.
-        self._process = context.Process(target=_serve, args=(theirs, setup, index))
+        self._process = context.Process(target=_serve, args=(theirs, setup, index, dict(os.environ)))
         self._process.start()
         theirs.close()
         self.start(spec)
@@ -173,8 +174,10 @@ class _Worker:
         self.connection.close()
 
 
-def _serve(connection: Connection, setup: Setup, index: int) -> None:
-    """Main function of a worker process."""
+def _serve(connection: Connection, setup: Setup, index: int, environment: dict[str, str]) -> None:
+    """Main function of a worker process, whose server may have begun in another environment."""
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     parent = os.getppid()
     device = setup.device

@@ -217,7 +217,7 @@ def test_workers_have_the_environment_of_the_call(tmp_path: Path, monkeypatch: p
     for value in (1.0, 2.0):
         monkeypatch.setenv("SEEN_BY_A_TEST", str(value))
         found = compare(looks_around, ("none",), seeds=1, metric="loss", out=tmp_path / str(value), workers=2)
-        assert found["cells"][0]["arms"]["none"]["final_loss"]["mean"] == value
+        assert found["cells"][0]["arms"]["none"]["final_metric"]["mean"] == value
 
 
 def test_workers_need_a_loop_that_can_be_imported(tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def test_ray_cluster_one_machine_of_which_is_lost(
 
     soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": soon})
+    # Ray's workers are nice by default, and wait for all that this machine has to do besides.
+    config = {**soon, "worker_niceness": 0}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": config})
     try:
         lost = cluster.add_node(**node)
         raylet = lost.all_processes["raylet"][0].process.pid

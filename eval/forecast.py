@@ -24,6 +24,7 @@ from mireg.ablation.random_state import seed_everything
 from mireg.ablation.report.results import load_results
 from mireg.ablation.report.tables import markdown, of_rows
 from mireg.ablation.storage.files import write_json
+from mireg.ablation.tasks import arguments
 from mireg.kept import share_lost
 
 FILE = "forecast.json"
@@ -36,7 +37,7 @@ def lost(name: str, data_dir: Path, seed: int = 100) -> float:
     data = load(cell.dataset, data_dir, cell.model_options.get("context", CONTEXT), cell.task)
     seed_everything(seed)
     model = mireg.wrap(models.build(cell.model, cell.model_options, data.input_shape, data.outputs)).train()
-    model(data.train.batch(slice(0, SAMPLES))[0])
+    model(*arguments(data.train.batch(slice(0, SAMPLES))[0]))
     model.mi_loss()
     kept = torch.stack(list(model.regularizer.state_dict()["kept"].values()))
     return float(share_lost(kept, model.regularizer.estimator.certain)[-1])

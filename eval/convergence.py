@@ -149,7 +149,7 @@ def _saved_figure(cells: Sequence[dict[str, Any]], look: Mapping[str, figures.Li
         axes.plot([100 * max(-1.0, found["mean"])], [place], "o", color=look[name]["color"], markersize=5)
     axes.axvline(0, color="#888888", linestyle=":", linewidth=1.2)
     axes.set_yticks(range(len(rows)), [f"{cell}: {name}" for cell, name, _ in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.set(xlabel=f"steps saved, % of those of {BASELINE} (cut off at -100)")
     return figure

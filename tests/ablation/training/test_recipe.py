@@ -164,11 +164,12 @@ def test_each_recipe_learns_and_differs_from_the_default(tmp_path: Path, recipe:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled(tmp_path: Path) -> None:
     chosen = {"steps": 4, "eval_every": 2, "lr": 1e-2}
-    torch.compiler.reset()
-    compiled, plain = (run(tmp_path / str(c), cell(compile=c, **chosen), "mi")[1] for c in (True, False))
-    for a, b in zip(compiled[1:], plain[1:], strict=True):
-        assert a["validation_accuracy"] == pytest.approx(b["validation_accuracy"], abs=0.02)
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+    for arm in ("none", "mi"):
+        torch.compiler.reset()
+        compiled, plain = (run(tmp_path / arm / str(c), cell(compile=c, **chosen), arm)[1] for c in (True, False))
+        for a, b in zip(compiled[1:], plain[1:], strict=True):
+            assert a["validation_accuracy"] == pytest.approx(b["validation_accuracy"], abs=0.02)
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize(

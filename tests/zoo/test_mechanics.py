@@ -153,10 +153,13 @@ def test_averaged() -> None:
 
 
 def lbfgs(run: Run, **options: Any) -> float:
-    """The closure runs several times a step: each run is a forward pass and a call of mi_loss."""
+    """The closure runs several times a step: each run is a forward pass and a call of mi_loss.
+
+    The term moves the objective that L-BFGS models, so that it is over after half of the steps.
+    """
     images, labels = digits()
     images, labels = images[:400], labels[:400]
-    model = run.wrap(perceptron(2))
+    model = run.wrap(perceptron(2), steps=40)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=10, **options)
 
     def closure() -> Tensor:
@@ -173,7 +176,7 @@ def lbfgs(run: Run, **options: Any) -> float:
 def test_lbfgs() -> None:
     outcome = compare(partial(lbfgs, lr=0.5), seeds=1)
     outcome.is_active("input", "2", "4")
-    outcome.is_no_worse(solved=1.0)  # of 2.3: the term moves the objective that L-BFGS models
+    outcome.is_no_worse(solved=0.02)
 
 
 def test_lbfgs_with_line_search() -> None:

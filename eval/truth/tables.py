@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.truth.contenders import SAMPLES
+from mireg.ablation.report.tables import markdown, of_rows
 
 
 def draw_figure(rows: Sequence[dict[str, Any]]) -> Figure:
@@ -39,11 +40,11 @@ def card(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The table of an estimator's card, as lines of Markdown: a task a row, its largest samples first."""
     sizes = sorted({row["n"] for row in rows}, reverse=True)
     of = {(row["task"], row["n"]): row for row in rows}
-    lines = [f"| task | true MI | {' | '.join(f'n = {n}' for n in sizes)} |", f"| --- |{' ---: |' * (1 + len(sizes))}"]
-    for task, true in {row["task"]: row["true"] for row in rows}.items():
-        cells = [cell(of[task, n]) if (task, n) in of else "" for n in sizes]
-        lines.append(f"| {task} | {true:.3f} | {' | '.join(cells)} |")
-    return lines
+    body = [
+        [task, f"{true:.3f}", *(cell(of[task, n]) if (task, n) in of else "" for n in sizes)]
+        for task, true in {row["task"]: row["true"] for row in rows}.items()
+    ]
+    return markdown(of_rows(("task", "true MI", *(f"n = {n}" for n in sizes)), body), " ---: ")
 
 
 def cell(row: dict[str, Any]) -> str:

@@ -184,7 +184,7 @@ class TestNothingToAdd:
         assert model.regularizer.steps == 0
         assert mireg.wrap(network(), weight=0.0).mi_loss(y).item() == 0
 
-    def test_a_pass_without_gradients_keeps_what_was_caught(self) -> None:
+    def test_a_pass_without_gradients_keeps_what_was_captured(self) -> None:
         """As in double DQN, where the same network also makes the target."""
         x, y = batch()
         plain, doubled = (mireg.wrap(network(), weight=1.0) for _ in range(2))

@@ -149,7 +149,7 @@ class TestNothingIsKept:
         estimators.get("kde").successive([torch.randn(8, 20)] + [torch.randn(8, 5) for _ in range(6)])
         assert stacks == [(1, 8, 20), (6, 8, 5)]
 
-    def test_nothing_is_caught_in_eval_or_without_gradients(self, batch: tuple[Tensor, Tensor]) -> None:
+    def test_nothing_is_captured_in_eval_or_without_gradients(self, batch: tuple[Tensor, Tensor]) -> None:
         model = mireg.wrap(build("mlp", {"depth": 3, "width": 8}, (1, 8, 8), 10))
         model.eval()
         model(batch[0])

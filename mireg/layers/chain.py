@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mireg.layers.batch import Batch
 from mireg.layers.graph import between, cut_points, dominators, layers, meet, weighted_steps
 from mireg.layers.layout import Layout
-from mireg.layers.observe import LAST, Axis, Call, Observer, Point, Side, Sighting
+from mireg.layers.observe import LAST, Activation, Axis, Call, Observer, Point, Side
 from mireg.layers.select import INPUT, has_forward
 from mireg.layers.values import floats_in
 
@@ -24,7 +24,7 @@ OUTPUT = "output"
 """Name of the network's own output, if no module inside it returns that tensor."""
 
 DEEPEST_HEAD = 3
-"""Maximum number of layers of what is taken for one of several heads, however short the others are."""
+"""Maximum number of layers of what counts as one of several heads, however short the others are."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,14 @@ def chosen(observer: Observer, module: nn.Module, result: object) -> tuple[Chain
     axis = observer.batch_axis(start, found[-1][-1])
     samples = _Samples(observer, axis, captures.tensors(), ends)
     chain_layers: Found = {}
-    taken = observer.taken_by_network(start)
-    if taken is not None and observer.starts[start].is_floating_point():
-        chain_layers |= _with_layout(samples, INPUT, taken)
-    for key, sighting in captures.choose(samples):
+    network_input = observer.network_input(start)
+    if network_input is not None and observer.starts[start].is_floating_point():
+        chain_layers |= _with_layout(samples, INPUT, network_input)
+    for key, activation in captures.choose(samples):
         unique = key if key not in chain_layers else f"{key} (module)"
-        chain_layers |= _with_layout(samples, unique, sighting)
-    heads = [sighting for node in found[-1] for sighting in observer.put_out.get(node, []) if sighting.module]
-    head = [captures.of_any_length(sighting) for sighting in heads]
+        chain_layers |= _with_layout(samples, unique, activation)
+    heads = [activation for node in found[-1] for activation in observer.returned.get(node, []) if activation.module]
+    head = [captures.of_any_length(activation) for activation in heads]
     if len(chain_layers) < 2:
         reason = _reason_for_none(observer, start, found, captures, chain_layers)
         chain_layers = {}
@@ -148,19 +148,19 @@ def named(
             f"layers {', '.join(idle)} did not run in the forward pass: leave them out of layers=, or run the "
             "wrapped network instead of a part of it"
         )
-    sightings = [sighting for sighting in observer.outputs if sighting.module in names]
-    samples = _samples_of_any(observer, [tensor for sighting in sightings for tensor in sighting.tensors], result)
+    activations = [activation for activation in observer.outputs if activation.module in names]
+    samples = _samples_of_any(observer, [tensor for activation in activations for tensor in activation.tensors], result)
     chain_layers: Found = {}
-    taken = observer.taken_by_network(0)
-    if INPUT in names and taken is not None:
-        chain_layers |= _with_layout(samples, INPUT, taken)
-    for sighting in sightings:
-        key = _key(sighting)
-        added = _with_layout(samples, key, sighting)
-        if not added and sighting.tensors:
+    network_input = observer.network_input(0)
+    if INPUT in names and network_input is not None:
+        chain_layers |= _with_layout(samples, INPUT, network_input)
+    for activation in activations:
+        key = _key(activation)
+        added = _with_layout(samples, key, activation)
+        if not added and activation.tensors:
             raise ValueError(
-                f"layer {key!r} returns {tuple(sighting.tensors[0].shape)}, where no dimension is the batch: the rows "
-                "of a layer must be samples; choose another layer"
+                f"layer {key!r} returns {tuple(activation.tensors[0].shape)}, where no dimension is the batch: the "
+                "rows of a layer must be samples; choose another layer"
             )
         chain_layers |= added
     return _chain(observer, module, chain_layers, [], ""), {key: tensor for key, (_, tensor) in chain_layers.items()}
@@ -251,10 +251,10 @@ class _Captures:
         self._is_loop = is_loop
         before = start
         # By layer: the input to capture, if any, and the outputs that may name it.
-        self._by_layer: list[list[tuple[Sighting | None, list[Sighting]]]] = []
-        for place, nodes in enumerate(found):
+        self._by_layer: list[list[tuple[Activation | None, list[Activation]]]] = []
+        for index, nodes in enumerate(found):
             self._by_layer.append([point for node in reversed(nodes) for point in _captures(observer, before, node)])
-            if place == len(found) - 1:  # the output head, unless it is a stack of recurrent layers
+            if index == len(found) - 1:  # the output head, unless it is a stack of recurrent layers
                 last = self._by_layer.pop()[:1]
                 stacked = [named for _, named in last if any(len(each.tensors) > 1 for each in named)]
                 self._by_layer += [[(None, [each.without_last() for each in named])] for named in stacked]
@@ -266,34 +266,39 @@ class _Captures:
     def tensors(self) -> list[list[Tensor]]:
         """By layer, every tensor that may represent it."""
         return [
-            [tensor for taken, named in points for each in ([taken] if taken else named) for tensor in each.tensors]
+            [
+                tensor
+                for received, named in points
+                for each in ([received] if received else named)
+                for tensor in each.tensors
+            ]
             for points in self._by_layer
         ]
 
-    def choose(self, samples: _Samples) -> list[tuple[str, Sighting]]:
+    def choose(self, samples: _Samples) -> list[tuple[str, Activation]]:
         """Names of the layers that have a batch dimension, and where each is captured."""
         chosen = []
         for points in self._by_layer:
             others = {
                 run.module for other in self._by_layer if other is not points for _, named in other[:1] for run in named
             }
-            for taken, named in points:
+            for received, named in points:
                 name = self._name(named, others) if named else None
-                sighting = taken or name
-                if sighting is not None and all(t.ndim > 1 and samples.layout(t) for t in sighting.tensors):
+                activation = received or name
+                if activation is not None and all(t.ndim > 1 and samples.layout(t) for t in activation.tensors):
                     name = self.of_any_length(name) if name else None
-                    key = _key(name) if name else f"{sighting.module} (input)"
-                    chosen.append((key, self.of_any_length(sighting)))
+                    key = _key(name) if name else f"{activation.module} (input)"
+                    chosen.append((key, self.of_any_length(activation)))
                     break
         return chosen
 
-    def of_any_length(self, sighting: Sighting) -> Sighting:
+    def of_any_length(self, activation: Activation) -> Activation:
         """The last of several calls in a loop stands for the last one of a loop of any length."""
-        times = self._observer.times(sighting.module)
-        is_last = self._is_loop and 1 < times == sighting.points[0].call.number
-        return sighting.at_last_call() if is_last else sighting
+        times = self._observer.times(activation.module)
+        is_last = self._is_loop and 1 < times == activation.points[0].call.number
+        return activation.at_last_call() if is_last else activation
 
-    def _name(self, runs: list[Sighting], others: set[str]) -> Sighting:
+    def _name(self, runs: list[Activation], others: set[str]) -> Activation:
         """The outermost of the modules that return a node and contain no other layer."""
         once = [run for run in runs if self._observer.times(run.module) == 1] or runs
         # A module that merely passes a tensor on later, such as an identity, does not name it.
@@ -302,23 +307,23 @@ class _Captures:
         return alone[-1] if alone else once[0]
 
 
-def _captures(observer: Observer, before: int, node: int) -> list[tuple[Sighting | None, list[Sighting]]]:
+def _captures(observer: Observer, before: int, node: int) -> list[tuple[Activation | None, list[Activation]]]:
     """Where a cut point can be captured: as a module's input if none returns it; and the outputs that may name it."""
-    put_out = [sighting for sighting in observer.put_out.get(node, []) if sighting.differentiable]
-    if put_out:
-        return [(None, put_out)]
-    taken = [sighting for sighting in observer.taken.get(node, []) if sighting.differentiable]
-    if not taken:
+    returned = [activation for activation in observer.returned.get(node, []) if activation.differentiable]
+    if returned:
+        return [(None, returned)]
+    received = [activation for activation in observer.received.get(node, []) if activation.differentiable]
+    if not received:
         return []
-    within = [each for each in between(observer.reads, before, node) if each in observer.put_out]
-    named = observer.put_out[within[-1]] if within else []
+    within = [each for each in between(observer.reads, before, node) if each in observer.returned]
+    named = observer.returned[within[-1]] if within else []
     # A tensor after a stack of recurrent layers does not represent all of them.
-    return [(None, named)] if any(each.is_stack for each in named) else [(taken[0], named)]
+    return [(None, named)] if any(each.is_stack for each in named) else [(received[0], named)]
 
 
-def _key(sighting: Sighting) -> str:
+def _key(activation: Activation) -> str:
     """The name of a module's call: ``name``, then ``name#2``, ..."""
-    name, number = sighting.module or OUTPUT, sighting.points[0].call.number
+    name, number = activation.module or OUTPUT, activation.points[0].call.number
     return name if number in (1, LAST) else f"{name}#{number}"
 
 
@@ -375,16 +380,16 @@ def _samples_of_any(observer: Observer, tensors: list[Tensor], result: object) -
     return max(candidates, key=lambda samples: samples.count)
 
 
-def _with_layout(samples: _Samples, key: str, sighting: Sighting) -> Found:
-    """The layers of one sighting, by name; none if they have no batch dimension."""
+def _with_layout(samples: _Samples, key: str, activation: Activation) -> Found:
+    """The layers of one activation, by name; none if they have no batch dimension."""
     found: Found = {}
-    for index, (point, tensor) in enumerate(zip(sighting.points, sighting.tensors, strict=True)):
+    for index, (point, tensor) in enumerate(zip(activation.points, activation.tensors, strict=True)):
         layout = samples.layout(tensor)
         if layout is None:
             return {}
-        name = f"{key}[{index}]" if sighting.is_stack else key
+        name = f"{key}[{index}]" if activation.is_stack else key
         layout = replace(layout, averaged=point.call.number == LAST and _is_spikes(tensor))
-        found[name] = Layer(point, layout, sighting.overwritten), tensor
+        found[name] = Layer(point, layout, activation.overwritten), tensor
     return found
 
 
@@ -401,15 +406,15 @@ def _channels(observer: Observer, tensor: Tensor, batch: int) -> int:
     return next(dim for dim in (inferred, default, 0, 1) if dim != batch)
 
 
-def _chain(observer: Observer, module: nn.Module, found: Found, head: list[Sighting], reason: str) -> Chain:
+def _chain(observer: Observer, module: nn.Module, found: Found, head: list[Activation], reason: str) -> Chain:
     """Build the chain of these layers, and the modules to watch to detect a pass that runs other layers."""
     ran = {call.module for call in observer.calls}
     children = {name: child for name, child in module.named_modules() if name not in ran}
     idle = [name for name, child in children.items() if has_forward(child) and any(True for _ in child.parameters())]
     layers = {key: layer for key, (layer, _) in found.items()}
-    calls = [layer.point.call for layer in layers.values()] + [sighting.points[0].call for sighting in head]
-    put_out: list[tuple[str, Side]] = [(name, "output") for name in idle]
-    watched = frozenset([(call.module, call.side) for call in calls] + put_out)
+    calls = [layer.point.call for layer in layers.values()] + [activation.points[0].call for activation in head]
+    not_run: list[tuple[str, Side]] = [(name, "output") for name in idle]
+    watched = frozenset([(call.module, call.side) for call in calls] + not_run)
     one_call = {(call.module, call.side) for call in calls if call.number != LAST}
     loops = frozenset((call.module, call.side) for call in calls if call.number == LAST) - one_call
     return Chain(layers, reason, watched, loops, _seen(observer.calls, watched, loops))
@@ -423,7 +428,7 @@ def _reason_for_none(
     if not captures:
         inside = between(observer.reads, start, found[-1][-1])
         if len(found) > 1:
-            return "no module takes or puts out, with a gradient, what a hidden layer holds"
+            return "no module receives or returns, with a gradient, what a hidden layer holds"
         if sum(observer.weights[node] for node in inside) == 1:
             return "there is a single layer with weights, and no hidden one before it"
         return "a path runs round every inner module"

@@ -53,16 +53,16 @@ class Point(NamedTuple):
 
     Attributes:
         call: the call that receives or returns the tensor.
-        place: for an input, its index among the call's floating-point inputs; for an output of a recurrent module,
+        index: for an input, its index among the call's floating-point inputs; for an output of a recurrent module,
             the index of the stacked layer.
     """
 
     call: Call
-    place: int
+    index: int
 
 
 @dataclass(frozen=True, eq=False)
-class Sighting:
+class Activation:
     """The tensors at one or several points of the observed pass.
 
     Attributes:
@@ -92,11 +92,11 @@ class Sighting:
         """Whether the network has since modified them in place."""
         return self._versions != _versions(self.tensors)
 
-    def at_last_call(self) -> Sighting:
+    def at_last_call(self) -> Activation:
         """A copy that stands for the last call of its module in any pass."""
         return replace(self, points=[point._replace(call=point.call._replace(number=LAST)) for point in self.points])
 
-    def without_last(self) -> Sighting:
+    def without_last(self) -> Activation:
         """A copy without the last tensor."""
         return replace(self, points=self.points[:-1], tensors=self.tensors[:-1], _versions=self._versions[:-1])
 
@@ -122,8 +122,8 @@ class Observer(TorchDispatchMode):
         weights: for each node, whether a weight with at least two dimensions enters there.
         sizes: for each node, its number of elements.
         channels: for a node, its channel dimension, if an operation determines it.
-        taken: for a node, where modules receive it.
-        put_out: for a node, where modules return it, inner modules first.
+        received: for a node, where modules receive it.
+        returned: for a node, where modules return it, inner modules first.
         outputs: the outputs of all modules, in order.
         calls: the calls of all modules, in order.
         nodes_before: for each of the calls, the number of nodes before it.
@@ -142,9 +142,9 @@ class Observer(TorchDispatchMode):
         self.weights: list[bool] = []
         self.sizes: list[int] = []
         self.channels: dict[int, int] = {}
-        self.taken: dict[int, list[Sighting]] = {}
-        self.put_out: dict[int, list[Sighting]] = {}
-        self.outputs: list[Sighting] = []
+        self.received: dict[int, list[Activation]] = {}
+        self.returned: dict[int, list[Activation]] = {}
+        self.outputs: list[Activation] = []
         self.calls: list[Call] = []
         self.nodes_before: list[int] = []
         self.weighted: set[str] = set()
@@ -164,9 +164,9 @@ class Observer(TorchDispatchMode):
             self._node[parameter] = -1
         self._handles = []
         for name, child in module.named_modules():
-            take, put_out = functools.partial(self._take, name), functools.partial(self._put_out, name)
-            self._handles.append(child.register_forward_pre_hook(take, with_kwargs=True))
-            self._handles.append(child.register_forward_hook(put_out))
+            on_input, on_output = functools.partial(self._on_input, name), functools.partial(self._on_output, name)
+            self._handles.append(child.register_forward_pre_hook(on_input, with_kwargs=True))
+            self._handles.append(child.register_forward_hook(on_output))
 
     @property
     def reads_but_masks(self) -> list[tuple[int, ...]]:
@@ -200,7 +200,7 @@ class Observer(TorchDispatchMode):
         return second if any(b == 1 and a != 1 for a, b in dims) else first
 
     def has_rows_of(self, end: int, start: int) -> bool:
-        """Whether one of the first two dimensions of an input is in the same place in a result."""
+        """Whether one of the first two dimensions of an input is the same dimension of a result."""
         return any(self._dim(end, (start, dim)) == dim for dim in (0, 1))
 
     def batch(self, tensor: Tensor, axis: Axis) -> Batch | None:
@@ -261,8 +261,8 @@ class Observer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operation = Operation(func, args, kwargs or {})
-        taken = [tensor for _, tensor in operation.operands]
-        read = [(tensor, node) for tensor in taken for node in self._nodes(tensor)]
+        operands = [tensor for _, tensor in operation.operands]
+        read = [(tensor, node) for tensor in operands for node in self._nodes(tensor)]
         read = [] if operation.name in SHAPE_ALONE else read
         result = func(*args, **(kwargs or {}))
         if not read:
@@ -270,18 +270,18 @@ class Observer(TorchDispatchMode):
         data = {node: tensor for tensor, node in reversed(read) if node >= 0}
         has_weight = any(node < 0 and tensor.ndim >= 2 for tensor, node in read)
         integers = not any(tensor.is_floating_point() or tensor.dtype == torch.bool for tensor in data.values())
-        for place, tensor in enumerate(tensors_in(result)):
+        for index, tensor in enumerate(tensors_in(result)):
             node = -1
             if data:
                 batches = self._follow(operation, tensor)
                 node = self._add(tuple(sorted(data)), tensor, batches, has_weight=has_weight)
             if data and integers and tensor.dtype == torch.bool:
                 self._masks.add(node)
-            if place == 0 and data:
+            if index == 0 and data:
                 for source, before in data.items():
                     self._note_channels(func, source, before, node, tensor)
             self._node[tensor] = node
-            if data and any(tensor is each for each in taken):
+            if data and any(tensor is each for each in operands):
                 self._note_write(tensor, node)
         return result
 
@@ -305,20 +305,20 @@ class Observer(TorchDispatchMode):
             self.channels.setdefault(source, -1)
             self.channels[node] = -1
         elif source in self.channels and after.ndim == before.ndim:
-            place = self.channels[source]
-            if after.shape[place] == before.shape[place]:
-                self.channels.setdefault(node, place)
+            channel = self.channels[source]
+            if after.shape[channel] == before.shape[channel]:
+                self.channels.setdefault(node, channel)
 
     def __exit__(self, *exc: Any) -> None:
         super().__exit__(*exc)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
 
-    def taken_by_network(self, start: int) -> Sighting | None:
+    def network_input(self, start: int) -> Activation | None:
         """Where the network itself receives one of its inputs."""
-        return next((sighting for sighting in self.taken.get(start, []) if not sighting.module), None)
+        return next((activation for activation in self.received.get(start, []) if not activation.module), None)
 
-    def _take(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _on_input(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         for parameter in nn.Module.parameters(module, recurse=False):
             self._node[parameter] = -1  # a sharded module has different parameters while it runs
             if parameter.ndim >= 2:
@@ -328,18 +328,18 @@ class Observer(TorchDispatchMode):
         if floats and floats[0].ndim == 3 and getattr(module, "batch_first", True) is False:
             self.batch_second += [node for node in [self.node(floats[0])] if node is not None]
         for index, tensor in enumerate(floats):
-            self._note_sighting(self.taken, [tensor], self._sighting([Point(call, index)], [tensor]))
+            self._note_activation(self.received, [tensor], self._activation([Point(call, index)], [tensor]))
 
-    def _put_out(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    def _on_output(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         values = read(module, output)
         call = self._call(name, "output")
         if not values or not (name or isinstance(module, nn.RNNBase)):
             return  # the network's own output is not a hidden layer
-        sighting = self._sighting([Point(call, index) for index in range(len(values))], values)
-        self.outputs.append(sighting)
+        activation = self._activation([Point(call, index) for index in range(len(values))], values)
+        self.outputs.append(activation)
         # The network may use either the outputs over time or the final states of a recurrent module.
         stands_for = tensors_in(output) if isinstance(module, nn.RNNBase) else values
-        self._note_sighting(self.put_out, stands_for, sighting)
+        self._note_activation(self.returned, stands_for, activation)
 
     def _call(self, name: str, side: Side) -> Call:
         self._counts[name, side] += 1
@@ -348,11 +348,13 @@ class Observer(TorchDispatchMode):
         self.nodes_before.append(len(self.reads))
         return call
 
-    def _sighting(self, points: list[Point], tensors: list[Tensor]) -> Sighting:
+    def _activation(self, points: list[Point], tensors: list[Tensor]) -> Activation:
         has_gradient = torch.is_grad_enabled() or not self._gradient
-        return Sighting(points, tensors, len(points) > 1, _versions(tensors), has_gradient)
+        return Activation(points, tensors, len(points) > 1, _versions(tensors), has_gradient)
 
-    def _note_sighting(self, where: dict[int, list[Sighting]], nodes: Iterable[Tensor], sighting: Sighting) -> None:
+    def _note_activation(
+        self, where: dict[int, list[Activation]], nodes: Iterable[Tensor], activation: Activation
+    ) -> None:
         for node in dict.fromkeys(self.node(tensor) for tensor in nodes):
             if node is not None:
-                where.setdefault(node, []).append(sighting)
+                where.setdefault(node, []).append(activation)

@@ -51,7 +51,7 @@ class Taps:
         self._wanted = None if layers == "auto" else select(module, layers)
         self._chains: list[Chain] = []  # chains of the observed passes, the latest first
         self._hooks: list[RemovableHandle] = []
-        self._caught: dict[Point, list[Tensor]] | None = None  # a dict during a pass, None outside
+        self._captured: dict[Point, list[Tensor]] | None = None  # a dict during a pass, None outside
         self._calls: list[Call] = []  # calls of the watched modules in the current pass
         self._numbers: dict[tuple[str, Side], int] = {}  # number of these calls so far, by module and side
         self._points: dict[Point, bool] = {}  # where layers are captured -> whether the network overwrites them
@@ -82,12 +82,12 @@ class Taps:
             self.reason = hidden or self._chains[0].reason
             if hidden:
                 return self.module(*args, **kwargs), {}
-        self._caught, self._calls, self._numbers = {}, [], {}
+        self._captured, self._calls, self._numbers = {}, [], {}
         try:
             result = self.module(*args, **kwargs)
-            return result, self._arranged(self._caught)
+            return result, self._arranged(self._captured)
         finally:
-            self._caught = None
+            self._captured = None
 
     @_disable_dynamo
     def run_uncompiled(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -95,19 +95,19 @@ class Taps:
         with torch.compiler.set_stance("force_eager"):
             return self.run(*args, **kwargs)
 
-    def catch(self, name: str, side: Side, tensors: list[Tensor]) -> None:
+    def capture(self, name: str, side: Side, tensors: list[Tensor]) -> None:
         """Store the inputs or outputs of a module during :meth:`run` (but not during recomputation in backward)."""
-        if self._caught is None:
+        if self._captured is None:
             return
         self._numbers[name, side] = self._numbers.get((name, side), 0) + 1
         call = Call(name, self._numbers[name, side], side)
         self._calls.append(call)
-        for place, tensor in enumerate(tensors):
-            for point in (Point(call, place), Point(call._replace(number=LAST), place)):
+        for index, tensor in enumerate(tensors):
+            for point in (Point(call, index), Point(call._replace(number=LAST), index)):
                 if point in self._points:
-                    self._caught.setdefault(point, []).append(tensor.clone() if self._points[point] else tensor)
+                    self._captured.setdefault(point, []).append(tensor.clone() if self._points[point] else tensor)
 
-    def _arranged(self, caught: dict[Point, list[Tensor]]) -> dict[str, Tensor]:
+    def _arranged(self, captured: dict[Point, list[Tensor]]) -> dict[str, Tensor]:
         """The layers that ran, from the chain that fits, else from the chain of which the most layers ran."""
         chain = next((chain for chain in self._chains if chain.fits(self._calls)), None)
         if chain is None and not self._wait and self._observed < MOST_OBSERVED:
@@ -117,9 +117,9 @@ class Taps:
             if not self._wait:
                 self.layouts = None
         if chain is None:
-            chain = max(self._chains, key=lambda chain: sum(layer.point in caught for layer in chain.layers.values()))
-        ran = {key: layer for key, layer in chain.layers.items() if layer.point in caught}
-        return arranged({key: (layer.layout, _value(layer, caught[layer.point])) for key, layer in ran.items()})
+            chain = max(self._chains, key=lambda chain: sum(layer.point in captured for layer in chain.layers.values()))
+        ran = {key: layer for key, layer in chain.layers.items() if layer.point in captured}
+        return arranged({key: (layer.layout, _value(layer, captured[layer.point])) for key, layer in ran.items()})
 
     def remove(self) -> None:
         """Remove the hooks from the network."""
@@ -150,8 +150,8 @@ class Taps:
         self._install()
         for key, layer in chain.layers.items():
             if layer.layout.averaged and layer.point.call.side == "output":
-                name, place = layer.point.call.module, layer.point.place
-                calls = [sighting.tensors[place] for sighting in observer.outputs if sighting.module == name]
+                name, index = layer.point.call.module, layer.point.index
+                calls = [activation.tensors[index] for activation in observer.outputs if activation.module == name]
                 tensors[key] = _value(layer, calls)
         return result, arranged({key: (self.layouts[key], tensor) for key, tensor in tensors.items()})
 
@@ -172,7 +172,7 @@ class Taps:
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: these belong to the graph of one pass.
-        return {**self.__dict__, "_caught": None}
+        return {**self.__dict__, "_captured": None}
 
 
 class _InputTap:
@@ -183,7 +183,7 @@ class _InputTap:
         self.name = name
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.taps.catch(self.name, "input", floats_in((args, kwargs)))
+        self.taps.capture(self.name, "input", floats_in((args, kwargs)))
 
 
 class _OutputTap:
@@ -194,7 +194,7 @@ class _OutputTap:
         self.name = name
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.taps.catch(self.name, "output", read(module, output))
+        self.taps.capture(self.name, "output", read(module, output))
 
 
 def _value(layer: Layer, calls: list[Tensor]) -> Tensor:

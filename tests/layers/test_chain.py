@@ -208,7 +208,7 @@ class TestNoChain:
             (lambda net, x: torch.ones(6, 4) @ net.a.weight, (X,), "no tensor that depends on its input"),
             (lambda net, x: "nothing", (X,), "no floating-point tensor"),
             (lambda net: net.a.weight, (), "takes no tensor"),
-            (lambda net, x: linear(linear(x, net.a.weight), net.b.weight), (X,), "no module takes or puts out"),
+            (lambda net, x: linear(linear(x, net.a.weight), net.b.weight), (X,), "no module receives or returns"),
             (lambda net, x: (net.head(net.hidden(x)[-1]), net.head(x)), (X[0],), "a single sample and no batch"),
             (lambda net, xs: net.head(net.a(torch.stack(xs)).tanh()).mean(), (list(X[:3]),), "a single sample"),
             (lambda net, x: net.head(net.a(x.mean(0, keepdim=True)).tanh()), (X,), "no hidden layer has the samples"),

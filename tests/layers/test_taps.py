@@ -206,7 +206,7 @@ class TestFunctional:
         assert all(torch.equal(caught[name], expected[name]) for name in expected)
 
     @pytest.mark.parametrize("use_reentrant", [False, True])
-    def test_recomputation_is_not_caught(self, use_reentrant: bool) -> None:
+    def test_recomputation_is_not_captured(self, use_reentrant: bool) -> None:
         torch.manual_seed(0)
         net: Any = self.Plain(modules=False)
         taps, x = Taps(net, "auto"), torch.randn(6, 8, requires_grad=True)
@@ -225,7 +225,7 @@ class TestFunctional:
                 continue
             gradient = torch.autograd.grad(caught["linears.1"].square().sum(), net.linears[0].weight)[0]
             assert torch.equal(gradient, expected)
-            assert taps._caught is None
+            assert taps._captured is None
 
     def test_copies_and_pickles(self) -> None:
         x = torch.randn(6, 8)

@@ -152,7 +152,10 @@ class Binning(PairEstimator):
         shuffled = torch.empty_like(order).scatter_(-1, order, order[:, cycle(n, order.device, self.seed)])
         drawn = torch.cat([drawn, drawn.gather(-2, shuffled[..., None].expand_as(drawn))], -1)
         found = gram @ drawn  # slices along the directions y't, for drawn slices t
-        found = found * ((found * drawn).sum(-2, keepdim=True) + TINY).rsqrt()  # divided by the direction's length
+        length = (found * drawn).sum(-2, keepdim=True)  # squared, of these directions
+        # Below this share of that of a random t it is rounding noise, which may be negative.
+        least = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * drawn.square().sum(-2, keepdim=True)
+        found = found * length.clamp_min((self.noise_floor * least).detach() + TINY).rsqrt()
         found, drawn = (
             self._scaled(z.movedim(-1, 0).contiguous()) for z in (found, drawn)
         )  # (2 slices, L - 1 or 1, n)

@@ -361,6 +361,21 @@ def test_an_option_that_was_set_is_kept_in_training() -> None:
     }
 
 
+@pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name != "infonce"])
+def test_a_layer_of_one_direction_that_the_target_does_not_have(name: str) -> None:
+    """As when a stack of sigmoids begins to train: whatever is left beside that direction is rounding noise."""
+    for seed in range(5):
+        direction = samples(128, 1, seed)
+        direction -= direction.mean()
+        target = samples(128, 16, seed + 10)
+        target -= direction @ (direction.mT @ target) / direction.square().sum()
+        layer = torch.sigmoid(1e-2 * direction @ samples(1, 64, seed + 20)).requires_grad_()
+        (nats,) = estimators.get(name).for_training().estimate_parts(samples(128, 8, seed + 30), [layer], [target])
+        assert nats.isfinite()
+        (gradient,) = torch.autograd.grad(nats, layer)
+        assert gradient.norm().item() < 5
+
+
 @pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name not in ("infonce", "usable")])
 @pytest.mark.parametrize("training", [False, True])
 def test_second_derivative_is_that_of_the_gradient(name: str, training: bool) -> None:

@@ -53,12 +53,12 @@ class Point(NamedTuple):
 
     Attributes:
         call: the call that receives or returns the tensor.
-        index: for an input, its index among the call's floating-point inputs; for an output of a recurrent module,
+        position: for an input, its index among the call's floating-point inputs; for an output of a recurrent module,
             the index of the stacked layer.
     """
 
     call: Call
-    index: int
+    position: int
 
 
 @dataclass(frozen=True, eq=False)

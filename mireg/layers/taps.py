@@ -150,7 +150,7 @@ class Taps:
         self._install()
         for key, layer in chain.layers.items():
             if layer.layout.averaged and layer.point.call.side == "output":
-                name, index = layer.point.call.module, layer.point.index
+                name, index = layer.point.call.module, layer.point.position
                 calls = [activation.tensors[index] for activation in observer.outputs if activation.module == name]
                 tensors[key] = _value(layer, calls)
         return result, arranged({key: (self.layouts[key], tensor) for key, tensor in tensors.items()})

@@ -31,8 +31,6 @@ __all__ = [
     "samples_in",
 ]
 
-FOLDER, TEXT = "folder", "text"
-
 FORMS = {
     "folder:PATH": "images in train/CLASS and test/CLASS, or in CLASS",
     "text:FILE": "the next character of a text file, UTF-8",
@@ -63,16 +61,16 @@ def load(name: str, data_dir: Path, context: int = CONTEXT, task: str | None = N
     Raises:
         UserError: on an unknown name, or if the data are missing, damaged or unsuitable for training.
     """
-    kind, colon, rest = name.partition(":")
-    if name not in DATASETS and not (kind and colon and rest):
+    if not is_dataset(name):
         choices = ", ".join([*DATASETS, *FORMS])
         raise UserError(f"unknown dataset {name!r}{nearest(name, DATASETS)}: choose from {choices}")
-    if name not in DATASETS and kind not in (FOLDER, TEXT):
-        return load_own(name, task)
+    kind, _, path = name.partition(":")
     if name in DATASETS:
         data = DATASETS[name](data_dir, context)
-    elif kind == FOLDER:
-        data = load_folder(name, Path(rest).expanduser())
+    elif kind == "folder":
+        data = load_folder(name, Path(path).expanduser())
+    elif kind == "text":
+        data = load_text(name, Path(path).expanduser(), context)
     else:
-        data = load_text(name, Path(rest).expanduser(), context)
+        return load_own(name, task)
     return with_task(data, task) if task else data

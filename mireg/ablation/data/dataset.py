@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mireg.ablation.tasks import Task, arguments
 
+PARTS = ("train", "validation", "test")
+
 Batch = tuple[Any, Any]
 """Inputs, a tensor or a tuple for a network of several inputs, and targets in the form that the task's loss takes."""
 
@@ -76,12 +78,10 @@ class Samples(Split):
         return inputs, inputs if self.targets is None else _each(self.targets, lambda y: y[index])
 
     def first(self, count: int) -> Samples:
-        """The first samples."""
         inputs, targets = (_each(part, lambda x: x[:count]) for part in (self.inputs, self.targets))
         return replace(self, inputs=inputs, targets=targets)
 
     def to(self, device: torch.device) -> Samples:
-        """The same samples on a device."""
         return replace(self, inputs=moved(self.inputs, device), targets=moved(self.targets, device))
 
 
@@ -91,15 +91,15 @@ def _each(value: Any, do: Any) -> Any:
     return tuple(do(item) for item in value) if isinstance(value, tuple) else do(value)
 
 
+def mean_and_std(x: Tensor) -> tuple[float, float]:
+    """By which bytes are standardised; a deviation below 1, as of one colour, counts as 1."""
+    x = x.float()
+    return x.mean().item(), max(x.std().item(), 1.0)
+
+
 @dataclass(frozen=True)
 class Windows(Split):
-    """Windows of one long sequence of tokens; the targets are the next tokens.
-
-    Attributes:
-        tokens: (n,) int64.
-        starts: (m,) int64, where each window begins.
-        context: tokens per window.
-    """
+    """Windows of (n,) int64 tokens, each ``context`` long from one of the (m,) int64 starts; targets are the next."""
 
     tokens: Tensor
     starts: Tensor
@@ -115,11 +115,9 @@ class Windows(Split):
         return rows[:, :-1], rows[:, 1:]
 
     def first(self, count: int) -> Windows:
-        """The first windows."""
         return replace(self, starts=self.starts[:count])
 
     def to(self, device: torch.device) -> Windows:
-        """The same windows on a device."""
         return replace(self, tokens=self.tokens.to(device), starts=self.starts.to(device))
 
 
@@ -139,7 +137,7 @@ class Dataset:
     task: Task
     train: Split
     validation: Split
-    test: Split | None
+    test: Split | None = None
 
     @property
     def outputs(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mireg.ablation.data.dataset import Dataset, Samples
+from mireg.ablation.data.dataset import Dataset, Samples, mean_and_std
 from mireg.ablation.errors import UserError
 from mireg.ablation.tasks import classification
 
@@ -48,12 +48,11 @@ def load_folder(name: str, path: Path) -> Dataset:
     for part, files in (("training", train), ("validation", validation), ("testing", test)):
         if not files:
             raise UserError(f"{path} holds too few images: none is left for {part}")
-    mode, size = _mode_and_size(train[0][0])
-    images = [(torch.stack([_read(file, mode, size) for file, _ in part]), part) for part in (train, validation, test)]
-    pixels = images[0][0].float()
-    mean, std = pixels.mean().item(), max(pixels.std().item(), 1.0)
-    parts = [Samples(pixels, torch.tensor([label for _, label in part]), mean, std) for pixels, part in images]
-    return Dataset(name, classification(len(classes)), parts[0], parts[1], parts[2])
+    images = _read([file for part in (train, validation, test) for file, _ in part])
+    scale, counts = mean_and_std(images[: len(train)]), [len(part) for part in (train, validation, test)]
+    labels = torch.tensor([label for part in (train, validation, test) for _, label in part])
+    parts = zip(images.split(counts), labels.split(counts), strict=True)
+    return Dataset(name, classification(len(classes)), *(Samples(x, y, *scale) for x, y in parts))
 
 
 Files = list[tuple[Path, int]]
@@ -82,32 +81,22 @@ def _hold_out(files: Files, share: float = HELD_OUT) -> tuple[Files, Files]:
     return [f for i, f in enumerate(files) if i not in held], [f for i, f in enumerate(files) if i in held]
 
 
-def _mode_and_size(file: Path) -> tuple[str, tuple[int, int]]:
-    """The mode in which to read all images, and their size."""
-    with _open(file) as image:
-        return ("L" if image.mode in ("1", "L", "LA") else "RGB"), image.size
-
-
-def _open(file: Path) -> Image.Image:
-    try:
-        return Image.open(file)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unreadable(file, error) from error
-
-
-def _read(file: Path, mode: str, size: tuple[int, int]) -> Tensor:
-    """Read an image as (channels, height, width) uint8."""
-    with _open(file) as image:
-        if image.size != size:
-            found, first = ("x".join(map(str, pixels)) for pixels in (image.size, size))
-            raise UserError(f"{file} is {found} pixels, the first image {first}: bring all images to one size")
+def _read(files: Sequence[Path]) -> Tensor:
+    """Read images as (n, channels, height, width) uint8, in the mode and size of the first one."""
+    images: list[np.ndarray] = []
+    mode, size = "", (0, 0)
+    for file in files:
         try:
-            pixels = np.asarray(image.convert(mode))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise _unreadable(file, error) from error
-    return torch.from_numpy(pixels.copy()).reshape(size[1], size[0], -1).permute(2, 0, 1)
-
-
-def _unreadable(file: Path, error: Exception) -> UserError:
-    reason = str(error).replace(f" {str(file)!r}", "").strip() or type(error).__name__
-    return UserError(f"cannot read the image {file} ({reason}): replace or remove it")
+            with Image.open(file) as image:
+                if not images:
+                    mode, size = "L" if image.mode in ("1", "L", "LA") else "RGB", image.size
+                if image.size != size:
+                    found, first = ("x".join(map(str, pixels)) for pixels in (image.size, size))
+                    raise UserError(f"{file} is {found} pixels, the first image {first}: bring all images to one size")
+                images.append(np.asarray(image.convert(mode)))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = str(error).replace(f" {str(file)!r}", "").strip() or type(error).__name__
+            raise UserError(f"cannot read the image {file} ({reason}): replace or remove it") from error
+    return (
+        torch.from_numpy(np.stack(images)).reshape(len(images), size[1], size[0], -1).permute(0, 3, 1, 2).contiguous()
+    )

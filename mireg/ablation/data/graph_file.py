@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mireg.ablation.data.dataset import PARTS
 from mireg.ablation.errors import UserError
-
-MASKS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -21,11 +20,9 @@ class Graph:
 
     Attributes:
         features: (nodes, features) float32; each row sums to 1, or is 0.
-        adjacency: (nodes, nodes) sparse float32, ``D^-1/2 (A + I) D^-1/2`` with D the degrees of A + I.
+        adjacency: (nodes, nodes) sparse float32, see :func:`normalised_adjacency`.
         labels: (nodes,) int64 classes.
-        train: (nodes,) bool, whether a node is used for training.
-        validation: the same for validation.
-        test: the same for testing.
+        train: (nodes,) bool, which nodes are used for training; ``validation`` and ``test`` likewise.
     """
 
     features: Tensor
@@ -66,36 +63,24 @@ def load_graph(path: Path) -> Graph:
     rows, columns = arrays["feature_row"], arrays["feature_column"]
     if len(rows) != len(columns):
         raise UserError(f"{path}: feature_row has {len(rows)} entries and feature_column {len(columns)}: give pairs")
-    for name in ("feature_row", "edges", *MASKS):
+    for name in ("feature_row", "edges", *PARTS):
         if len(arrays[name]) and int(arrays[name].max()) >= nodes:
             raise UserError(f"{path}: {name} names node {int(arrays[name].max())}, but label has {nodes} nodes, from 0")
     features = torch.zeros(nodes, int(columns.max()) + 1)
     features[rows, columns] = 1
-    masks = []
-    for name in MASKS:
-        mask = torch.zeros(nodes, dtype=torch.bool)
+    masks = torch.zeros(len(PARTS), nodes, dtype=torch.bool)
+    for mask, name in zip(masks, PARTS, strict=True):
         mask[arrays[name]] = True
-        masks.append(mask)
-    both = int((torch.stack(masks).sum(0) > 1).sum())
-    if both:
-        raise UserError(f"{path}: {both} nodes are in two of {', '.join(MASKS)}: keep the sets apart")
-    return Graph(
-        features / features.sum(1, keepdim=True).clamp_min(1),
-        normalised_adjacency(arrays["edges"], nodes),
-        arrays["label"],
-        *masks,
-    )
+    if both := int((masks.sum(0) > 1).sum()):
+        raise UserError(f"{path}: {both} nodes are in two of {', '.join(PARTS)}: keep the sets apart")
+    features /= features.sum(1, keepdim=True).clamp_min(1)
+    return Graph(features, normalised_adjacency(arrays["edges"], nodes), arrays["label"], *masks)
 
 
 def normalised_adjacency(edges: Tensor, nodes: int) -> Tensor:
-    """``D^-1/2 (A + I) D^-1/2`` of an undirected graph, with D the degrees of A + I.
+    """``D^-1/2 (A + I) D^-1/2`` of an undirected graph, with D the degrees of A + I: (nodes, nodes) sparse float32.
 
-    Args:
-        edges: (edges, 2) int64 pairs of connected nodes; a pair that comes twice counts once.
-        nodes: number of nodes.
-
-    Returns:
-        (nodes, nodes) sparse float32, coalesced.
+    The edges are (edges, 2) int64 pairs of connected nodes; a pair that comes twice counts once.
 
     >>> normalised_adjacency(torch.tensor([[0, 1]]), 3).to_dense()
     tensor([[0.5000, 0.5000, 0.0000],
@@ -111,11 +96,10 @@ def normalised_adjacency(edges: Tensor, nodes: int) -> Tensor:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The arrays of the file, as int64."""
-    names = ("feature_row", "feature_column", "label", "edges", *MASKS)
+    names = ("feature_row", "feature_column", "label", "edges", *PARTS)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive]
-            if missing:
+            if missing := [name for name in names if name not in archive]:
                 raise UserError(f"{path} has no array {missing[0]!r}: it must have {', '.join(names)}")
             found = {name: archive[name] for name in names}
     except OSError as error:
@@ -123,9 +107,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:  # not an archive, or one of objects
         raise UserError(f"cannot read {path}: give a NumPy archive, as numpy.savez writes it") from error
     for name, array in found.items():
-        shape = "shape (edges, 2)" if name == "edges" else "one dimension"
-        good = array.ndim == 2 and array.shape[1] == 2 if name == "edges" else array.ndim == 1
-        if not good or array.dtype.kind not in "iu":
+        rest, shape = ((2,), "shape (edges, 2)") if name == "edges" else ((), "one dimension")
+        if array.ndim == 0 or array.shape[1:] != rest or array.dtype.kind not in "iu":
             raise UserError(f"{path}: {name} is {array.dtype} {array.shape}: give integers of {shape}")
         if array.size == 0 and name != "test":
             raise UserError(f"{path}: {name} is empty")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,36 +18,33 @@ from mireg.ablation.tasks import arguments
 CPU = torch.device("cpu")
 
 
+@dataclass(eq=False)
 class Loaded(Split):
     """A part whose batches come from elsewhere, each (inputs, targets) or (input, input, ..., targets).
 
-    Args:
-        batches: a ``torch.utils.data.DataLoader``, or another collection of batches that can be read again and again.
-        name: the name in messages.
-        device: where the batches are wanted.
-        most: number of samples after which to stop.
+    They are a ``torch.utils.data.DataLoader``, or another collection that can be read again and again, and end after
+    the batch that has the sample number ``most``. The name is the one in messages.
     """
 
-    def __init__(self, batches: Iterable[Any], name: str, device: torch.device = CPU, most: int | None = None) -> None:
-        self._batches = batches
-        self._name = name
-        self._device = device
-        self._most = most
-        self._example: Batch | None = None
+    batches: Iterable[Any]
+    name: str
+    device: torch.device = CPU
+    most: int | None = None
+
+    @cached_property
+    def _example(self) -> Batch:
+        return next(self.read(0))
 
     def batch(self, index: Tensor | slice) -> Batch:
         """The first batch as it is: of these samples none can be taken out."""
-        if self._example is None:
-            self._example = next(self.read(0))
         return self._example
 
     def first(self, count: int) -> Loaded:
         """The first batches that hold as many samples."""
-        return Loaded(self._batches, self._name, self._device, count)
+        return replace(self, most=count)
 
     def to(self, device: torch.device) -> Loaded:
-        """The same batches on a device."""
-        return Loaded(self._batches, self._name, device, self._most)
+        return replace(self, device=device)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All batches, in the order of the loader; always the same ones, even if it shuffles."""
@@ -54,10 +52,10 @@ class Loaded(Split):
 
     def read(self, seed: int) -> Iterator[Batch]:
         """One pass through the loader, whose order and random transforms depend on the seed alone."""
-        if isinstance(self._batches, Iterator):
-            raise UserError(f"{self._name} is an iterator, which ends: give a DataLoader or a list of batches")
-        sampler = getattr(self._batches, "sampler", None)
-        for owner in (self._batches, sampler):
+        if isinstance(self.batches, Iterator):
+            raise UserError(f"{self.name} is an iterator, which ends: give a DataLoader or a list of batches")
+        sampler = getattr(self.batches, "sampler", None)
+        for owner in (self.batches, sampler):
             if (generator := getattr(owner, "generator", None)) is not None:
                 generator.manual_seed(seed)
         if callable(set_epoch := getattr(sampler, "set_epoch", None)):
@@ -65,14 +63,14 @@ class Loaded(Split):
         seen = 0
         inside: dict[str, Any] = {}  # the loader's own random state
         batches: Iterator[Any] = iter(())
-        while self._most is None or seen < self._most:
+        while self.most is None or seen < self.most:
             outside = random_state(CPU)
             try:
                 if inside:
                     set_random_state(inside, CPU)
                 else:
                     seed_cpu(seed)
-                    batches = iter(self._batches)
+                    batches = iter(self.batches)
                 found = next(batches, None)
                 inside = random_state(CPU)
             finally:
@@ -81,14 +79,14 @@ class Loaded(Split):
                 break
             inputs, targets = self._pair(found)
             seen += samples_in(inputs)
-            yield moved(inputs, self._device), moved(targets, self._device)
+            yield moved(inputs, self.device), moved(targets, self.device)
         if not seen:
-            raise UserError(f"{self._name} has no batch")
+            raise UserError(f"{self.name} has no batch")
 
     def _pair(self, found: Any) -> Batch:
         if not isinstance(found, tuple | list) or len(found) < 2:
             what = f"{type(found).__name__} of {len(found)}" if hasattr(found, "__len__") else type(found).__name__
-            raise UserError(f"{self._name}: a batch is a {what}: give (inputs, targets)")
+            raise UserError(f"{self.name}: a batch is a {what}: give (inputs, targets)")
         *inputs, targets = found
         if len(inputs) > 1:
             return tuple(inputs), targets
@@ -125,7 +123,7 @@ class Epochs(Iterator[Batch]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._begin(state["epoch"])
-        for _ in itertools.repeat(None, state["taken"]):
+        for _ in range(state["taken"]):
             next(self)
 
 

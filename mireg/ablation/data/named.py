@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mireg.ablation.data.dataset import Dataset, Samples
+from mireg.ablation.data.dataset import PARTS, Dataset, Samples, mean_and_std
 from mireg.ablation.data.folder import load_folder
-from mireg.ablation.data.graph_file import MASKS, load_graph
+from mireg.ablation.data.graph_file import load_graph
 from mireg.ablation.data.loaded import Loaded, graph
 from mireg.ablation.data.text import load_text
 from mireg.ablation.errors import UserError
-from mireg.ablation.tasks import Task, classification, regression
+from mireg.ablation.tasks import classification, regression
 
 VALIDATION = 5000
 """Number of validation samples, always the last of a downloaded training set."""
@@ -43,22 +43,10 @@ def _diabetes() -> Dataset:
 
     bunch = load_diabetes()
     order = np.random.default_rng(0).permutation(len(bunch.target))
-    columns = _standardised(np.column_stack([bunch.data, bunch.target])[order], 282)
-    inputs, targets = torch.from_numpy(columns).float().split([10, 1], 1)
-    return _rows("diabetes", regression(1), inputs, targets, train=282, validation=80)
-
-
-def _standardised(columns: np.ndarray, train: int) -> np.ndarray:
-    """Columns (n, d) of mean 0 and variance 1 over the first ``train`` rows."""
-    scaled: np.ndarray = (columns - columns[:train].mean(0)) / columns[:train].std(0)
-    return scaled
-
-
-def _rows(name: str, task: Task, inputs: Tensor, targets: Tensor, *, train: int, validation: int) -> Dataset:
-    """A table of (n, d) inputs in an order that means nothing: rows to train on, to validate, and the rest to test."""
-    ends = train, train + validation
-    parts = (Samples(inputs[part], targets[part]) for part in (slice(ends[0]), slice(*ends), slice(ends[1], None)))
-    return Dataset(name, task, *parts)
+    columns = np.column_stack([bunch.data, bunch.target])[order]
+    columns = (columns - columns[:282].mean(0)) / columns[:282].std(0)
+    parts = torch.from_numpy(columns).float().split([282, 80, 80])
+    return Dataset("diabetes", regression(1), *(Samples(part[:, :10], part[:, 10:]) for part in parts))
 
 
 def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
@@ -75,14 +63,11 @@ def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
 
 def _idx_folder(name: str, torchvision_name: str, data_dir: Path) -> Path:
     """The folder with the data set's IDX files, downloaded if necessary."""
-    raw = data_dir / torchvision_name / "raw"
-    folders = [data_dir, data_dir / name, raw]
-    if name in SYSTEM_FOLDERS:
-        folders.append(SYSTEM_FOLDERS[name])
-    for folder in folders:
+    raw, system = data_dir / torchvision_name / "raw", SYSTEM_FOLDERS.get(name)
+    for folder in filter(None, (data_dir, data_dir / name, raw, system)):
         if any((folder / f"t10k-images-idx3-ubyte{suffix}").exists() for suffix in ("", ".gz")):
             return folder
-    package = f", install the package dataset-{name} (Debian, Ubuntu)" if name in SYSTEM_FOLDERS else ""
+    package = f", install the package dataset-{name} (Debian, Ubuntu)" if system else ""
     _download(name, torchvision_name, data_dir, f"put its four IDX files (.gz or not) into {data_dir / name}{package}")
     return raw
 
@@ -94,44 +79,39 @@ def _cifar10(data_dir: Path) -> Dataset:
     if (data_dir / "cifar10" / "train").is_dir():
         return load_folder("cifar10", data_dir / "cifar10")
     if not (data_dir / CIFAR10.base_folder).exists():
-        _download(
-            "cifar10",
-            "CIFAR10",
-            data_dir,
-            f"unpack its Python version into {data_dir}, or images into train/CLASS and test/CLASS of "
-            f"{data_dir / 'cifar10'}",
-        )
+        images = f"images into train/CLASS and test/CLASS of {data_dir / 'cifar10'}"
+        _download("cifar10", "CIFAR10", data_dir, f"unpack its Python version into {data_dir}, or {images}")
     try:
         train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
     except RuntimeError as error:  # wrong checksums
         raise UserError(f"cifar10 in {data_dir / CIFAR10.base_folder} is damaged: fetch its files again") from error
-    images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
-    labels = [torch.tensor(part.targets) for part in (train, test)]
-    return _images("cifar10", images[0], labels[0], images[1], labels[1], VALIDATION)
+    (train_x, train_y), (test_x, test_y) = (
+        (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for part in (train, test)
+    )
+    return _images("cifar10", train_x, train_y, test_x, test_y, VALIDATION)
 
 
 def _shakespeare(data_dir: Path, context: int) -> Dataset:
-    path = data_dir / "shakespeare.txt"
-    if not path.exists():
-        raise UserError(
-            f"dataset 'shakespeare' is not on this machine: put the plays, as plain text, into {path} (those of the "
-            "char-rnn examples, 1.1 million characters), or name the folder that holds it with --data-dir"
-        )
-    return load_text("shakespeare", path, context)
+    what = "the plays, as plain text (those of the char-rnn examples, 1.1 million characters)"
+    return load_text("shakespeare", _there("shakespeare", data_dir / "shakespeare.txt", what), context)
 
 
 def _cora(data_dir: Path) -> Dataset:
     """A citation graph of 2,708 papers in 7 classes, of which 140 are labelled for training (Yang et al., 2016)."""
-    path = data_dir / "cora.npz"
-    if not path.exists():
-        raise UserError(
-            f"dataset 'cora' is not on this machine: put the graph, as mireg.ablation.data.graph_file reads it, into "
-            f"{path}, or name the folder that holds it with --data-dir"
-        )
-    found = load_graph(path)
+    what = "the graph, as mireg.ablation.data.graph_file reads it"
+    found = load_graph(_there("cora", data_dir / "cora.npz", what))
     parts = graph((found.features, found.adjacency), found.labels, (found.train, found.validation, found.test))
-    train, validation, test = (Loaded(part, f"cora: {name}") for part, name in zip(parts, MASKS, strict=True))
-    return Dataset("cora", classification(found.classes), train, validation, test)
+    loaded = (Loaded(part, f"cora: {name}") for part, name in zip(parts, PARTS, strict=True))
+    return Dataset("cora", classification(found.classes), *loaded)
+
+
+def _there(name: str, path: Path, what: str) -> Path:
+    """The path of a file, or an error that explains what it should be."""
+    if not path.exists():
+        remedy = f"put {what}, into {path}, or name the folder that holds it with --data-dir"
+        raise UserError(f"dataset {name!r} is not on this machine: {remedy}")
+    return path
 
 
 def _download(name: str, torchvision_name: str, data_dir: Path, remedy: str) -> None:
@@ -170,15 +150,9 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
 
 def _images(name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, validation: int) -> Dataset:
     cut = len(train_y) - validation
-    pixels = train_x[:cut].float()
-    mean, std = pixels.mean().item(), pixels.std().item()
-    return Dataset(
-        name,
-        classification(int(train_y.max()) + 1),
-        train=Samples(train_x[:cut], train_y[:cut], mean, std),
-        validation=Samples(train_x[cut:], train_y[cut:], mean, std),
-        test=Samples(test_x, test_y, mean, std),
-    )
+    scale = mean_and_std(train_x[:cut])
+    parts = (train_x[:cut], train_y[:cut]), (train_x[cut:], train_y[cut:]), (test_x, test_y)
+    return Dataset(name, classification(int(train_y.max()) + 1), *(Samples(x, y, *scale) for x, y in parts))
 
 
 DATASETS: dict[str, Callable[[Path, int], Dataset]] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
-from mireg.ablation.data.dataset import Dataset, Samples
+from mireg.ablation.data.dataset import PARTS, Dataset, Samples, mean_and_std
 from mireg.ablation.data.loaded import Loaded
 from mireg.ablation.errors import UserError, check, one_line
 from mireg.ablation.tasks import (
@@ -29,19 +29,14 @@ from mireg.ablation.tasks import (
 )
 from mireg.ablation.user_code import blame, import_name
 
-PARTS = ("train", "validation", "test")
-
 
 def load_own(name: str, task: str | None = None) -> Dataset:
     """Call the function ``package.module:loader`` and check its data.
 
-    Args:
-        name: name of the function. It takes no argument and returns a tuple of the training part, the validation
-            part and, if there is one, the test part, and behind these, optionally, a :class:`Task`. A part is a
-            ``torch.utils.data.Dataset`` of (input, target) pairs, tensors or arrays (inputs, targets), or batches: a
-            DataLoader or a list.
-        task: name of a task, or of one of the user's own; by default it is the loader's, or inferred from the targets,
-            as described in docs/tasks.md.
+    It takes no argument and returns a tuple of the training part, the validation part and, if there is one, the test
+    part, and behind these, optionally, a :class:`Task`. A part is a ``torch.utils.data.Dataset`` of (input, target)
+    pairs, tensors or arrays (inputs, targets), or batches: a DataLoader or a list. Without a ``task``, the name of one,
+    it is the loader's, or inferred from the targets, as described in docs/tasks.md.
 
     Raises:
         UserError: if the function is missing or fails, or its data are unsuitable for training.
@@ -73,16 +68,11 @@ def load_own(name: str, task: str | None = None) -> Dataset:
         own = _inferred(name, samples, own)
     if rebuilds:
         samples = [replace(part, targets=None) for part in samples]
-    samples = _standardised(samples)
-    return Dataset(name, own, samples[0], samples[1], samples[2] if len(samples) == 3 else None)
+    return Dataset(name, own, *_standardised(samples))
 
 
 def named_task(name: str) -> Task | Callable[[int], Task]:
-    """A task of :data:`TASKS`, which needs a number of outputs, or one of the user's own, ``package.module:TASK``.
-
-    Raises:
-        UserError: if there is no such task.
-    """
+    """A task of :data:`TASKS`, which needs a number of outputs, or one of the user's own, ``package.module:TASK``."""
     if ":" not in name:
         check("task", name, name in TASKS, f"choose from {', '.join(TASKS)}, or package.module:TASK")
         return TASKS[name]
@@ -93,18 +83,14 @@ def named_task(name: str) -> Task | Callable[[int], Task]:
 
 
 def with_task(data: Dataset, name: str) -> Dataset:
-    """A data set of this package with another task.
-
-    Raises:
-        UserError: if there is no such task, or the samples do not suit it.
-    """
+    """A data set of this package with another task, if its samples suit it."""
     task = named_task(name)
     if task == reconstruction:
         parts = [data.train, data.validation, data.final]
         if not all(isinstance(part, Samples) for part in parts):
             raise UserError(f"task {name!r} needs samples in memory, and {data.name} has windows of a text")
-        train, validation, test = (replace(part, targets=None) for part in parts)  # type: ignore[type-var]
-        return Dataset(data.name, reconstruction(math.prod(data.input_shape)), train, validation, test)
+        inputs = (replace(part, targets=None) for part in parts)  # type: ignore[type-var]
+        return Dataset(data.name, reconstruction(math.prod(data.input_shape)), *inputs)
     return replace(data, task=task if isinstance(task, Task) else task(data.outputs))
 
 
@@ -121,12 +107,12 @@ def _of_batches(name: str, parts: list[Any], task: Task | Callable[[int], Task] 
         raise UserError(f"{name}: one part consists of batches, another does not: give all parts in one form")
     if not isinstance(task, Task):
         targets = loaded[0].batch(slice(None))[1]
-        if isinstance(targets, Tensor) and not targets.is_floating_point() and targets.ndim == 1 and task is None:
+        if task is None and isinstance(targets, Tensor) and not targets.is_floating_point() and targets.ndim == 1:
             task = classification
         if task is None or not isinstance(targets, Tensor):
             raise UserError(f"{name}: the targets of a batch are {_described(targets)}: return a Task behind the parts")
         task = task(max(_outputs(task, x, y) for x, y in loaded[0].chunks(0)))
-    return Dataset(name, task, loaded[0], loaded[1], loaded[2] if len(loaded) == 3 else None)
+    return Dataset(name, task, *loaded)
 
 
 def _samples(where: str, part: Any) -> Samples:
@@ -137,44 +123,37 @@ def _samples(where: str, part: Any) -> Samples:
         part = _read_through(where, part)
     if not isinstance(part, tuple | list) or len(part) < 2:
         raise UserError(f"{where} is {_described(part)}: give a Dataset of (input, target) pairs, or two tensors")
-    inputs: Any = [
-        _tensor(f"{where} inputs", value) for value in (part[0] if isinstance(part[0], tuple) else part[:-1])
-    ]
-    targets: Any = part[-1] if isinstance(part[-1], tuple) else (part[-1],)
-    targets = [_tensor(f"{where} targets", value) for value in targets]
-    for other in (*inputs[1:], *targets):
-        if len(other) != len(inputs[0]):
-            what = "targets" if any(other is target for target in targets) else "inputs beside them"
-            raise UserError(f"{where} has {len(inputs[0])} inputs but {len(other)} {what}")
-    if len(inputs[0]) < 2:
-        raise UserError(f"{where} has {len(inputs[0])} samples: give at least 2")
+    given = part[0] if isinstance(part[0], tuple) else part[:-1]
+    inputs = [_tensor(f"{where} inputs", value) for value in given]
+    targets = [_tensor(f"{where} targets", value) for value in arguments(part[-1])]
+    count = len(inputs[0])
+    for what, others in (("inputs beside them", inputs), ("targets", targets)):
+        if alone := [len(other) for other in others if len(other) != count]:
+            raise UserError(f"{where} has {count} inputs but {alone[0]} {what}")
+    if count < 2:
+        raise UserError(f"{where} has {count} samples: give at least 2")
     if inputs[0].ndim < 2:
         raise UserError(f"{where} inputs have shape {tuple(inputs[0].shape)}: give (samples, features...)")
     targets = [y[:, None] if y.is_floating_point() and y.ndim == 1 else y for y in targets]
     targets = [y if y.is_floating_point() or (y.dtype == torch.bool and y.ndim == 2) else y.long() for y in targets]
     inputs = [x.to(torch.uint8) if x.dtype == torch.bool else x for x in inputs]
     inputs = [x if x.is_floating_point() or x.dtype == torch.uint8 else x.long() for x in inputs]
-    inputs, targets = (tuple(part) if len(part) > 1 else part[0] for part in (inputs, targets))
-    return Samples(inputs, targets)
+    columns: list[Any] = [tuple(each) if len(each) > 1 else each[0] for each in (inputs, targets)]
+    return Samples(columns[0], columns[1])
 
 
 def _standardised(parts: list[Samples]) -> list[Samples]:
     """The parts, with the mean and deviation over the training part for inputs that are bytes."""
-
-    def scale(x: Tensor) -> tuple[float, float]:
-        return (x.float().mean().item(), max(x.float().std().item(), 1.0)) if x.dtype == torch.uint8 else (0.0, 1.0)
-
-    scales = [scale(x) for x in arguments(parts[0].inputs)]
+    scales = [mean_and_std(x) if x.dtype == torch.uint8 else (0.0, 1.0) for x in arguments(parts[0].inputs)]
     if len(scales) == 1:
         return [replace(part, mean=scales[0][0], std=scales[0][1]) for part in parts]
 
-    def standardised(x: Tensor, mean: float, std: float) -> Tensor:
-        return (x.float() - mean) / std if x.dtype == torch.uint8 else x
+    def scaled(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # each by its own scale
+        return tuple(
+            (x.float() - m) / s if x.dtype == torch.uint8 else x for x, (m, s) in zip(inputs, scales, strict=True)
+        )
 
-    return [
-        replace(part, inputs=tuple(standardised(x, *by) for x, by in zip(part.inputs, scales, strict=True)))
-        for part in parts
-    ]
+    return [replace(part, inputs=scaled(part.inputs)) for part in parts]
 
 
 def _read_through(where: str, dataset: TorchDataset[Any]) -> tuple[Tensor, ...]:
@@ -223,9 +202,8 @@ def _inferred(name: str, parts: list[Samples], task: Callable[[int], Task] | Non
     """The task that the targets tell, with the number of outputs that a network needs."""
     inputs, targets = arguments(parts[0].inputs)[0], parts[0].targets
     if not isinstance(targets, Tensor):
-        raise UserError(
-            f"{name}: targets are a tuple of {len(targets)}: return a Task behind the parts, or give --task"
-        )
+        what = f"targets are {_described(targets)}"
+        raise UserError(f"{name}: {what}: return a Task behind the parts, or give --task")
     if task is None:
         task = _natural(name, inputs, targets)
     if bool((targets == targets[:1]).all()) and task not in (next_token, reconstruction):

@@ -19,12 +19,7 @@ SHARES = (0.90, 0.95)
 def load_text(name: str, path: Path, context: int) -> Dataset:
     """Load the characters of a UTF-8 file: 90% for training, the next 5% for validation, the last 5% for testing.
 
-    Training samples begin at every character; those of the other parts do not overlap.
-
-    Args:
-        name: name of the data set.
-        path: path of the file.
-        context: characters in a sample, at least 1.
+    Training samples of ``context`` characters begin at every character; those of the other parts do not overlap.
 
     Raises:
         UserError: if the file cannot be read, or is too short for the context.
@@ -48,9 +43,6 @@ def load_text(name: str, path: Path, context: int) -> Dataset:
         )
     if len(vocabulary) < 2:
         raise UserError(f"{path} repeats one character: there is nothing to learn")
-    strides = (1, context, context)
-    train, validation, test = (
-        Windows(part, torch.arange(0, len(part) - context, stride), context)
-        for part, stride in zip(parts, strides, strict=True)
-    )
-    return Dataset(name, next_token(len(vocabulary)), train, validation, test)
+    strided = zip(parts, (1, context, context), strict=True)
+    windows = (Windows(part, torch.arange(0, len(part) - context, stride), context) for part, stride in strided)
+    return Dataset(name, next_token(len(vocabulary)), *windows)

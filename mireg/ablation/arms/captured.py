@@ -20,10 +20,8 @@ class Captured(nn.Module):
     """A network that stores the outputs of its hidden layers in training.
 
     Attributes:
-        network: the bare network.
         active: whether outputs are captured.
-        added: modules and parameters of the term, part of the trained module so that processes that share a batch keep
-            them in sync.
+        added: what the term trains, a part of this module so that processes that share a batch keep it in sync.
     """
 
     def __init__(self, network: nn.Module, taps: Taps) -> None:
@@ -31,19 +29,12 @@ class Captured(nn.Module):
         self.network = network
         self.taps = taps
         self.active = True
-        self.added: nn.Module | None = None
+        self.added = nn.Module()
         self._hidden: list[str] = []
         self._outputs: dict[str, Tensor] = {}
 
     def observe(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The outputs of the network, and those of each hidden layer in order, for a few inputs.
-
-        Args:
-            example: a batch of inputs; a tuple for a network of several.
-
-        Raises:
-            UserError: if the network offers no layers.
-        """
+        """The outputs of the network, and of each hidden layer in order, of which it must have one, for some inputs."""
         training = self.network.training
         self.network.eval()  # so that this pass changes no statistics and draws no random numbers
         with torch.no_grad():
@@ -71,12 +62,11 @@ class Captured(nn.Module):
 class LayerTerm(LossTerm):
     """A term computed from the outputs of hidden layers; its settings are class attributes, by default its paper's.
 
-    Args:
-        network: the network to train.
-        settings: settings of the MI term, whose layers are used, without the input.
-        example: a few inputs, to find the layers and their shapes.
-        **options: other values of its settings.
+    The layers are those of the MI term, without the input, found with a few example inputs. ``**options`` are other
+    values of its settings.
     """
+
+    model: Captured
 
     def __init__(self, network: nn.Module, settings: Term, example: Any, **options: Any) -> None:
         for name, value in options.items():
@@ -85,32 +75,37 @@ class LayerTerm(LossTerm):
             setattr(self, name, value)
         self.network = network
         self.settings = settings
-        self.model = self._captured = self.capture(network, Taps(network, settings.layer_spec))
+        self.model = Captured(network, Taps(network, settings.layer_spec))
         self._values: dict[str, Tensor] = {}
         self._step = 0
-        self.prepare(*self._captured.observe(example))
+        outputs, layers = self.model.observe(example)
+        with torch.random.fork_rng():  # so that every arm sees the same batches
+            added = self.prepare(outputs, layers)
+        if added is not None:
+            self.model.added = added.to(layers[next(iter(layers))].device)
 
-    def capture(self, network: nn.Module, taps: Taps) -> Captured:
-        """The module to call in place of the network."""
-        return Captured(network, taps)
+    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> nn.Module | None:
+        """Choose layers, and return what is trained with the network, given the example's outputs."""
+        return None
 
-    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> None:
-        """Choose layers and make what is trained with the network, given the example's outputs."""
+    def stacked(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The value of each part of the term, kept by name for :meth:`values`, as one tensor."""
+        self._values = {name: value.detach() for name, value in values.items()}
+        return torch.stack(list(values.values()))
 
     def parameters(self) -> Sequence[nn.Parameter]:
-        return [] if self._captured.added is None else list(self._captured.added.parameters())
+        return list(self.model.added.parameters())
 
     def values(self) -> Mapping[str, Tensor]:
         return self._values
 
     def state_dict(self) -> dict[str, Any]:
-        added = self._captured.added
-        return {"step": self._step, **({} if added is None else {"added": added.state_dict()})}
+        added = self.model.added.state_dict()
+        return {"step": self._step, **({"added": added} if added else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._step = state["step"]
-        if self._captured.added is not None:
-            self._captured.added.load_state_dict(state["added"])
+        self.model.added.load_state_dict(state.get("added", {}))
 
 
 def at_depth(layers: Sequence[T], fraction: float) -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,32 +21,30 @@ class AuxiliaryHeads(LayerTerm):
     else it sees a layer pooled to a few positions, and gives the whole output.
     """
 
-    def prepare(self, outputs: Tensor, layers: dict[str, Tensor]) -> None:
+    def prepare(self, outputs: Tensor, layers: dict[str, Tensor]) -> nn.Module:
         self._names = self.chosen(list(layers))
         self._per_position = outputs.ndim > 2 and all(layer.ndim > 2 for layer in layers.values())
         widths = [
             layers[name].shape[1] if self._per_position else pool(layers[name][:1]).numel() for name in self._names
         ]
         size = outputs.shape[1 if outputs.ndim > 3 else -1] if self._per_position else outputs[0].numel()
-        with torch.random.fork_rng():  # so that every arm sees the same batches
-            heads = (nn.Sequential(Standardise(), nn.Linear(width, size)) for width in widths)
-            self._captured.added = self._heads = nn.ModuleList(heads).to(outputs.device)
+        self._heads = nn.ModuleList(nn.Sequential(Standardise(), nn.Linear(width, size)) for width in widths)
+        return self._heads
 
-    @abstractmethod
     def chosen(self, names: Sequence[str]) -> Sequence[str]:
-        """Which of the hidden layers have a head."""
+        """Which of the hidden layers have a head: all."""
+        return names
 
     def heads_loss(self, target: Tensor) -> Tensor:
         """Mean of the heads' losses in the last training forward."""
-        layers = self._captured.pop()
+        layers = self.model.pop()
         if target.is_floating_point() and not self._per_position:
             target = target.flatten(1) if target.ndim > 1 else target[:, None]
         rows = choose_rows([layers[name] for name in self._names], target, self.settings.samples, self._step)
         code = rows.target
         assert code is not None
-        losses = [self.loss(head(row), code) for head, row in zip(self._heads, rows.layers, strict=True)]
-        self._values = {name: loss.detach() for name, loss in zip(self._names, losses, strict=True)}
-        return torch.stack(losses).mean()
+        heads = zip(self._names, self._heads, rows.layers, strict=True)
+        return self.stacked({name: self.loss(head(row), code) for name, head, row in heads}).mean()
 
 
 class DeepSupervision(AuxiliaryHeads):
@@ -58,13 +55,10 @@ class DeepSupervision(AuxiliaryHeads):
 
     name = "deep supervision"
 
-    def prepare(self, outputs: Tensor, layers: dict[str, Tensor]) -> None:
-        super().prepare(outputs, layers)
+    def prepare(self, outputs: Tensor, layers: dict[str, Tensor]) -> nn.Module:
         self._weight = Linear(1.0, self.settings.decay_steps)
         self._start_at(0)
-
-    def chosen(self, names: Sequence[str]) -> Sequence[str]:
-        return names
+        return super().prepare(outputs, layers)
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
         weight = self._weight(self._step)
@@ -79,7 +73,7 @@ class DeepSupervision(AuxiliaryHeads):
     def _start_at(self, step: int) -> None:
         """Set the step; once the weight is 0, the layers are no longer captured."""
         self._step = step
-        self._captured.active = self._weight(step) != 0
+        self.model.active = self._weight(step) != 0
 
 
 class IntermediateLoss(AuxiliaryHeads):

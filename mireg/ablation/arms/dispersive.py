@@ -45,7 +45,7 @@ class DispersiveLoss(LayerTerm):
         self._layer = at_depth(list(layers), self.depth)
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        layer = self._captured.pop()[self._layer]
+        layer = self.model.pop()[self._layer]
         if len(layer) < 2:
             return torch.zeros_like(task)
         value = dispersion(layer, self.tau)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
@@ -32,7 +31,7 @@ class LayerSync(LayerTerm):
     early = 0.3  # depth of layer a, as a fraction of the hidden layers; the paper's largest network has 8 of 28
     late = 0.6  # depth of layer b; in the paper 16 of 28
 
-    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> None:
+    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> nn.Module:
         names = list(layers)
         if len(names) < 2:
             raise UserError(
@@ -42,17 +41,14 @@ class LayerSync(LayerTerm):
         self._early, self._late = names[first - 1], names[max(first + 1, round(self.late * len(names))) - 1]
         a, b = layers[self._early], layers[self._late]
         self._alike = a.shape == b.shape
-        if not self._alike:
-            with torch.random.fork_rng():  # so that every arm sees the same batches
-                self._captured.added = nn.Linear(pool(a[:1]).numel(), pool(b[:1]).numel()).to(a.device)
+        return nn.Identity() if self._alike else nn.Linear(pool(a[:1]).numel(), pool(b[:1]).numel())
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        layers = self._captured.pop()
+        layers = self.model.pop()
         a, b = layers[self._early].float(), layers[self._late].detach().float()
-        if self._captured.added is not None:
+        if not self._alike:
             a, b = (pool(layer).flatten(1) for layer in (a, b))
-            a = self._captured.added(a)
-        similarity = cosine_similarity(a, b, dim=1).mean()
+        similarity = cosine_similarity(self.model.added(a), b, dim=1).mean()
         self._values = {f"cosine {self._early}, {self._late}": similarity.detach()}
         return -self.weight * similarity
 

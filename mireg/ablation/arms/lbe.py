@@ -42,12 +42,11 @@ class LayerwiseBatchEntropy(LayerTerm):
     alpha = 2.0  # initial; published values are between 0.5 and 2, and 2 with 500 layers
     alpha_min = 0.2  # least entropy that is wanted
 
-    def prepare(self, outputs: Tensor, layers: dict[str, Tensor]) -> None:
+    def prepare(self, outputs: Tensor, layers: dict[str, Tensor]) -> nn.Module:
         self._alphas = nn.Parameter(torch.full((len(layers),), self.alpha, device=outputs.device))
-        self._captured.added = nn.ParameterList([self._alphas])
+        return nn.ParameterList([self._alphas])
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        entropies = {name: batch_entropy(layer) for name, layer in self._captured.pop().items()}
-        self._values = {name: entropy.detach() for name, entropy in entropies.items()}
+        entropies = {name: batch_entropy(layer) for name, layer in self.model.pop().items()}
         wanted = self._alphas.abs().clamp_min(self.alpha_min)
-        return task * self.beta * (torch.stack(list(entropies.values())) - wanted).square().mean()
+        return task * self.beta * (self.stacked(entropies) - wanted).square().mean()

@@ -106,13 +106,7 @@ class LossTerm(ABC):
 
 
 class NoTerm(LossTerm):
-    """Plain training without a term.
-
-    Args:
-        network: the network to train.
-        settings: settings of the MI term.
-        example: a few inputs, on the network's device, for terms that must know the layers in advance.
-    """
+    """Plain training without a term."""
 
     def __init__(self, network: nn.Module, settings: Term, example: Any) -> None:
         self.network = self.model = network

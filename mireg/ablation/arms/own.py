@@ -19,11 +19,7 @@ OF_OPTIMIZER = ("parameters", "lr")
 
 
 def parameters_of(name: str, function: Callable[..., Any]) -> tuple[str, ...]:
-    """What a user's function asks for: the names of its parameters that have no default, or that are known.
-
-    Raises:
-        UserError: if one of them is not known.
-    """
+    """What a user's function asks for: its parameters that are known. A UserError names one that is not and must be."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -42,13 +38,7 @@ def parameters_of(name: str, function: Callable[..., Any]) -> tuple[str, ...]:
 class OwnTerm(LossTerm):
     """A loss term that is a user's function, called after each training forward pass with what it asks for.
 
-    Args:
-        network: the network to train.
-        settings: not used.
-        example: not used.
-        name: name of the arm.
-        make: returns the function, a new one for each run.
-        wanted: names of its parameters, see :data:`OF_TERM`.
+    ``make`` returns the function, a new one for each run; ``wanted`` are its parameters, see :data:`OF_TERM`.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class Arm:
 
     Attributes:
         about: a description for users.
-        term: creates the loss term from the network, the settings of the MI term and a few inputs.
+        term: creates the loss term from the network, the settings of the MI term and a few inputs, on its device.
         estimator: name of the MI term's estimator, if the arm has that term.
         model_options: options of the network; they override the cell's.
         optimizer: overrides the cell's.
@@ -49,6 +49,11 @@ class Arm:
     make_optimizer: Callable[..., torch.optim.Optimizer] | None = None
     initialise: Callable[[nn.Module, Any], nn.Module | None] | None = None
 
+    def initialised(self, network: nn.Module, example: Any) -> nn.Module:
+        """The network as ``initialise`` leaves or returns it."""
+        changed = self.initialise(network, example) if self.initialise else None
+        return network if changed is None else changed
+
 
 TERM = "mi"
 """The arm with the defaults of :func:`mireg.wrap`."""
@@ -57,11 +62,7 @@ BASELINE = "none"
 
 
 def arm(name: str) -> Arm:
-    """Look up an arm by name, or import one from a user's file, ``package.module:name``.
-
-    Raises:
-        UserError: if there is no such arm, or what is there is none.
-    """
+    """The arm of that name, or from a user's file, ``package.module:name``; a UserError if there is none."""
     if name in ARMS:
         return ARMS[name]
     if ":" not in name:
@@ -85,19 +86,19 @@ def own_arm(name: str) -> Arm:
         return Arm(about, found)
     if not callable(found):
         raise UserError(f"{name} is no arm but {type(found).__name__}: give an Arm, a LossTerm, or a function")
-    made = isinstance(found, type)
+    make: Callable[[], Any] = found if isinstance(found, type) else lambda: found
     try:
-        wanted = parameters_of(name, found() if made else found)
+        wanted = parameters_of(name, make())
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{name}: {blame(error)}") from error
     if "parameters" in wanted:
-        return Arm(about, make_optimizer=found() if made else found)
+        return Arm(about, make_optimizer=make())
     if set(wanted) <= set(OF_CHANGE):
-        change = found() if made else found
+        change = make()
         return Arm(about, initialise=lambda network, inputs: change(**_pick(wanted, network=network, inputs=inputs)))
-    return Arm(about, partial(OwnTerm, name=name, make=found if made else lambda: found, wanted=wanted))
+    return Arm(about, partial(OwnTerm, name=name, make=make, wanted=wanted))
 
 
 def _pick(names: Collection[str], **values: Any) -> dict[str, Any]:

@@ -21,9 +21,7 @@ class Reward(LossTerm):
     """The term of :func:`mireg.wrap` as an arm.
 
     Args:
-        network: the network to wrap.
-        settings: settings of the term.
-        example: not used.
+        network, settings, example: as for every arm; the example is not used.
         estimator: creates the estimator, a new one for each run.
         sees_target: whether the term receives the target.
         shuffled: control: shuffle the rows of what the layers are asked about, the target and the input, at each step.
@@ -32,6 +30,7 @@ class Reward(LossTerm):
     """
 
     name = "the MI term"
+    model: MIRegularized
 
     def __init__(
         self,
@@ -50,22 +49,22 @@ class Reward(LossTerm):
         made = Shuffled(self._estimator) if shuffled else self._estimator
         self._regularizer = kind(made, weight, samples=settings.samples, gather=True)
         self.network = network
-        self.model = self._wrapped = MIRegularized(network, Taps(network, settings.layer_spec), self._regularizer)
+        self.model = MIRegularized(network, Taps(network, settings.layer_spec), self._regularizer)
         self._sees_target = sees_target
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        return self._wrapped.mi_loss(target if self._sees_target else None)
+        return self.model.mi_loss(target if self._sees_target else None)
 
     @property
     def verdict(self) -> str:
-        return self._wrapped.verdict
+        return self.model.verdict
 
     def values(self) -> Mapping[str, Tensor]:
-        return self._wrapped.mi_terms()
+        return self.model.mi_terms()
 
     def scale(self, inputs: Any, target: Tensor | None) -> dict[str, Any]:
         """The floor is the mean over layers with the rows of what they are asked about shuffled, as in the control."""
-        estimator, samples, taps = self._estimator, self._regularizer.samples, self._wrapped.taps
+        estimator, samples, taps = self._estimator, self._regularizer.samples, self.model.taps
         control = type(self._regularizer)(Shuffled(estimator), Constant(1.0), samples=samples)
         training = self.network.training
         self.network.eval()

@@ -60,9 +60,8 @@ class SIGReg(LayerTerm):
         generator = torch.Generator().manual_seed(self._step)
         self._step += 1
         statistics = {}
-        for name, layer in self._captured.pop().items():
+        for name, layer in self.model.pop().items():
             rows = layer.flatten(2).mean(2).float() if layer.ndim > 2 else layer.float()
             directions = torch.randn(rows.shape[1], self.directions, generator=generator).to(rows.device)
             statistics[name] = epps_pulley(rows @ (directions / directions.norm(dim=0)), self.points).mean()
-        self._values = {name: statistic.detach() for name, statistic in statistics.items()}
-        return self.weight * torch.stack(list(statistics.values())).mean()
+        return self.weight * self.stacked(statistics).mean()

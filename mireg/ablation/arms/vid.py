@@ -36,57 +36,40 @@ class VID(LayerTerm):
     weight = 1.0  # as in the published comparisons
     variance = 5.0  # the first sigma^2, as published
     depths = (1 / 3, 2 / 3, 1.0)  # of the pairs, as fractions of the hidden layers
-    _captured: Taught
 
     def __init__(self, network: nn.Module, settings: Term, example: Any, *, teacher: nn.Module, **options: Any) -> None:
-        self._teacher = copy.deepcopy(teacher).to(arguments(example)[0].device)
+        teacher = copy.deepcopy(teacher).to(arguments(example)[0].device).requires_grad_(False)
+        self._teacher = Captured(teacher, Taps(teacher))
+        self._taught = self._teacher.observe(example)[1]
         super().__init__(network, settings, example, **options)
+        self.model.register_forward_pre_hook(self._teach)
 
-    def capture(self, network: nn.Module, taps: Taps) -> Taught:
-        return Taught(network, taps, self._teacher)
+    def _teach(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Show the teacher the same inputs in training."""
+        if model.training and torch.is_grad_enabled():
+            self._taught = self._teacher.observe(inputs)[1]
 
-    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> None:
-        theirs = self._captured.taught
+    def prepare(self, outputs: Any, layers: dict[str, Tensor]) -> nn.Module:
+        theirs = self._taught
         pairs = {at_depth(list(layers), depth): at_depth(list(theirs), depth) for depth in self.depths}
         self._pairs = tuple(pairs.items())
         sizes = [(pool(layers[s][:1]).numel(), pool(theirs[t][:1]).numel()) for s, t in self._pairs]
-        with torch.random.fork_rng():  # so that every arm sees the same batches
-            self._means = nn.ModuleList(
-                nn.Sequential(nn.Linear(s, t), nn.ReLU(), nn.Linear(t, t), nn.ReLU(), nn.Linear(t, t)) for s, t in sizes
-            )
+        self._means = nn.ModuleList(
+            nn.Sequential(nn.Linear(s, t), nn.ReLU(), nn.Linear(t, t), nn.ReLU(), nn.Linear(t, t)) for s, t in sizes
+        )
         start = torch.tensor(self.variance - SMALLEST).expm1().log().item()
         self._spreads = nn.ParameterList(torch.full((t,), start) for _, t in sizes)
-        device = next(iter(layers.values())).device
-        self._captured.added = nn.ModuleList([self._means, self._spreads]).to(device)
+        return nn.ModuleList([self._means, self._spreads])
 
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor:
-        ours, theirs = self._captured.pop(), self._captured.taught
+        ours, theirs = self.model.pop(), self._taught
         losses = {}
         for (s, t), mean, spread in zip(self._pairs, self._means, self._spreads, strict=True):
             variance = softplus(spread) + SMALLEST
             distance = (pool(theirs[t]).float() - mean(pool(ours[s]).float())).square()
             losses[f"{s}, {t} of the teacher"] = (distance / variance + variance.log()).mean() / 2
-        self._values = {name: loss.detach() for name, loss in losses.items()}
-        return self.weight * torch.stack(list(losses.values())).mean()
+        return self.weight * self.stacked(losses).mean()
 
     @property
     def verdict(self) -> str:
         return "distils " + ", ".join(f"{t} of the teacher into {s}" for s, t in self._pairs)
-
-
-class Taught(Captured):
-    """A network whose teacher sees the same inputs in training."""
-
-    def __init__(self, network: nn.Module, taps: Taps, teacher: nn.Module) -> None:
-        super().__init__(network, taps)
-        self.taught: dict[str, Tensor] = {}
-        self.__dict__["_teacher"] = Captured(teacher.requires_grad_(False), Taps(teacher))  # not a part of the network
-
-    def observe(self, example: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        self.taught = self.__dict__["_teacher"].observe(example)[1]
-        return super().observe(example)
-
-    def forward(self, *inputs: Any) -> Any:
-        if self.training and torch.is_grad_enabled():
-            self.taught = self.__dict__["_teacher"].observe(inputs)[1]
-        return super().forward(*inputs)

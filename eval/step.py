@@ -15,6 +15,7 @@ from mireg import diagnostics
 from mireg.ablation.arms import LossTerm
 from mireg.ablation.data import Dataset
 from mireg.ablation.training.batches import Batches
+from mireg.ablation.training.group import Group
 from mireg.layers import Taps
 from mireg.measure import measure
 
@@ -27,9 +28,9 @@ def training(
 ) -> Iterator[tuple[int, torch.optim.Optimizer]]:
     """Train a term's network forever with Adam; yield the number of steps done, and the optimizer, before each step."""
     optimizer = torch.optim.Adam([*term.network.parameters(), *term.parameters()], lr)
-    for done, batch in enumerate(Batches(len(data.train), batch_size, seed)):
+    alone = Group(next(term.network.parameters()).device)
+    for done, (inputs, targets) in enumerate(Batches(data.train, batch_size, seed, alone)):
         yield done, optimizer
-        inputs, targets = data.train.batch(batch)
         loss = data.task.loss(term.model(inputs), targets)
         added = term.of_batch(loss, targets)
         optimizer.zero_grad()

@@ -13,3 +13,8 @@ from typing import Any
 
 EventHandler = Callable[[dict[str, Any]], None]
 """A function that handles an event."""
+
+
+def note(text: str, run: str | None = None) -> dict[str, Any]:
+    """An event that tells the user something, about a run if one is named."""
+    return {"event": "note", **({"run": run} if run else {}), "text": text}

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
 
 from mireg.ablation.arms import ARMS, arm
 from mireg.ablation.data import Dataset, Loaded
-from mireg.ablation.errors import UserError
+from mireg.ablation.errors import UserError, check
 from mireg.ablation.study.config import Cell, RunSpec, Study
 from mireg.ablation.tasks import arguments
-from mireg.ablation.training.group import Group, check_divides
+from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import Trainer, evaluate
 from mireg.ablation.training.recipe import hidden_matrices, make_optimizer
 from mireg.ablation.training.score import check_outputs, score
@@ -28,26 +27,19 @@ SAMPLES_FOR_TARGET = 500
 
 
 def preflight(study: Study, trainer: Trainer, group: Group) -> None:
-    """Check every network of a study once; each data set is loaded once and released before training.
-
-    Raises:
-        UserError: if a run could not begin, in one line.
-    """
-    runs = study.runs()
-    for key in dict.fromkeys(_data_of(spec.cell) for spec in runs):
-        of_data = [spec for spec in runs if _data_of(spec.cell) == key]
-        dataset = trainer.load(of_data[0].cell)
+    """Raise a UserError if a run of the study could not begin; each data set is loaded once, and released again."""
+    by_data: dict[object, list[RunSpec]] = {}
+    for spec in study.runs():
+        by_data.setdefault((spec.cell.dataset, spec.cell.context, spec.cell.task), []).append(spec)
+    for specs in by_data.values():
+        dataset = trainer.load(specs[0].cell)
         checked: list[object] = []
-        for spec in of_data:
+        for spec in specs:
             network = (spec.cell, arm(spec.arm).initialise, None if spec.arm in ARMS else spec.arm)
             if network not in checked:
                 _check_recipe(spec.cell, dataset, group)
                 _check_builds(spec, trainer, dataset)
                 checked.append(network)
-
-
-def _data_of(cell: Cell) -> tuple[object, ...]:
-    return cell.dataset, cell.context, cell.task
 
 
 def _check_recipe(cell: Cell, dataset: Dataset, group: Group) -> None:
@@ -57,7 +49,8 @@ def _check_recipe(cell: Cell, dataset: Dataset, group: Group) -> None:
         if group.size > 1:
             raise UserError(f"{cell.name}: {cell.dataset} gives batches, which torchrun's processes cannot share")
     else:
-        check_divides(min(cell.batch_size, len(dataset.train)), group.size)
+        size, remedy = min(cell.batch_size, len(dataset.train)), f"give a multiple of the {group.size} processes"
+        check("batch_size", size, size % group.size == 0, f"{remedy} that share each batch")
     if cell.metric not in task.modes:
         choices = ", ".join(task.modes)
         raise UserError(f"{cell.name}: metric={cell.metric!r} does not apply to {task.name}: choose from {choices}")
@@ -76,10 +69,7 @@ def _check_builds(spec: RunSpec, trainer: Trainer, dataset: Dataset) -> None:
     inputs, targets = few.validation.batch(slice(0, SAMPLES))
     with torch.random.fork_rng(devices=[]):
         try:
-            network = trainer.build(cell, dataset)
-            if initialise := arm(spec.arm).initialise:
-                changed = initialise(network, inputs)
-                network = network if changed is None else changed
+            network = arm(spec.arm).initialised(trainer.build(cell, dataset), inputs)
             if cell.optimizer == "muon" and not hidden_matrices(network):
                 raise UserError(
                     f"{cell.name}, arm {spec.arm}: muon does not apply, {cell.model!r} has no matrix between its first "
@@ -97,15 +87,12 @@ def _check_builds(spec: RunSpec, trainer: Trainer, dataset: Dataset) -> None:
         except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # our own checks, or torch's on sizes
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if isinstance(error, RuntimeError):
-                reason += f" (inputs are {_described(inputs)})"
+                tensors = [x for x in arguments(inputs) if isinstance(x, torch.Tensor)]
+                kinds = [f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" for x in tensors]
+                reason += f" (inputs are {' and '.join(kinds)})"
             raise UserError(f"{cell.name}, arm {spec.arm}: {reason}") from error
         except (Exception, SystemExit) as error:
             raise UserError(f"{cell.name}, arm {spec.arm}: {blame(error)}") from error
-
-
-def _described(inputs: Any) -> str:
-    tensors = [x for x in arguments(inputs) if isinstance(x, torch.Tensor)]
-    return " and ".join(f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" for x in tensors)
 
 
 def _check_target(network: nn.Module, dataset: Dataset, cell: Cell) -> None:

@@ -18,12 +18,7 @@ BETWEEN_0_AND_1 = ("accuracy", "f1", "average_precision", "mean_iou")
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, its keys in results and its format.
-
-    Attributes:
-        name: name of the metric.
-        mode: ``"max"`` if higher is better, ``"min"`` if lower is better.
-    """
+    """A metric, its better direction (``"max"`` or ``"min"``), its keys in results and its format."""
 
     name: str = "accuracy"
     mode: str = "max"
@@ -75,11 +70,7 @@ class Metric:
         return value >= target if self.mode == "max" else value <= target
 
     def show(self, value: float, digits: int = 0) -> str:
-        """Format a value in its own unit.
-
-        Args:
-            value: value of the metric.
-            digits: decimal places of a percentage.
+        """Format a value in its own unit, a percentage with so many decimal places.
 
         >>> Metric("accuracy").show(0.801), Metric("loss", "min").show(1.23456)
         ('80%', '1.235')
@@ -88,6 +79,11 @@ class Metric:
 
 
 ACCURACY = Metric()
+
+
+def finite_or_none(value: float) -> float | None:
+    """The value as JSON can store it: None if not finite."""
+    return value if math.isfinite(value) else None
 
 
 def to_target(

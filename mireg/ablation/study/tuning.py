@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mireg.ablation.study.config import RunSpec
-from mireg.ablation.study.metric import Metric, to_target
+from mireg.ablation.study.metric import Metric, finite_or_none, to_target
 
 
 def choose(results: Iterable[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str, dict[str, Any]]:
@@ -18,12 +18,9 @@ def choose(results: Iterable[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str
     evaluation, then by the smaller rate. A run that diverged, or has no result, is a miss, with an accuracy of 0, or
     None for another metric.
 
-    Args:
-        results: results of one cell's tuning runs.
-
     Returns:
-        For each arm, the chosen rate as ``lr``, and under ``tried``, for each rate, ``steps`` to the target (None for
-        a miss) and the metric (such as ``accuracy``) of the runs in the order of ``results``.
+        For each arm of the cell, the chosen rate as ``lr``, and under ``tried``, for each rate, ``steps`` to the target
+        (None for a miss) and the metric (such as ``accuracy``) of the runs in the order of ``results``.
     """
     tried: dict[str, dict[str, dict[str, list[Any]]]] = {}
     metric = Metric()
@@ -34,7 +31,7 @@ def choose(results: Iterable[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str
         curve = [] if result is None or broke else result["curve"]
         reached = to_target(curve, spec.cell.target, metric)
         runs["steps"].append(reached and reached["step"])
-        runs[metric.name].append(curve[-1][metric.validation] if curve else _plain(metric.worst))
+        runs[metric.name].append(curve[-1][metric.validation] if curve else finite_or_none(metric.worst))
 
     def badness(item: tuple[str, dict[str, list[Any]]]) -> tuple[float, float, float]:
         lr, runs = item
@@ -43,8 +40,3 @@ def choose(results: Iterable[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str
         return steps, -metric.gain(last), float(lr)
 
     return {arm: {"lr": float(min(rates.items(), key=badness)[0]), "tried": rates} for arm, rates in tried.items()}
-
-
-def _plain(value: float) -> float | None:
-    """The value as JSON can store it: None if not finite."""
-    return value if math.isfinite(value) else None

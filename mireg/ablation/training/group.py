@@ -14,22 +14,12 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from mireg.ablation.errors import UserError
-
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Processes that share each batch and have the same weights.
-
-    With one process every method returns its argument.
-
-    Attributes:
-        rank: rank of this process; rank 0 writes the files.
-        size: number of processes.
-        device: device of this process.
-    """
+    """Processes that share each batch and have the same weights; with one, every method returns its argument."""
 
     device: torch.device
     rank: int = 0
@@ -97,13 +87,3 @@ def launched(device: torch.device) -> Iterator[Group]:
         yield Group(device, rank, size)
     finally:
         dist.destroy_process_group()
-
-
-def check_divides(batch_size: int, size: int) -> None:
-    """Check that the processes can share a batch evenly.
-
-    Raises:
-        UserError: if they cannot.
-    """
-    if batch_size % size:
-        raise UserError(f"batch_size={batch_size}: give a multiple of the {size} processes that share each batch")

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mireg.ablation.arms import LossTerm
-from mireg.ablation.data import Dataset, load
+from mireg.ablation.data import Dataset, Epochs, Loaded, load
 from mireg.ablation.study.config import Cell, RunSpec
+from mireg.ablation.study.metric import finite_or_none
 from mireg.ablation.tasks import arguments
-from mireg.ablation.training.batches import TrainingBatches
+from mireg.ablation.training.batches import Batches
 from mireg.ablation.training.nonfinite import find_nonfinite, is_finite
 from mireg.ablation.training.recipe import FlipCrop, autocast, lr_factor, make_optimizer, set_lr
 from mireg.ablation.training.run import Run
 from mireg.ablation.training.score import score
-from mireg.ablation.training.window import Window
 from mireg.measure import Measurement, NoPairsError, measure
 
 Build = Callable[[Cell, Dataset], nn.Module]
@@ -51,17 +51,12 @@ class Trainer:
 
 
 def fit(run: Run, dataset: Dataset, build: Build) -> None:
-    """Train the network of a run's cell.
+    """Train the network of a run's cell, for a run that has just begun.
 
     Only the seed determines the initial weights and the order of the data, so that arms are paired.
     Only training steps are timed; for every arm the time excludes evaluation and logging.
     A loss or gradient that is not finite ends the run before the weights change; its result says where.
     A tuning run ends at the target.
-
-    Args:
-        run: the run, just begun.
-        dataset: the data, on any device.
-        build: builds the network.
     """
     spec, group, device = run.spec, run.group, run.device
     cell, metric = spec.cell, spec.cell.measured
@@ -76,7 +71,11 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
         optimizer = make_optimizer(network, cell, spec.arm, term.parameters())
         scaler = torch.amp.GradScaler(device.type, enabled=cell.precision == "float16")
         augment = FlipCrop(spec.seed) if cell.augment == "flip-crop" else None
-        batches = TrainingBatches(data.train, cell.batch_size, spec.seed, group)
+        batches: Epochs | Batches = (
+            Epochs(data.train, spec.seed)
+            if isinstance(data.train, Loaded)
+            else Batches(data.train, cell.batch_size, spec.seed, group)
+        )
         window = Window()
         state = {"network": network, "optimizer": optimizer, "scaler": scaler, "batches": batches, "window": window}
         state |= {"augment": augment} if augment else {}
@@ -91,16 +90,15 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
                     where = f"step {step}, arm {spec.arm}"
                     run.failure = f"{where}: the validation {metric.name} is not finite; a lower learning rate may help"
                     break
-                point |= window.summary()
-                run.add(point)
+                run.add(point | window.summary())
                 window.clear()
             if step == cell.steps or run.reached:
                 break
             run.save(step, **state)
-            inputs, targets, size = next(batches)
+            inputs, targets = next(batches)
             run.saw(targets)
             if augment:
-                inputs = augment(inputs, size, group.share)
+                inputs = augment(inputs, group)
             before = run.seconds
         with autocast(cell, device):
             loss = task.loss(forward(*arguments(inputs)), targets)
@@ -120,7 +118,7 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
             window.add(group.mean(loss), added, run.seconds - before)
 
     with run.untimed():
-        final = None if spec.tuning else _finite_or_none(score(network, data.final, task, metric.name))
+        final = None if spec.tuning else finite_or_none(score(network, data.final, task, metric.name))
         split = "validation" if data.test is None else "test"
         run.outcome = {"task": task.name, "final_split": split, metric.final: final}
         if not (spec.tuning or run.failure):
@@ -136,12 +134,8 @@ def evaluate(network: nn.Module, data: Dataset, spec: RunSpec) -> dict[str, Any]
     """
     metric = spec.cell.measured
     value = score(network, data.validation, data.task, metric.name)
-    if not math.isfinite(value):
-        return {metric.validation: value, "mi": {}}
-    found = measure_layers(network, data, spec)
-    if found is None:
-        return {metric.validation: value, "mi": {}}
-    return {metric.validation: value, "mi": {r.pair: r.nats for r in found if math.isfinite(r.nats)}}
+    found = measure_layers(network, data, spec) if math.isfinite(value) else None
+    return {metric.validation: value, "mi": {r.pair: r.nats for r in found or () if math.isfinite(r.nats)}}
 
 
 def measure_layers(network: nn.Module, data: Dataset, spec: RunSpec, *, permutations: int = 0) -> Measurement | None:
@@ -162,14 +156,47 @@ def scales(term: LossTerm, data: Dataset, spec: RunSpec) -> dict[str, dict[str, 
     """
     inputs, targets = data.train.batch(slice(0, spec.term.samples))
     found, rewarded = measure_layers(term.network, data, spec, permutations=2), term.scale(inputs, term.target(targets))
-    known = {"rewarded": {**rewarded, "floor": _finite_or_none(rewarded["floor"])}} if rewarded else {}
+    known = {"rewarded": {**rewarded, "floor": finite_or_none(rewarded["floor"])}} if rewarded else {}
     if found is None:
         return known
-    floor = _finite_or_none(sum(record.null_floor for record in found) / len(found))
+    floor = finite_or_none(sum(record.null_floor for record in found) / len(found))
     scale = {"estimator": found.estimator, "samples": found.samples, "floor": floor, "ceiling": found[0].ceiling}
     return {**known, "mi": scale}
 
 
-def _finite_or_none(value: float) -> float | None:
-    """The value as JSON can store it: None if not finite."""
-    return value if math.isfinite(value) else None
+class Window:
+    """Means over the steps between two evaluations."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all steps."""
+        self._steps: dict[str, list[Any]] = {"losses": [], "shares": [], "times": []}
+
+    def add(self, task: Tensor, term: Tensor | None, seconds: float) -> None:
+        self._steps["losses"].append(task.detach())
+        if term is not None:
+            size = term.detach().abs()
+            # If the network is certain about a whole batch, the task loss is exactly 0, and a decayed term is 0 too.
+            self._steps["shares"].append(size / (size + task.detach().abs()).clamp_min(torch.finfo(size.dtype).tiny))
+        self._steps["times"].append(seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._steps
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps = state
+
+    def summary(self) -> dict[str, float | None]:
+        """Mean task loss, mean share of the term in the loss (of absolute values), median step time."""
+
+        def mean(values: list[Tensor]) -> float | None:
+            return torch.stack(values).mean().item() if values else None
+
+        times = sorted(self._steps["times"])
+        return {
+            "loss": mean(self._steps["losses"]),
+            "term_share": mean(self._steps["shares"]),
+            "step_ms": round(1000 * times[len(times) // 2], 3) if times else None,
+        }

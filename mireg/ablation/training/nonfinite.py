@@ -18,12 +18,8 @@ def is_finite(loss: Tensor, network: nn.Module, scaler: torch.amp.GradScaler) ->
     """
     if scaler.is_enabled():
         return bool(torch.isfinite(loss.detach()))
-    norm = get_total_norm(_gradients(network))
+    norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
     return bool(torch.isfinite(loss.detach() + norm))
-
-
-def _gradients(network: nn.Module) -> list[Tensor]:
-    return [p.grad for p in network.parameters() if p.grad is not None]
 
 
 def find_nonfinite(

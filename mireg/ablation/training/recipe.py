@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from mireg.ablation.arms import arm as named_arm
 from mireg.ablation.study.config import Cell
+from mireg.ablation.training.group import Group
 
 MUON_MOMENTUM = 0.95
 """The published value; ``Cell.momentum`` is that of SGD."""
@@ -20,26 +21,23 @@ MUON_MOMENTUM = 0.95
 def make_optimizer(
     network: nn.Module, cell: Cell, arm: str, others: Sequence[nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
-    """Create the optimizer of a cell for the network's parameters.
+    """Create the optimizer of an arm for the network's parameters, and for others that the arm trains beside them.
 
     Weight decay applies only to parameters with at least two dimensions, not to biases and normalisation.
-
-    Args:
-        network: the network to train.
-        cell: the cell with its recipe.
-        arm: the arm whose learning rate is used.
-        others: parameters that an arm trains in addition to the network's.
     """
-    if make := named_arm(arm).make_optimizer:
-        own = make(parameters=[*network.parameters(), *others], lr=cell.lr_of(arm))
-        for group in own.param_groups:
-            group["initial_lr"] = group["lr"]
-        return own
-    groups = _decayed(list(network.parameters()), cell.lr_of(arm), cell.weight_decay)
-    if others:
-        groups.append({"params": list(others), "lr": cell.lr_of(arm), "weight_decay": 0.0})
+    make = named_arm(arm).make_optimizer
+    lr, decay, own = cell.lr_of(arm), cell.weight_decay, list(network.parameters())
+    small = [p for p in own if decay and p.ndim < 2]
+    large = [p for p in own if not (decay and p.ndim < 2)]
+    groups = [
+        {"params": part, "lr": lr, "weight_decay": rate}
+        for part, rate in ((large, decay), (small, 0.0), (list(others), 0.0))
+        if part
+    ]
     optimizer: torch.optim.Optimizer
     match cell.optimizer:
+        case _ if make:
+            optimizer = make(parameters=[*own, *others], lr=lr)
         case "sgd":
             optimizer = torch.optim.SGD(groups, momentum=cell.momentum, nesterov=cell.momentum > 0)
         case "adamw":
@@ -53,25 +51,10 @@ def make_optimizer(
     return optimizer
 
 
-def _decayed(parameters: Sequence[nn.Parameter], lr: float, decay: float) -> list[dict[str, Any]]:
-    """Groups of the parameters with and without weight decay; a single group if there is no decay."""
-    if not decay:
-        return [{"params": list(parameters), "lr": lr, "weight_decay": 0.0}]
-    parts = ([p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2])
-    return [
-        {"params": part, "lr": lr, "weight_decay": rate} for part, rate in zip(parts, (decay, 0.0), strict=True) if part
-    ]
-
-
 class HiddenMuon:
     """Muon for the matrices of hidden layers, AdamW for all other parameters, at the same learning rate.
 
     AdamW trains embeddings, the first and the last layer, biases, normalisation and convolutions.
-
-    Args:
-        network: the network to train.
-        groups: parameter groups of the network, and others.
-        cell: the cell with its recipe.
 
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; Liu et al., Muon is
     scalable for LLM training, 2025, for scaling the step to AdamW's size.
@@ -79,40 +62,37 @@ class HiddenMuon:
 
     def __init__(self, network: nn.Module, groups: Iterable[dict[str, Any]], cell: Cell) -> None:
         hidden = {id(p) for p in hidden_matrices(network)}
-        split: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-        for group in groups:
-            for part, inside in zip(split, (True, False), strict=True):
-                parameters = [p for p in group["params"] if (id(p) in hidden) == inside]
-                if parameters:
-                    part.append({**group, "params": parameters})
+        matrices, others = (
+            [
+                {**group, "params": chosen}
+                for group in groups
+                if (chosen := [p for p in group["params"] if (id(p) in hidden) == inside])
+            ]
+            for inside in (True, False)
+        )
         muon: Callable[..., torch.optim.Optimizer] = torch.optim.Muon
         self._parts: list[torch.optim.Optimizer] = []
-        if split[0]:
-            self._parts.append(muon(split[0], momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
-        if split[1]:
-            self._parts.append(torch.optim.AdamW(split[1], betas=cell.betas))
+        if matrices:
+            self._parts.append(muon(matrices, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            self._parts.append(torch.optim.AdamW(others, betas=cell.betas))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of both optimizers."""
         return [group for part in self._parts for group in part.param_groups]
 
     def zero_grad(self) -> None:
-        """Clear the gradients."""
         for part in self._parts:
             part.zero_grad()
 
     def step(self) -> None:
-        """Update the parameters."""
         for part in self._parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """State of both optimizers."""
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state returned by :meth:`state_dict`."""
         for part, saved in zip(self._parts, state["parts"], strict=True):
             part.load_state_dict(saved)
 
@@ -159,28 +139,19 @@ class FlipCrop:
     """Flips each image with probability 1/2, and shifts it by up to an eighth of its side with zero padding.
 
     It has its own random number generator, so that all arms of a seed see the same images.
-
-    Args:
-        seed: seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed + 2**32)  # differs from the generator for batch order
 
-    def __call__(self, images: Tensor, size: int, share: Callable[[Tensor], Tensor]) -> Tensor:
-        """Augment images.
-
-        Args:
-            images: (n, channels, height, width), this process's part of the batch.
-            size: size of the whole batch.
-            share: selects this process's part of the random draws for the whole batch.
-        """
+    def __call__(self, images: Tensor, group: Group) -> Tensor:
+        """Augment (n, channels, height, width) images, this process's part of a batch; all draw for the whole batch."""
         n, channels, height, width = images.shape
-        far = (height // 8, width // 8)
+        size, far = n * group.size, (height // 8, width // 8)
         flip = torch.randint(2, (size,), generator=self._generator)
         down = torch.randint(2 * far[0] + 1, (size,), generator=self._generator)
         right = torch.randint(2 * far[1] + 1, (size,), generator=self._generator)
-        flip, down, right = (share(drawn).to(images.device)[:, None] for drawn in (flip, down, right))
+        flip, down, right = (group.share(drawn).to(images.device)[:, None] for drawn in (flip, down, right))
         rows = down + torch.arange(height, device=images.device)
         columns = torch.arange(width, device=images.device)
         columns = right + torch.where(flip == 1, width - 1 - columns, columns)
@@ -191,17 +162,12 @@ class FlipCrop:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the generator."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of the generator."""
         self._generator.set_state(state["generator"].cpu())
-
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def autocast(cell: Cell, device: torch.device) -> torch.autocast:
     """Context with the precision of the forward pass and the task's loss."""
-    return torch.autocast(device.type, PRECISIONS[cell.precision], enabled=cell.precision != "float32")
+    return torch.autocast(device.type, getattr(torch, cell.precision), enabled=cell.precision != "float32")

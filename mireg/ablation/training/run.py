@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from mireg.ablation.arms import ARMS, BASELINE, LossTerm, arm, estimator_of
 from mireg.ablation.errors import Stopped, UserError, nearest
-from mireg.ablation.events import EventHandler
+from mireg.ablation.events import EventHandler, note
 from mireg.ablation.random_state import random_state, seed_everything, set_random_state
 from mireg.ablation.storage.files import DamagedError, read_tensors, write_result, write_tensors
 from mireg.ablation.storage.provenance import plain, refuse_changes, settings
@@ -23,18 +24,21 @@ from mireg.ablation.storage.tensorboard import Tracker
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.study.metric import to_target
 from mireg.ablation.training.group import Group
-from mireg.ablation.training.window import clock
+
+
+def clock(device: torch.device) -> float:
+    """Current time in seconds, after the device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
 
 COMPARED = 100
 """Number of batches, from the first, by which arms of a seed are checked to see the same ones."""
 
 
-class Broke(Exception):  # noqa: N818  # an outcome of a run, not a program error
-    """The metric of a run is not finite."""
-
-
-class Reached(Exception):  # noqa: N818  # an outcome of a run, not a program error
-    """A tuning run has reached the goal, and need not go on."""
+class Ended(Exception):  # noqa: N818  # an outcome of a run, not a program error
+    """The run is over: a tuning run has reached the goal, or the metric is not finite."""
 
 
 class Run:
@@ -73,7 +77,6 @@ class Run:
         self._stop = stop
         self._checkpoint_seconds = checkpoint_seconds
         self._checkpoint = folder / "checkpoint.pt"
-        self._tracker: Tracker | None = None
         self._read_arm = self._saves = self._started = False
         self._untimed = 0
         self._saved_at = time.monotonic()
@@ -87,18 +90,10 @@ class Run:
 
     @property
     def lr(self) -> float:
-        """The learning rate to train with.
-
-        Raises:
-            UserError: if there is none to choose from.
-        """
+        """The learning rate to train with, if there are any to choose from."""
         if not self.spec.lr:
             raise UserError("run.lr is chosen from compare(..., lrs=(...)), and none are given")
         return self.spec.lr
-
-    def note(self, text: str) -> None:
-        """Tell the user something about this run."""
-        self._tell({"event": "note", "run": self.spec.path, "text": text})
 
     @contextmanager
     def untimed(self) -> Iterator[None]:
@@ -128,16 +123,11 @@ class Run:
 
     def attach(self, network: nn.Module, example: Any) -> LossTerm:
         """The arm's term for a network, whose weights are those that the arms of a seed share."""
-        weights = hashlib.sha256(self.pairing["weights"].encode())
-        for name, tensor in network.named_parameters():
-            weights.update(name.encode() + _bytes(tensor))
-        self.pairing["weights"] = weights.hexdigest()
+        parameters = (name.encode() + _bytes(tensor) for name, tensor in network.named_parameters())
+        self.pairing["weights"] = _digest(self.pairing["weights"], parameters)
         chosen = arm(self.spec.arm if self._is_known else BASELINE)
         try:
-            if chosen.initialise:
-                changed = chosen.initialise(network, example)
-                network = network if changed is None else changed
-            term = chosen.term(network, self.spec.term, example)
+            term = chosen.term(chosen.initialised(network, example), self.spec.term, example)
         except (TypeError, AttributeError) as error:
             if example is not None:
                 raise
@@ -178,13 +168,11 @@ class Run:
 
     def saw(self, targets: Any) -> None:
         """Remember a batch, by its targets, to check that all arms of a seed see the same ones."""
-        pairing = self.pairing
-        if pairing["n_batches"] < COMPARED and targets is not None:
-            digest = hashlib.sha256(pairing["batches"].encode())
-            for tensor in targets if isinstance(targets, tuple | list) else (targets,):
-                digest.update(_bytes(tensor) if isinstance(tensor, Tensor) else repr(tensor).encode())
-            pairing["batches"] = digest.hexdigest()
-            pairing["n_batches"] += 1
+        if self.pairing["n_batches"] < COMPARED and targets is not None:
+            parts = targets if isinstance(targets, tuple | list) else (targets,)
+            read = (_bytes(part) if isinstance(part, Tensor) else repr(part).encode() for part in parts)
+            self.pairing["batches"] = _digest(self.pairing["batches"], read)
+            self.pairing["n_batches"] += 1
 
     def log(self, step: int, **numbers: float) -> None:
         """Write numbers to TensorBoard; the metric, if given, becomes a point of the run's curve.
@@ -215,7 +203,8 @@ class Run:
         if self.curve and step <= last["step"]:
             raise ValueError(f"run.log({step}, ...) came after run.log({last['step']}, ...): steps must grow")
         if not math.isfinite(value):
-            raise Broke(f"step {step}, arm {self.spec.arm}: {metric.name} is {value}; a lower learning rate may help")
+            self.failure = f"step {step}, arm {self.spec.arm}: {metric.name} is {value}; a lower learning rate may help"
+            raise Ended
         taken = step - last["step"]
         point = {
             "step": step,
@@ -223,18 +212,18 @@ class Run:
             metric.validation: value,
             "step_ms": round(1000 * (self.seconds - last["seconds"]) / taken, 3) if taken else None,
         }
-        if self.add(point):
-            raise Reached
+        self.add(point)
+        if self.reached:
+            raise Ended
 
-    def add(self, point: dict[str, Any]) -> bool:
-        """Add a point to the curve; returns whether a tuning run has thereby reached its goal."""
+    def add(self, point: dict[str, Any]) -> None:
+        """Add a point to the curve."""
         if estimator_of(self.spec.arm):
             read = {key: nats.item() for term in self.terms for key, nats in term.values().items()}
             point["rewarded"] = {key: nats for key, nats in read.items() if math.isfinite(nats)}
         self.curve.append(point)
         self.tracker.log(point)
         self._tell({"event": "step", "run": self.spec.path, "steps": self.spec.cell.steps or None, **point})
-        return self.reached
 
     @property
     def reached(self) -> bool:
@@ -291,7 +280,7 @@ class Run:
             try:
                 found = read_tensors(self._checkpoint, self.device)
             except DamagedError as damage:
-                self.note(f"{damage}: the run begins again")
+                self._tell(note(f"{damage}: the run begins again", self.spec.path))
                 found = None
             if found is None:
                 self._start(0)
@@ -304,7 +293,7 @@ class Run:
             for term, state in zip(self.terms, found["terms"], strict=True):
                 term.load_state_dict(state)
             step = int(found["step"])
-            self._track(step)
+            self.tracker = self._tracker(step)
             self._started = False
             self._start(step)
             return step
@@ -313,24 +302,21 @@ class Run:
         """Tell that the run has begun, unless it may yet be restored."""
         if not self._started and (step or not self._checkpoint.exists() or self._saves):
             self._started = True
-            event = {"event": "start", "run": self.spec.path, "step": step, "steps": self.spec.cell.steps or None}
-            self._tell(event)
+            steps = self.spec.cell.steps or None
+            self._tell({"event": "start", "run": self.spec.path, "step": step, "steps": steps})
 
-    @property
+    @cached_property
     def tracker(self) -> Tracker:
-        """Writes the curves for TensorBoard."""
-        if self._tracker is None:
-            self._track(None)
-        assert self._tracker is not None
-        return self._tracker
+        """The curves for TensorBoard."""
+        return self._tracker(None)
 
-    def _track(self, resumed_at: int | None) -> None:
-        self._tracker = Tracker(self.folder if self.group.writes else None, self.spec.cell.measured, resumed_at)
+    def _tracker(self, resumed_at: int | None) -> Tracker:
+        return Tracker(self.folder if self.group.writes else None, self.spec.cell.measured, resumed_at)
 
     def close(self) -> None:
-        """Close the event file."""
-        if self._tracker is not None:
-            self._tracker.close()
+        """Close the event file, if there is one."""
+        if "tracker" in vars(self):
+            self.tracker.close()
 
     def write(self) -> None:
         """Write the result.
@@ -380,16 +366,16 @@ def perform(run: Run, train: Callable[[Run], object]) -> None:
     """Call a training loop once, from the seed's random numbers, and write its result."""
     seed_everything(run.seed)
     try:
-        try:
+        with suppress(Ended):
             train(run)
-        except Reached:
-            pass
-        except Broke as broke:
-            run.failure = str(broke)
         with run.untimed():
             run.write()
     finally:
         run.close()
+
+
+def _digest(before: str, parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(before.encode() + b"".join(parts)).hexdigest()
 
 
 def _bytes(tensor: Tensor, most: int = 4096) -> bytes:

@@ -12,11 +12,7 @@ from mireg.ablation.tasks import LOSS, Task, arguments
 
 
 def check_outputs(task: Task, outputs: object, targets: Any) -> None:
-    """Check that a network's outputs have the shape that the task needs, if it names one.
-
-    Raises:
-        ValueError: if they do not, with both shapes.
-    """
+    """Raise a ValueError unless a network's outputs have the shape that the task needs, if it names one."""
     if task.shape is None:
         return
     wanted = task.shape(targets)
@@ -30,14 +26,10 @@ def check_outputs(task: Task, outputs: object, targets: Any) -> None:
 
 @torch.no_grad()
 def score(network: nn.Module, split: Split, task: Task, metric: str, chunk: int = 1000) -> float:
-    """Compute a metric over all samples of a split, in evaluation mode.
+    """Compute a metric over all samples of a split, in evaluation mode; the network is left in training mode.
 
-    Args:
-        network: the network, on the split's device; left in training mode.
-        split: the samples.
-        task: task of the data set.
-        metric: one of the task's, or ``"loss"``: the mean over the samples of the loss of each batch.
-        chunk: number of samples at a time, where they are in memory.
+    The metric is one of the task's, or ``"loss"``: the mean over the samples of the loss of each batch. Samples in
+    memory are taken in chunks.
     """
     network.eval()
     total, count = 0.0, 0

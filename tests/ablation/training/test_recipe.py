@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from mireg.ablation.arms import Term
 from mireg.ablation.data import load
 from mireg.ablation.errors import Stopped, UserError
 from mireg.ablation.study.config import Cell, RunSpec
+from mireg.ablation.training.group import Group
 from mireg.ablation.training.recipe import FlipCrop, HiddenMuon, hidden_matrices, lr_factor, make_optimizer
 from tests.ablation.running import train_digits
 
+CPU = torch.device("cpu")
 DIGITS = load("digits", Path())
 NETWORK = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
 
@@ -79,7 +80,7 @@ def test_schedules(schedule: str, halfway: float, last: float) -> None:
 class TestFlipCrop:
     def test_each_image_is_a_flipped_and_moved_copy(self) -> None:
         images = torch.arange(1, 1 + 40 * 8 * 8).reshape(40, 1, 8, 8).float()
-        moved = FlipCrop(0)(images, 40, lambda drawn: drawn)
+        moved = FlipCrop(0)(images, Group(CPU))
         found = set()
         for image, result in zip(images, moved, strict=True):
             padded = torch.nn.functional.pad(image[0], (1, 1, 1, 1))
@@ -96,15 +97,15 @@ class TestFlipCrop:
 
     def test_arms_of_a_seed_see_the_same_images_and_seeds_do_not(self) -> None:
         images = torch.randn(64, 3, 16, 16)
-        first, same, other = (FlipCrop(seed)(images, 64, lambda drawn: drawn) for seed in (1, 1, 2))
+        first, same, other = (FlipCrop(seed)(images, Group(CPU)) for seed in (1, 1, 2))
         assert torch.equal(first, same)
         assert not torch.equal(first, other)
 
     def test_processes_share_what_is_drawn(self) -> None:
         images = torch.randn(6, 1, 8, 8)
-        whole = FlipCrop(0)(images, 6, lambda drawn: drawn)
+        whole = FlipCrop(0)(images, Group(CPU))
         for rank in range(2):
-            part = FlipCrop(0)(images[rank::2], 6, itemgetter(slice(rank, None, 2)))
+            part = FlipCrop(0)(images[rank::2], Group(CPU, rank, 2))
             assert torch.equal(part, whole[rank::2])
 
     def test_needs_images(self, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mireg.ablation.training.window import Window
+from mireg.ablation.training.loop import Window
 
 
 def test_a_term_and_a_loss_of_zero_have_a_share() -> None:

@@ -103,12 +103,11 @@ def compare(
     threads = max(1, torch.get_num_threads() // workers) if workers > 1 else None
     setup = Setup(folder, train, device, threads, CHECKPOINT_SECONDS)
     group = Group(device)
-    errors: list[Exception] = []
     with display("auto") as tell:
-        execute = locally(setup, workers, group, tell, lambda: False, errors)
+        execute = locally(setup, workers, group, tell, lambda: False)
         results = run_study(study, setup, execute, group=group, tell=tell, fresh=fresh, keep=keep)
-    if failures := [result for result in results if "curve" not in result]:
-        raise _failure(failures, errors)
+    if failed := [result for result in results if "curve" not in result]:
+        raise _failure(failed)
     return report.show(folder, Console(stderr=True))
 
 
@@ -128,14 +127,15 @@ def _study(
     return Study(name, (loop,), tuple(arms), seeds, tuning=tuning)
 
 
-def _failure(results: Sequence[Mapping[str, Any]], errors: Sequence[Exception]) -> Exception:
-    """The first error of the runs in this process, with a note that names all the runs that failed."""
+def _failure(results: Sequence[Mapping[str, Any]]) -> Exception:
+    """The first error, itself if it was raised in this process; its text or a note names all the runs that failed."""
     text = "; ".join(f"{each['cell']}/{each['arm']}/seed-{each['seed']}: {each['failure']}" for each in results)
     text += "; finished runs are kept, and the same call continues"
-    if not errors:
+    error: Exception | None = results[0]["error"]
+    if error is None:
         return RuntimeError(text)
-    errors[0].add_note(text)
-    return errors[0]
+    error.add_note(text)
+    return error
 
 
 def _name(train: Train) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mireg.ablation.errors import Stopped, UserError, cannot_write, one_line
-from mireg.ablation.events import EventHandler
+from mireg.ablation.events import EventHandler, note
 from mireg.ablation.storage.lock import locked
 from mireg.ablation.storage.provenance import RUNS
 from mireg.ablation.study.config import RunSpec
@@ -26,8 +26,8 @@ RETRIES = 2
 PATIENCE = 60.0
 """Seconds within which a process that lost its parent must notice and release its run."""
 
-Failures = dict[str, str]
-"""Reasons why runs have no result, by path."""
+Failures = dict[str, tuple[str, Exception | None]]
+"""Why runs have no result, by path: in one line, and the error itself where it was raised in this process."""
 
 Execute = Callable[[Sequence[RunSpec]], Failures]
 """Trains runs, and returns why any of them have no result."""
@@ -40,7 +40,7 @@ class Setup:
     Attributes:
         out: the study's folder.
         train: the training loop: :class:`mireg.ablation.training.loop.Trainer`, or a user's own function of a run.
-        device: the device to train on: ``"cpu"`` or ``"cuda"``.
+        device: the device to train on.
         threads: CPU threads per run; None leaves the number unchanged.
         checkpoint_seconds: minimum time between checkpoints of a run; 0 writes one whenever the loop can be saved.
     """
@@ -101,11 +101,6 @@ def described(error: Exception) -> tuple[str, str]:
 def crashed(spec: RunSpec, error: tuple[str, str], tell: EventHandler) -> str:
     """Report an error in the code of a run, see :func:`described`; its line is the failure."""
     trace, failure = error
-    tell(note(spec, trace))
+    tell(note(trace, spec.path))
     tell({"event": "finish", "run": spec.path, "failure": failure})
     return failure
-
-
-def note(spec: RunSpec, text: str) -> dict[str, Any]:
-    """An event that tells the user something about a run."""
-    return {"event": "note", "run": spec.path, "text": text}

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import platform
 import signal
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -14,44 +15,25 @@ from typing import Any
 import torch
 
 from mireg.ablation.errors import Stopped, UserError
-from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import RETRIES, Execute, Failures, Setup, attempt, crashed, described, note, perform
+from mireg.ablation.events import EventHandler, note
+from mireg.ablation.execution.job import RETRIES, Execute, Failures, Setup, attempt, crashed, described, perform
 from mireg.ablation.execution.signals import graceful
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
 
 
-def locally(
-    setup: Setup,
-    workers: int,
-    group: Group,
-    tell: EventHandler,
-    stop: Callable[[], bool],
-    errors: list[Exception] | None = None,
-) -> Execute:
-    """What trains runs on this machine: this process or group of processes, or a number of workers.
-
-    Errors in the code of runs are added to ``errors``, if they happen in this process.
-    """
+def locally(setup: Setup, workers: int, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> Execute:
+    """What trains runs on this machine: this process or group of processes, or a number of workers."""
     if workers == 1 or group.size > 1:
-        return partial(run_here, setup=setup, group=group, tell=tell, stop=stop, errors=errors)
+        return partial(run_here, setup=setup, group=group, tell=tell, stop=stop)
     return partial(run_in_workers, setup=setup, workers=workers, tell=tell, stop=stop)
 
 
 def run_here(
-    specs: Sequence[RunSpec],
-    setup: Setup,
-    group: Group,
-    tell: EventHandler,
-    stop: Callable[[], bool],
-    errors: list[Exception] | None = None,
+    specs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]
 ) -> Failures:
-    """Perform the runs one after another in this process, or in this group of processes.
-
-    Raises:
-        Stopped, UserError, OSError: see :func:`mireg.ablation.execution.job.perform`.
-    """
-    failures = {}
+    """:func:`perform` the runs one after another in this process, or in this group of processes."""
+    failures: Failures = {}
     for spec in specs:
         try:
             perform(spec, setup, group, tell, stop)
@@ -60,9 +42,7 @@ def run_here(
         except Exception as error:
             if group.size > 1:
                 raise  # the other processes wait for this one: all of them must restart
-            if errors is not None:
-                errors.append(error)
-            failures[spec.path] = crashed(spec, described(error), tell)
+            failures[spec.path] = crashed(spec, described(error), tell), error
     return failures
 
 
@@ -76,7 +56,7 @@ def run_in_workers(
         UserError: if data are missing or damaged, or a file cannot be written.
     """
     failures: Failures = {}
-    deaths = dict.fromkeys((spec.path for spec in specs), 0)
+    deaths = Counter[str]()
     waiting = list(reversed(specs))
     pool = [_Worker(setup, index, waiting.pop()) for index in range(min(workers, len(specs)))]
     stopping = False
@@ -89,7 +69,7 @@ def run_in_workers(
                     worker.stop()
             ready = wait([worker.connection for worker in pool], timeout=0.2)
             for worker in [worker for worker in pool if worker.connection in ready]:
-                kind, content = worker.receive()
+                spec, (kind, content) = worker.spec, worker.receive()
                 match kind:
                     case "event":
                         tell(content)
@@ -97,24 +77,23 @@ def run_in_workers(
                     case "refused":
                         raise UserError(content)
                     case "crashed":
-                        failures[worker.spec.path] = crashed(worker.spec, content, tell)
+                        failures[spec.path] = crashed(spec, content, tell), None
                     case "died" if not stopping:
-                        spec = worker.spec
                         deaths[spec.path] += 1
                         if deaths[spec.path] <= RETRIES:
-                            tell(note(spec, f"its worker process died ({content}): going on in another"))
-                            pool[pool.index(worker)] = _Worker(setup, worker.index, spec)
-                            continue
-                        failures[spec.path] = f"its worker process died {deaths[spec.path]} times, last of {content}"
-                        tell({"event": "finish", "run": spec.path, "failure": failures[spec.path]})
-                        if waiting:
-                            pool[pool.index(worker)] = _Worker(setup, worker.index, waiting.pop())
-                            continue
-                if waiting:
-                    worker.start(waiting.pop())
-                else:
+                            tell(note(f"its worker process died ({content}): going on in another", spec.path))
+                            waiting.append(spec)
+                        else:
+                            lost = f"its worker process died {deaths[spec.path]} times, last of {content}"
+                            failures[spec.path] = lost, None
+                            tell({"event": "finish", "run": spec.path, "failure": lost})
+                if not waiting:
                     pool.remove(worker)
                     worker.kill()  # its files are closed; an orderly exit takes seconds
+                elif kind == "died":
+                    pool[pool.index(worker)] = _Worker(setup, worker.index, waiting.pop())
+                else:
+                    worker.start(waiting.pop())
     finally:
         for worker in pool:
             worker.kill()
@@ -156,8 +135,8 @@ class _Worker:
     def receive(self) -> tuple[str, Any]:
         """The next message from the process: its kind and content."""
         try:
-            kind, content = self.connection.recv()
-            return kind, content
+            message: tuple[str, Any] = self.connection.recv()
+            return message
         except (EOFError, ConnectionResetError):
             self._process.join()
             code = self._process.exitcode or 0
@@ -168,7 +147,6 @@ class _Worker:
         self._process.terminate()
 
     def kill(self) -> None:
-        """Kill the process immediately."""
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -197,9 +175,6 @@ def _serve(connection: Connection, setup: Setup, index: int, environment: dict[s
         while not asked():
             try:
                 spec = connection.recv()
-            except EOFError:
-                return
-            try:
                 connection.send(attempt(spec, setup, Group(device), tell, stop))
-            except BrokenPipeError:
+            except (EOFError, BrokenPipeError):  # nobody sends or listens any more
                 return

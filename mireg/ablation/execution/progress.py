@@ -47,17 +47,11 @@ def display(style: str) -> Iterator[EventHandler]:
         with Progress(*columns, console=console, speed_estimate_period=PERIOD) as progress:
             yield _Bars(progress)
     else:
-        displays: dict[str, EventHandler] = {"lines": _Lines(), "json": _json, "none": _notes}
-        yield displays[style]
+        yield _json if style == "json" else _Lines(only_notes=style == "none")
 
 
 def _json(event: dict[str, Any]) -> None:
     print(json.dumps(event), flush=True)
-
-
-def _notes(event: dict[str, Any]) -> None:
-    if event["event"] == "note":
-        print(_text(event), file=sys.stderr, flush=True)
 
 
 def _text(note: dict[str, Any]) -> str:
@@ -65,11 +59,13 @@ def _text(note: dict[str, Any]) -> str:
 
 
 class _Lines:
-    def __init__(self) -> None:
+    def __init__(self, only_notes: bool) -> None:
+        self._only_notes = only_notes
         self._runs = self._finished = 0
 
     def __call__(self, event: dict[str, Any]) -> None:
-        if line := self._line(event):
+        line = self._line(event)
+        if line and (event["event"] == "note" or not self._only_notes):
             print(line, file=sys.stderr, flush=True)
 
     def _line(self, event: dict[str, Any]) -> str | None:

@@ -20,15 +20,8 @@ def run_on_ray(
 ) -> Failures:
     """Run each as a Ray task; a run whose process or machine is lost continues from its checkpoint elsewhere.
 
-    A task requests the setup's threads as CPUs and, on CUDA, one GPU. Folders must have the same path
-    on every machine.
-
-    Args:
-        specs: the runs.
-        setup: settings shared by all runs.
-        address: address of the cluster; None uses ``RAY_ADDRESS`` or, if not set, only this machine.
-        tell: receives the events.
-        stop: returns whether to stop.
+    A task requests the setup's threads as CPUs and, on CUDA, one GPU. Folders must have the same path on every machine.
+    Without an address, ``RAY_ADDRESS`` is that of the cluster or, if not set, this machine is the only one.
 
     Raises:
         Stopped: if ``stop`` returned True, after every running task has saved its state.
@@ -72,7 +65,7 @@ def run_on_ray(
                 if kind == "refused":
                     raise UserError(content)
                 if kind == "crashed":
-                    failures[spec.path] = crashed(spec, content, tell)
+                    failures[spec.path] = crashed(spec, content, tell), None
     finally:
         ray.shutdown()
     if stopping:

@@ -10,10 +10,9 @@ from types import FrameType
 
 
 class Stop:
-    """Call it to ask whether to stop. ``signal`` is the number of the received signal, or None."""
+    """Says whether to stop when called; ``signal`` is the number of the received signal, or None."""
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    signal: int | None = None
 
     def __call__(self) -> bool:
         return self.signal is not None
@@ -21,11 +20,7 @@ class Stop:
 
 @contextmanager
 def graceful(*numbers: signal.Signals) -> Iterator[Stop]:
-    """Record the signals instead of terminating; a second signal terminates as usual.
-
-    Args:
-        numbers: signals to record.
-    """
+    """Record these signals instead of terminating; a second signal terminates as usual."""
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -71,12 +71,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "report":  # a package that can be called
-        return importlib.import_module("mireg.ablation.report")
+    if name in ("report", "tasks"):  # report is a package that can be called
+        return importlib.import_module(f"mireg.ablation.{name}")
     # The trainer and its report are slow to import, and most of the package needs neither.
     for module, names in _HOME.items():
         if name in names:
             return getattr(importlib.import_module(f"mireg.ablation.{module}"), name)
-    if name == "tasks":
-        return importlib.import_module("mireg.ablation.tasks")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,11 +24,7 @@ def cannot_write(error: OSError) -> str:
 
 
 def check(name: str, value: object, good: bool, remedy: str) -> None:
-    """Raise an error unless a value is valid.
-
-    Raises:
-        UserError: naming the value and the remedy.
-    """
+    """Raise a UserError, which names the value and the remedy, unless the value is good."""
     if not good:
         raise UserError(f"{name}={value!r}: {remedy}")
 

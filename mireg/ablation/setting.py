@@ -48,11 +48,7 @@ def settings_of(kind: Any) -> dict[str, Field[Any]]:
 
 
 def check_settings(owner: Any) -> None:
-    """Check the settings of a dataclass that are set.
-
-    Raises:
-        UserError: naming the value and the remedy.
-    """
+    """Raise a UserError unless the settings of a dataclass are among their choices and no less than their least."""
     for name, of in settings_of(owner).items():
         value, choices, least = getattr(owner, of.name), of.metadata["choices"], of.metadata["least"]
         if choices:

@@ -108,8 +108,7 @@ class Cell:
         check("metric", self.metric, known, f"choose from {', '.join(MODES)}")
         _check_goal(self)
         check("batch_size", self.batch_size, self.batch_size >= 2, "MI needs at least 2 samples in a batch")
-        for lr in (self.lr, *self.arm_lr.values(), *self.tuning_lrs, *itertools.chain(*self.arm_tuning_lrs.values())):
-            check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
+        _check_rates(self.lr, *self.arm_lr.values(), *self.tuning_lrs, *itertools.chain(*self.arm_tuning_lrs.values()))
         _check_arms(self.arms)
         if self.seeds is not None:
             _check_seeds(self.seeds)
@@ -187,8 +186,7 @@ class Tuning:
 
     def __post_init__(self) -> None:
         check("lrs", self.lrs, len(self.lrs) > 0, "name at least one")
-        for lr in self.lrs:
-            check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
+        _check_rates(*self.lrs)
         _check_seeds(self.seeds)
 
     @property
@@ -225,10 +223,7 @@ class Study:
         _check_name("study", self.name)
         _check_seeds(self.seeds)
         check("arms", self.arms, len(self.arms) > 0, "name at least one")
-        if all(isinstance(cell, Loop) for cell in self.cells):
-            _check_names(self.arms)
-        else:
-            _check_arms(self.arms)
+        _check_arms(self.arms, of_loop=all(isinstance(cell, Loop) for cell in self.cells))
         if self.tuning:
             used = set(self.seed_numbers).intersection(self.tuning.seed_numbers)
             check("first_seed", self.first_seed, not used, "keep clear of the seeds that tuning uses")
@@ -330,18 +325,14 @@ class RunSpec:
         return {**asdict(self), **({"cell": self.cell.as_dict()} if isinstance(self.cell, Loop) else {})}
 
 
-def _check_arms(arms: tuple[str, ...]) -> None:
+def _check_arms(arms: tuple[str, ...], *, of_loop: bool = False) -> None:
+    """Check the names of arms; a loop may have some of its own."""
     check("arms", arms, len(set(arms)) == len(arms), "name each once")
     for arm in arms:
-        named_arm(arm)
-
-
-def _check_names(arms: tuple[str, ...]) -> None:
-    """Check the arms of a loop, which may have names of its own."""
-    _check_arms(tuple(arm for arm in arms if ":" in arm))
-    check("arms", arms, len(set(arms)) == len(arms), "name each once")
-    for arm in arms:
-        _check_name("arm", arm.replace(":", "."))
+        if ":" in arm or not of_loop:
+            named_arm(arm)
+        if of_loop:
+            _check_name("arm", arm.replace(":", "."))
 
 
 def _check_goal(cell: Cell) -> None:
@@ -351,6 +342,11 @@ def _check_goal(cell: Cell) -> None:
     elif goal is not None:
         own = cell.metric != "loss" or cell.task is not None or isinstance(cell, Loop)
         check("goal", goal, math.isfinite(goal) and (own or goal > 0), "give a loss above 0, which none goes below")
+
+
+def _check_rates(*rates: float) -> None:
+    for lr in rates:
+        check("lr", lr, math.isfinite(lr) and lr > 0, "give a positive number")
 
 
 def _check_seeds(seeds: int) -> None:

@@ -28,12 +28,11 @@ def unpaired(results: Iterable[Mapping[str, Any]], baseline: str = BASELINE) -> 
         if other is None or _options(other) != _options(run):
             continue
         ours, theirs = run["pairing"], other["pairing"]
-        differ = ["weights"] if ours["weights"] != theirs["weights"] else []
-        if ours["n_batches"] == theirs["n_batches"] and ours["batches"] != theirs["batches"]:
-            differ.append("batches")
-        known = found.setdefault(cell, {}).setdefault(arm, [])
-        known += [what for what in differ if what not in known]
-    return {cell: bad for cell, arms in found.items() if (bad := {arm: what for arm, what in arms.items() if what})}
+        comparable = ["weights", "batches"] if ours["n_batches"] == theirs["n_batches"] else ["weights"]
+        if differ := [what for what in comparable if ours[what] != theirs[what]]:
+            known = found.setdefault(cell, {}).setdefault(arm, [])
+            known += [what for what in differ if what not in known]
+    return found
 
 
 def _options(run: Mapping[str, Any]) -> Any:

@@ -37,13 +37,12 @@ def ratio(
     Args:
         baseline: steps or seconds to target by seed, None for a miss.
         arm: the same for the arm, with the same seeds.
-        limit: budget at which a miss is censored; a miss counts as this, so a ratio with a missed median is a
-            bound.
+        limit: budget that a miss counts as, so that a ratio with a missed median is a bound.
         baseline_limit: the same for the baseline, if it differs.
 
     Returns:
-        ``ratio`` (None if both medians are misses), ``bound`` (None, ``"at least"`` or ``"at most"``),
-        ``ci95``, a percentile bootstrap over paired seeds (None with fewer than 2).
+        ``ratio`` (None if both medians are misses), ``bound`` (None, ``"at least"`` or ``"at most"``), and ``ci95``, a
+        percentile bootstrap over paired seeds (None with fewer than 2).
 
     >>> found = ratio([600, None, None], [100, 200, 125], limit=1000)
     >>> found["ratio"], found["bound"]
@@ -57,12 +56,9 @@ def ratio(
         pick = np.random.default_rng(0).integers(len(ours), size=(RESAMPLES, len(ours)))
         ratios = np.median(theirs[pick], axis=1) / np.median(ours[pick], axis=1)
         tail = 50 * (1 - CONFIDENCE)
-        interval = [float(edge) for edge in np.percentile(ratios, [tail, 100 - tail])]
-    return {
-        "ratio": None if all(missed) else float(np.median(theirs) / np.median(ours)),
-        "bound": bound,
-        "ci95": interval,
-    }
+        interval = np.percentile(ratios, [tail, 100 - tail]).tolist()
+    found = None if all(missed) else float(np.median(theirs) / np.median(ours))
+    return {"ratio": found, "bound": bound, "ci95": interval}
 
 
 def paired_p_value(baseline: Sequence[float | None], arm: Sequence[float | None], limit: float) -> float | None:
@@ -75,12 +71,12 @@ def paired_p_value(baseline: Sequence[float | None], arm: Sequence[float | None]
     logs = np.log(_censored(baseline, limit)), np.log(_censored(arm, limit))
     if np.array_equal(*logs):
         return 1.0
-
-    def mean_difference(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
-        return np.asarray(np.mean(x - y, axis=axis))
-
     test = stats.permutation_test(
-        logs, mean_difference, permutation_type="samples", n_resamples=2**16, rng=np.random.default_rng(0)
+        logs,
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        n_resamples=2**16,
+        rng=np.random.default_rng(0),
     )
     return float(test.pvalue)
 
@@ -90,7 +86,7 @@ def logrank_p_value(baseline: Sequence[float | None], arm: Sequence[float | None
     if len(arm) < 2 or not any(value is not None for value in (*baseline, *arm)):
         return None
     samples = [
-        stats.CensoredData(uncensored=[v for v in values if v is not None], right=[limit for v in values if v is None])
+        stats.CensoredData.right_censored(_censored(values, limit), [value is None for value in values])
         for values in (baseline, arm)
     ]
     with np.errstate(invalid="ignore"):  # 0/0 if all runs reach the target at the same step
@@ -117,15 +113,10 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def performance_profile(cells: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """Ratio of each arm to the fastest arm, over the cells in which it ran.
+    """Ratio of each arm's median steps to the goal to the fastest arm's, in every cell of a summary in which it ran.
 
-    Args:
-        cells: cells of a summary.
-
-    Returns:
-        For each arm, one number per cell: its median steps to target over the smallest of any arm in that
-        cell, in increasing order, infinity if it has no median. The share of these that is at
-        most tau, plotted over tau, is the performance profile. Cells that no arm solves are left out.
+    Increasing, and infinite without a median; cells that no arm solves are left out. The share of these that is at most
+    tau, plotted over tau, is the performance profile.
 
     Source: Dolan & Moré, Benchmarking optimization software with performance profiles, Mathematical
     Programming 91, 2002.
@@ -152,5 +143,5 @@ def student(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _censored(values: Sequence[float | None], limit: Limit) -> np.ndarray:
-    limits = np.broadcast_to(limit, len(values))
-    return np.array([stop if value is None else value for value, stop in zip(values, limits, strict=True)], dtype=float)
+    found = np.array(values, dtype=float)  # None becomes NaN
+    return np.where(np.isnan(found), limit, found)

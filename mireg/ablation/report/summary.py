@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,21 +45,21 @@ def summarise(
         present = {result["arm"] for result in of_cell}
         order = [arm for arm in arms if arm in present] + sorted(present.difference(arms))
         order.sort(key=lambda arm: arm != baseline)
-        by_arm = {arm: {r["seed"]: r for r in of_cell if r["arm"] == arm} for arm in order}
-        cells.append(_cell(name, by_arm, baseline))
+        cells.append(_cell(name, {arm: _runs(of_cell, name, arm) for arm in order}, baseline))
     for arm in {arm for cell in cells for arm in cell["arms"]}:
         tested = [cell["arms"][arm]["vs_none"] for cell in cells if cell["arms"].get(arm, {}).get("vs_none")]
         for versus, p in zip(tested, holm([versus["p_value"] for versus in tested]), strict=True):
             versus["p_holm"] = p
     summary = {"schema_version": SCHEMA_VERSION, "study": study, "cells": cells}
     if tuning:
-        summary["tuning"] = {
-            cell: {arm: found["tried"] for arm, found in arms.items()} for cell, arms in sorted(tuning.items())
-        }
-        summary["tuned"] = {
-            cell: {arm: found["lr"] for arm, found in arms.items()} for cell, arms in sorted(tuning.items())
-        }
+        by_cell = sorted(tuning.items())
+        for key, part in (("tuning", "tried"), ("tuned", "lr")):
+            summary[key] = {cell: {arm: found[part] for arm, found in of.items()} for cell, of in by_cell}
     return summary
+
+
+def _runs(results: Iterable[dict[str, Any]], cell: str, arm: str) -> Runs:
+    return {run["seed"]: run for run in results if (run["cell"], run["arm"]) == (cell, arm)}
 
 
 def _cell(name: str, by_arm: Mapping[str, Runs], baseline: str) -> dict[str, Any]:
@@ -102,69 +102,56 @@ def difference_key(metric: Metric) -> str:
 
 
 def _arm(runs: Runs, cell: Mapping[str, Any], metric: Metric, seconds: float | None) -> dict[str, Any]:
-    reached = [to_target(run["curve"], cell["target"], metric) for run in runs.values()]
+    reached = [to_target(run["curve"], cell["target"], metric) or {} for run in runs.values()]
+    steps, times = ([point.get(key) for point in reached] for key in ("step", "seconds"))
     timely = [
         [p[metric.validation] for p in run["curve"] if seconds is not None and p["seconds"] <= seconds]
         for run in runs.values()
     ]
+    early: dict[str, list[float]] = {}
+    for point in itertools.chain(*(run["curve"] for run in runs.values())):
+        if point["step"] in AT:
+            early.setdefault(str(point["step"]), []).append(point[metric.validation])
     return {
         "n_seeds": len(runs),
-        "n_reached": sum(point is not None for point in reached),
+        "n_reached": sum(map(bool, reached)),
         "n_failed": sum(run["failure"] is not None for run in runs.values()),
-        "steps_to_target": _times(reached, lambda point: point["step"]),
-        "seconds_to_target": _times(reached, lambda point: point.get("seconds")),
+        "steps_to_target": {"median": median(steps), "values": steps},
+        "seconds_to_target": {"median": median(times), "values": times},
         final_key(metric): _mean([run[metric.final] for run in runs.values()], metric),
         "equal_time": {"seconds": seconds, **_mean([values[-1] if values else None for values in timely], metric)},
-        f"{metric.name}_at": _metric_at(runs.values(), metric),
-        "step_ms": _step_ms(runs.values()),
+        f"{metric.name}_at": early,
+        "step_ms": step_ms(runs.values()),
         "lr": next(iter(runs.values()))["lr"],
     }
 
 
-def _metric_at(runs: Iterable[dict[str, Any]], metric: Metric) -> dict[str, list[float]]:
-    """The validation metric over seeds at each step of :data:`AT`, for the runs that reached that step."""
-    found: dict[str, list[float]] = {}
-    for run in runs:
-        for point in run["curve"]:
-            if point["step"] in AT:
-                found.setdefault(str(point["step"]), []).append(point[metric.validation])
-    return found
-
-
-def _step_ms(runs: Iterable[dict[str, Any]]) -> float | None:
+def step_ms(runs: Iterable[Mapping[str, Any]]) -> float | None:
     """Median milliseconds per step; None if every run failed before its second evaluation."""
     times = [point["step_ms"] for run in runs for point in run["curve"] if point["step_ms"] is not None]
     return float(np.median(times)) if times else None
 
 
-def _times(reached: Sequence[dict[str, Any] | None], read: Callable[[dict[str, Any]], float | None]) -> dict[str, Any]:
-    values = [None if point is None else read(point) for point in reached]
-    return {"median": median(values), "values": values}
-
-
 def versus(baseline: Runs, arm: Runs) -> dict[str, Any]:
     """Compare an arm with a baseline over the seeds that both have.
-
-    Args:
-        baseline: results of the baseline's runs, by seed.
-        arm: the same of the arm.
 
     Returns:
         ``n_pairs``; how many of these pairs' runs ``reached`` the goal, of the arm and of the baseline;
         ``steps_ratio`` with its ``bound`` and ``ci95`` (:func:`mireg.ablation.report.statistics.ratio`), the p-values
         and ``seconds_ratio``, None without a goal or pairs; and the difference of the final metric.
     """
-    seeds = [seed for seed in baseline if seed in arm]
+    pairs = [[runs[seed] for seed in baseline if seed in arm] for runs in (baseline, arm)]
     first = next(iter(arm.values()))["spec"]["cell"]
     metric, goal = Metric.of(first), first["target"]
-    found: dict[str, Any] = {"n_pairs": len(seeds), "reached": None}
+    ends = [(run[metric.final], baseline[seed][metric.final]) for seed, run in arm.items() if seed in baseline]
+    gains = [ours - theirs for ours, theirs in ends if ours is not None and theirs is not None]
+    found: dict[str, Any] = {"n_pairs": len(pairs[0]), "reached": None}
     found |= dict.fromkeys(("steps_ratio", "bound", "ci95", "p_value", "logrank_p_value"))
-    found |= {"seconds_ratio": None, "seconds_ci95": None, difference_key(metric): _difference(baseline, arm, metric)}
-    if not seeds or goal is None:
+    found |= {"seconds_ratio": None, "seconds_ci95": None, difference_key(metric): _interval(gains)}
+    if not pairs[0] or goal is None:
         return found
-    pairs = [[runs[seed] for seed in seeds] for runs in (baseline, arm)]
-    points = [[to_target(run["curve"], goal, metric) for run in runs] for runs in pairs]
-    theirs, ours = ([None if point is None else point["step"] for point in of] for of in points)
+    points = [[to_target(run["curve"], goal, metric) or {} for run in runs] for runs in pairs]
+    theirs, ours = ([point.get("step") for point in of] for of in points)
     limit = max(run["spec"]["cell"]["steps"] for run in itertools.chain(*pairs))
     in_steps = ratio(theirs, ours, limit)
     found |= {
@@ -176,7 +163,7 @@ def versus(baseline: Runs, arm: Runs) -> dict[str, Any]:
         "logrank_p_value": logrank_p_value(theirs, ours, limit),
     }
     if all("seconds" in point for run in itertools.chain(*pairs) for point in run["curve"]):
-        before, after = ([None if point is None else point["seconds"] for point in of] for of in points)
+        before, after = ([point.get("seconds") for point in of] for of in points)
         watched = [[run["seconds"] for run in runs] for runs in pairs]
         in_seconds = ratio(before, after, watched[1], watched[0])
         found |= {"seconds_ratio": in_seconds["ratio"], "seconds_ci95": in_seconds["ci95"]}
@@ -186,26 +173,21 @@ def versus(baseline: Runs, arm: Runs) -> dict[str, Any]:
 def side_by_side(studies: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Compare each arm of a study with the same arm of the first study: the same cell, or the only one of each.
 
-    Args:
-        studies: results by name of the study.
-
-    Returns:
-        :func:`versus` with ``study``, ``cell``, ``arm`` and ``metric``, for the cells with the same metric and goal.
+    Returns, of results by name of the study, :func:`versus` with ``study``, ``cell``, ``arm`` and ``metric``, for the
+    cells with the same metric and goal.
     """
     (first, base), *others = studies.items()
     rows = []
     for name, results in others:
-        for cell in dict.fromkeys(run["cell"] for run in results):
-            cells = {run["cell"] for run in base}
-            alone = len(cells) == 1 == len({run["cell"] for run in results})
-            partner = next(iter(cells)) if alone else cell
+        theirs, ours = ({run["cell"]: None for run in of} for of in (base, results))
+        for cell in ours:
+            partner = next(iter(theirs)) if len(theirs) == 1 == len(ours) else cell
             for arm in dict.fromkeys(run["arm"] for run in results if run["cell"] == cell):
-                theirs = {run["seed"]: run for run in base if (run["cell"], run["arm"]) == (partner, arm)}
-                ours = {run["seed"]: run for run in results if (run["cell"], run["arm"]) == (cell, arm)}
-                settings = [_settings(of) for of in (theirs, ours) if of]
-                if len(settings) == 2 and settings[0] == settings[1] and set(theirs) & set(ours):
+                pair = _runs(base, partner, arm), _runs(results, cell, arm)
+                settings = [_settings(of) for of in pair if of]
+                if len(settings) == 2 and settings[0] == settings[1] and set(pair[0]) & set(pair[1]):
                     head = {"first": first, "study": name, "cell": cell, "arm": arm, **settings[0]}
-                    rows.append({**head, **versus(theirs, ours)})
+                    rows.append({**head, **versus(*pair)})
     return rows
 
 
@@ -216,22 +198,18 @@ def _settings(runs: Runs) -> dict[str, Any]:
     return {"metric": metric.name, "mode": metric.mode, "target": cell["target"]}
 
 
-def _difference(baseline: Runs, arm: Runs, metric: Metric) -> dict[str, Any]:
-    """Mean difference of the final metric over paired seeds, arm minus baseline, and Student's interval."""
-    pairs = [(run[metric.final], baseline[seed][metric.final]) for seed, run in arm.items() if seed in baseline]
-    gains = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
-    if len(gains) < 2:
-        return {"mean": float(gains[0]) if gains else None, "ci95": None}
-    mean, half = student(gains)
-    return {"mean": mean, "ci95": [mean - half, mean + half]}
-
-
 def _mean(values: Sequence[float | None], metric: Metric) -> dict[str, Any]:
     """Mean over seeds and Student's interval, within 0 and 1 where the metric is; a failed run may have no value."""
     known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return {"mean": float(known[0]) if known else None, "ci95": None}
-    mean, half = student(known)
-    low, high = mean - half, mean + half
-    bounded = metric.is_bounded and max(known) <= 1  # curves from elsewhere may be in per cent
-    return {"mean": mean, "ci95": [max(0.0, low), min(1.0, high)] if bounded else [low, high]}
+    found = _interval(known)
+    if found["ci95"] and metric.is_bounded and max(known) <= 1:  # curves from elsewhere may be in per cent
+        found["ci95"] = [max(0.0, found["ci95"][0]), min(1.0, found["ci95"][1])]
+    return found
+
+
+def _interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and Student's interval, which takes two values."""
+    if len(values) < 2:
+        return {"mean": float(values[0]) if values else None, "ci95": None}
+    mean, half = student(values)
+    return {"mean": mean, "ci95": [mean - half, mean + half]}

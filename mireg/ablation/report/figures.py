@@ -21,6 +21,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from mireg import estimators
 from mireg.ablation.arms import ARMS
 from mireg.ablation.report.statistics import performance_profile
+from mireg.ablation.report.summary import step_ms
 from mireg.ablation.report.text import metric_name
 from mireg.ablation.storage.files import write_bytes
 from mireg.ablation.study.metric import Metric, to_target
@@ -85,15 +86,7 @@ Runs = dict[str, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure, its file name and its caption.
-
-    Attributes:
-        name: file name without extension.
-        caption: what it shows.
-        draw: draws into a figure.
-        size: width and height in inches.
-        for_papers: whether it is also written to files.
-    """
+    """A figure of a size in inches, its file name without extension and its caption; one for papers is also a file."""
 
     name: str
     caption: str
@@ -104,11 +97,9 @@ class Chart:
 
 def lines(arms: Sequence[str]) -> dict[str, Line]:
     """Choose a line style for each arm."""
-    look: dict[str, Line] = {arm: {"color": COLOURS[0], "linestyle": DASHES[0]} for arm in arms[:1]}
     others = itertools.cycle(itertools.product(DASHES, COLOURS[1:]))
-    return look | {
-        arm: {"color": colour, "linestyle": dash} for arm, (dash, colour) in zip(arms[1:], others, strict=False)
-    }
+    of_arms = zip(arms, itertools.chain([(DASHES[0], COLOURS[0])], others), strict=False)
+    return {arm: {"color": colour, "linestyle": dash} for arm, (dash, colour) in of_arms}
 
 
 def runs_of(cell: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Runs:
@@ -118,37 +109,30 @@ def runs_of(cell: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Ru
 
 def save(chart: Chart, folder: Path | None = None) -> str:
     """Draw a chart as SVG in the page's own text colour; with a folder, also write it as PNG, SVG and PDF."""
-    with mpl.rc_context(STYLE | dict.fromkeys(INKED, INK)):
-        text = _saved(_drawn(chart), "svg", metadata={"Date": None, "Creator": None}).decode()
+    text = _rendered(chart, "svg", INK, metadata={"Date": None, "Creator": None}).decode()
     text = re.sub(r"(\d\.\d\d)\d+(?!\d*<)", r"\1", text)
     if folder is not None:
         write_bytes(folder / f"{chart.name}.svg", text.replace(INK, GREY).encode())
-        with mpl.rc_context(STYLE | dict.fromkeys(INKED, GREY)):
-            write_bytes(folder / f"{chart.name}.png", _saved(_drawn(chart), "png", dpi=160))
-        with mpl.rc_context(STYLE):
-            write_bytes(folder / f"{chart.name}.pdf", _saved(_drawn(chart), "pdf", metadata={"CreationDate": None}))
+        write_bytes(folder / f"{chart.name}.png", _rendered(chart, "png", GREY, dpi=160))
+        write_bytes(folder / f"{chart.name}.pdf", _rendered(chart, "pdf", metadata={"CreationDate": None}))
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     return re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
 
 
-def _drawn(chart: Chart) -> Figure:
-    figure = Figure(figsize=chart.size, layout="constrained")
-    chart.draw(figure)
-    return figure
-
-
-def _saved(figure: Figure, form: str, **options: Any) -> bytes:
+def _rendered(chart: Chart, form: str, ink: str | None = None, **options: Any) -> bytes:
+    """Draw a chart in a form, with text in a colour of its own if one is given."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, transparent=True, **options)
+    with mpl.rc_context(STYLE | (dict.fromkeys(INKED, ink) if ink else {})):
+        figure = Figure(figsize=chart.size, layout="constrained")
+        chart.draw(figure)
+        figure.savefig(buffer, format=form, transparent=True, **options)
     return buffer.getvalue()
 
 
 def cell_charts(cell: dict[str, Any], runs: Runs, look: Look) -> list[Chart]:
     """The charts of a cell; those of information only if its runs measured it, which an archive does not keep."""
-    return [
-        replace(chart, name=_file_name(cell, chart.name))
-        for chart in _charts(cell, {arm: of for arm, of in runs.items() if any(run["curve"] for run in of)}, look)
-    ]
+    begun = {arm: of for arm, of in runs.items() if any(run["curve"] for run in of)}
+    return [replace(chart, name=_file_name(cell, chart.name)) for chart in _charts(cell, begun, look)]
 
 
 def _file_name(cell: Mapping[str, Any], chart: str) -> str:
@@ -161,148 +145,99 @@ def picture(cell: Mapping[str, Any]) -> str:
 
 
 def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
-    metric, goal = Metric.of(cell), cell["target"]
+    metric, goal, rows = Metric.of(cell), cell["target"], len(runs)
     dotted = "" if goal is None else f"; the goal, {metric.show(goal)}, dotted"
-    yield _by_arm(
-        metric.name,
-        f"By step: {metric_name(cell, 'validation')}, median over seeds, band from lowest to highest{dotted}",
-        partial(draw_metric, cell=cell, runs=runs, look=look),
-        len(runs),
-        for_papers=True,
+    caption = f"By step: {metric_name(cell, 'validation')}, median over seeds, band from lowest to highest{dotted}"
+    yield _with_legend(
+        metric.name, caption, partial(draw_metric, cell=cell, runs=runs, look=look), rows, for_papers=True
     )
     if goal is not None:
-        yield _by_arm(
-            "reached",
-            "Share of the seeds that have reached the goal, by step",
-            partial(_survival, cell=cell, runs=runs, look=look),
-            len(runs),
-            for_papers=True,
+        caption = "Share of the seeds that have reached the goal, by step"
+        yield _with_legend(
+            "reached", caption, partial(_survival, cell=cell, runs=runs, look=look), rows, for_papers=True
         )
     for arm, of_arm in runs.items():
         if any(point.get("rewarded") for run in of_arm for point in run["curve"]):
-            yield Chart(
-                f"rewarded-{arm}",
-                f"What the term of {arm} rewards, by step, median over seeds, of layers from the input to the output",
-                partial(_rewarded, runs=of_arm, scale=_scale(of_arm, "rewarded")),
-                (4.8, 3.6),
+            caption = (
+                f"What the term of {arm} rewards, by step, median over seeds, of layers from the input to the output"
             )
+            yield _with_legend(f"rewarded-{arm}", caption, partial(_rewarded, runs=of_arm), LAYERS)
     informed = {arm: of for arm, of in runs.items() if all(point.get("mi") for run in of for point in run["curve"])}
     for name in dict.fromkeys(_estimator(of, "mi") for of in informed.values()):  # an axis has one unit
         same = {arm: of for arm, of in informed.items() if _estimator(of, "mi") == name}
-        scale = _scale([run for of in same.values() for run in of], "mi")
-        yield _by_arm(
-            f"weakest-link-{scale.estimator}",
-            "Smallest estimate of a successive pair, by step: the weakest link",
-            partial(draw_weakest_link, runs=same, look=look, scale=scale),
-            len(same),
-        )
-        yield _by_arm(
-            f"flow-{scale.estimator}",
-            "Estimate for each successive pair after the last step, from the input to the output",
-            partial(_flow, runs=same, look=look, scale=scale),
-            len(same),
-        )
-    yield Chart(
-        "final",
-        f"After the last step: {metric_name(cell)}, a dot per seed, a bar at the median",
-        _single(_dots, values={arm: [r[metric.final] for r in of] for arm, of in runs.items()}, look=look),
-        (4.8, max(1.4, 0.6 + 0.24 * len(runs))),
-    )
-    times = {arm: [ms for r in of if (ms := step_ms(r)) is not None] for arm, of in runs.items()}
-    if any(times.values()):
-        yield Chart(
-            "cost",
-            "Cost: milliseconds per training step, a dot per seed, a bar at the median",
-            _single(_dots, values=times, look=look, start=0.0),
-            (4.8, max(1.4, 0.6 + 0.24 * len(runs))),
-        )
+        caption = "Smallest estimate of a successive pair, by step: the weakest link"
+        yield _with_legend(f"weakest-link-{name}", caption, partial(_weakest_link, runs=same, look=look), len(same))
+        caption = "Estimate for each successive pair after the last step, from the input to the output"
+        yield _with_legend(f"flow-{name}", caption, partial(_flow, runs=same, look=look), len(same))
+    size, each = (4.8, max(1.4, 0.6 + 0.24 * rows)), "a dot per seed, a bar at the median"
+    finals = {arm: [run[metric.final] for run in of] for arm, of in runs.items()}
+    yield Chart("final", f"After the last step: {metric_name(cell)}, {each}", partial(_dots, finals, look), size)
+    times = {arm: [step_ms([run]) for run in of] for arm, of in runs.items()}
+    if any(ms is not None for of_arm in times.values() for ms in of_arm):
+        draw = partial(_dots, times, look, start=0.0)
+        yield Chart("cost", f"Cost: milliseconds per training step, {each}", draw, size)
 
 
-def _single(draw: Callable[..., None], **options: Any) -> Callable[[Figure], None]:
-    return lambda figure: draw(figure.add_subplot(), **options)
+def _with_legend(
+    name: str, caption: str, draw: Callable[[Axes], None], lines: int, *, for_papers: bool = False
+) -> Chart:
+    """A chart of so many lines, and their names below it."""
 
-
-def _by_arm(name: str, caption: str, draw: Callable[[Axes], None], arms: int, *, for_papers: bool = False) -> Chart:
-    """A chart with a line per arm, and the arms below it."""
-
-    def with_legend(figure: Figure) -> None:
+    def drawn(figure: Figure) -> None:
         axes = figure.add_subplot()
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3 if max(map(len, labels)) <= 15 else 2)
 
-    return Chart(name, caption, with_legend, (4.8, 3 + 0.2 * math.ceil(arms / 2)), for_papers)
+    return Chart(name, caption, drawn, (4.8, 3 + 0.2 * math.ceil(lines / 2)), for_papers)
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How estimates were made, which decides with which others they share an axis.
-
-    Attributes:
-        estimator: name of the estimator.
-        unit: ``"nats"``, or ``"index"`` of an estimator of dependence.
-        about: estimator, floor and ceiling in words.
-    """
-
-    estimator: str
-    unit: str
-    about: str
-
-    def label(self, axes: Axes) -> None:
-        """Write it on a chart."""
-        axes.set_ylabel(self.unit)
-        axes.set_title(self.about, fontsize=8, loc="left")
-        axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
-
-
-def _scale(runs: Sequence[Mapping[str, Any]], of: str) -> Scale:
-    """The scale of what runs measured (``"mi"``) or rewarded (``"rewarded"``), as far as they tell.
+def _label(axes: Axes, runs: Sequence[Mapping[str, Any]], of: str) -> None:
+    """Write on a chart how runs estimated what they measured (``"mi"``) or rewarded, as far as they tell.
 
     A result has, as ``estimates``, for both the name of the ``estimator``, the number of ``samples``, and ``floor`` and
     ``ceiling`` in the estimator's unit.
     """
-    name = _estimator(runs, of)
-    if name not in estimators.REGISTRY:
-        return Scale("unknown", "nats", "estimator not recorded")
-    known = [run.get("estimates", {}).get(of, {}) for run in runs]
-    measures = estimators.REGISTRY[name].measures
-    edges = [f"{edge} {_edge([of_run[edge] for of_run in known if edge in of_run])}" for edge in ("floor", "ceiling")]
-    samples = f" on {known[0]['samples']} samples" if "samples" in known[0] else ""
-    unit = "index" if measures == "dependence" else "nats"
-    return Scale(name, unit, f"{measures}, {name} estimator{samples}\n{', '.join(edges)}")
+    name, unit, about = _estimator(runs, of), "nats", "estimator not recorded"
+    if name in estimators.REGISTRY:
+        known = [run.get("estimates", {}).get(of, {}) for run in runs]
+        measures = estimators.REGISTRY[name].measures
+        ends = [f"{end} {_range([of_run[end] for of_run in known if end in of_run])}" for end in ("floor", "ceiling")]
+        samples = f" on {known[0]['samples']} samples" if "samples" in known[0] else ""
+        unit = "index" if measures == "dependence" else "nats"
+        about = f"{measures}, {name} estimator{samples}\n{', '.join(ends)}"
+    axes.set_ylabel(unit)
+    axes.set_title(about, fontsize=8, loc="left")
+    axes.set_ylim(bottom=min(0.0, axes.dataLim.ymin))
 
 
-def _estimator(runs: Sequence[Mapping[str, Any]], of: str) -> str | None:
-    """The estimator of what runs measured or rewarded; None if they do not tell."""
-    run = runs[0]
-    known, arm = run.get("estimates", {}).get(of, {}), ARMS.get(run["arm"])
-    by_trainer = of == "mi" and "task" in run  # which measures every arm with the same estimator
-    return known.get("estimator") or (MEASURED if by_trainer else arm.estimator if arm else None)
+def _estimator(runs: Sequence[Mapping[str, Any]], of: str) -> str:
+    """The estimator of what runs measured or rewarded, as far as they tell."""
+    known, arm = runs[0].get("estimates", {}).get(of, {}), ARMS.get(runs[0]["arm"])
+    by_trainer = of == "mi" and "task" in runs[0]  # which measures every arm with the same estimator
+    name = known.get("estimator") or (MEASURED if by_trainer else arm.estimator if arm else None)
+    return name if name in estimators.REGISTRY else "unknown"
 
 
-def _edge(values: Sequence[float | None]) -> str:
+def _range(values: Sequence[float | None]) -> str:
     """A floor or ceiling of several runs.
 
-    >>> _edge([]), _edge([0.011, 0.012]), _edge([-0.04, 0.2])
+    >>> _range([]), _range([0.011, 0.012]), _range([-0.04, 0.2])
     ('not measured', '0.01', '-0.04 to 0.20')
     """
     known = [value for value in values if value is not None]
-    return " to ".join(dict.fromkeys(f"{edge(known):.2f}" for edge in (min, max))) if known else "not measured"
+    return " to ".join(dict.fromkeys(f"{end(known):.2f}" for end in (min, max))) if known else "not measured"
 
 
-def has_profile(cells: Sequence[dict[str, Any]]) -> bool:
-    """Whether any arm reaches the goal of a cell."""
-    return bool(performance_profile(cells))
-
-
-def profile_chart(cells: Sequence[dict[str, Any]], look: Look) -> Chart:
-    """The performance profile over the cells."""
+def profile_charts(cells: Sequence[dict[str, Any]], look: Look) -> list[Chart]:
+    """The performance profile over several cells, if any arm reaches the goal of one."""
     arms = len(performance_profile(cells))
     caption = (
         "Performance profile: the number of cells that an arm solves within so many times the steps of the fastest "
         "arm; behind its name, how many it solves of those in which it ran, of the cells that any arm solves"
     )
-    return _by_arm("profile", caption, partial(draw_profile, cells=cells, look=look), arms, for_papers=True)
+    chart = _with_legend("profile", caption, partial(draw_profile, cells=cells, look=look), arms, for_papers=True)
+    return [chart] if len(cells) > 1 and arms else []
 
 
 def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: Look) -> None:
@@ -311,13 +246,11 @@ def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: Look) -> Non
     The height is a number of cells, so that an arm that ran in few cells is not above one that solves many.
     """
     profile = performance_profile(cells)
-    end = 1.25 * max([r for ratios in profile.values() for r in ratios if np.isfinite(r)], default=1.0)
-    order = sorted(profile, key=lambda arm: (-sum(map(math.isfinite, profile[arm])), -len(profile[arm])))
-    for arm in order:
-        solved = [r for r in profile[arm] if np.isfinite(r)]
-        count = np.arange(len(solved) + 1)
-        label = f"{arm} ({len(solved)} of {len(profile[arm])})"
-        axes.step([1, *solved, end], [0, *count[1:], count[-1]], where="post", label=label, **look[arm])
+    solved = {arm: [ratio for ratio in ratios if math.isfinite(ratio)] for arm, ratios in profile.items()}
+    end = 1.25 * max(itertools.chain(*solved.values()), default=1.0)
+    for arm in sorted(profile, key=lambda arm: (-len(solved[arm]), -len(profile[arm]))):
+        label = f"{arm} ({len(solved[arm])} of {len(profile[arm])})"
+        _steps(axes, 1, solved[arm], end, 1, label, look[arm])
     axes.set_xscale("log", subs=[])
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -326,11 +259,26 @@ def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: Look) -> Non
     axes.set_ylim(bottom=0)
 
 
+def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: Look) -> None:
+    """Draw the share of seeds that have reached the goal by step."""
+    for arm, of_arm in runs.items():
+        points = [to_target(run["curve"], cell["target"], Metric.of(cell)) for run in of_arm]
+        steps = sorted(point["step"] for point in points if point is not None)
+        label = f"{arm} ({len(steps)} of {len(of_arm)})"
+        _steps(axes, 0, steps, cell["budget_steps"], len(of_arm), label, look[arm])
+    axes.set(xlabel="training step", ylabel="share of seeds", ylim=(-0.02, 1.04), xlim=(0, cell["budget_steps"]))
+
+
+def _steps(axes: Axes, start: float, at: list[float], end: float, whole: int, label: str, line: Line) -> None:
+    """Draw how many of a whole are there, rising by one at each place."""
+    count = np.arange(len(at) + 1) / whole
+    axes.step([start, *at, end], [0, *count[1:], count[-1]], where="post", label=label, **line)
+
+
 def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: Look) -> None:
     """Draw the validation metric by step."""
     metric = Metric.of(cell)
-    for arm, of_arm in runs.items():
-        _band(axes, [[(p["step"], p[metric.validation]) for p in r["curve"]] for r in of_arm], look[arm], arm)
+    _bands(axes, runs, look, lambda point: point[metric.validation])
     if cell["target"] is not None:
         axes.axhline(cell["target"], color="#888888", linestyle=":", linewidth=1.2)
     axes.set(xlabel="training step", ylabel=metric.name)
@@ -340,83 +288,62 @@ def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: Look) -> Non
         axes.set_yscale("log")
 
 
-def draw_weakest_link(axes: Axes, runs: Runs, look: Look, scale: Scale) -> None:
+def _weakest_link(axes: Axes, runs: Runs, look: Look) -> None:
     """Draw the smallest MI of a pair by step."""
-    for arm, of_arm in runs.items():
-        _band(axes, [[(p["step"], min(p["mi"].values())) for p in r["curve"]] for r in of_arm], look[arm], arm)
+    _bands(axes, runs, look, lambda point: min(point["mi"].values()))
     axes.set_xlabel("training step")
-    scale.label(axes)
+    _label(axes, list(itertools.chain(*runs.values())), "mi")
 
 
-def step_ms(run: dict[str, Any]) -> float | None:
-    """Median step time over the run; None if no step was timed."""
-    times = [point["step_ms"] for point in run["curve"] if point.get("step_ms") is not None]
-    return float(np.median(times)) if times else None
-
-
-def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: Look) -> None:
-    for arm, of_arm in runs.items():
-        points = [to_target(run["curve"], cell["target"], Metric.of(cell)) for run in of_arm]
-        steps = sorted(point["step"] for point in points if point is not None)
-        share = np.arange(len(steps) + 1) / len(of_arm)
-        where = [0, *steps, cell["budget_steps"]]
-        label = f"{arm} ({len(steps)} of {len(of_arm)})"
-        axes.step(where, [0, *share[1:], share[-1]], where="post", label=label, **look[arm])
-    axes.set(xlabel="training step", ylabel="share of seeds", ylim=(-0.02, 1.04), xlim=(0, cell["budget_steps"]))
-
-
-def _rewarded(figure: Figure, runs: Sequence[dict[str, Any]], scale: Scale) -> None:
-    """Draw the estimates that a term rewards by step, a line per layer."""
-    axes = figure.add_subplot()
-    keys = max((list(point.get("rewarded", {})) for run in runs for point in run["curve"]), key=len)
-    chosen = np.unique(np.linspace(0, len(keys) - 1, LAYERS).round().astype(int))
-    for index, key in enumerate(keys[place] for place in chosen):
-        curves = [[(p["step"], p["rewarded"][key]) for p in r["curve"] if key in p.get("rewarded", {})] for r in runs]
-        steps, values = _on_common_steps([curve for curve in curves if curve])
-        axes.plot(steps, np.nanmedian(values, axis=0), color=COLOURS[1 + index], label=key)
-    axes.set_xlabel("training step")
-    scale.label(axes)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-
-
-def _flow(axes: Axes, runs: Runs, look: Look, scale: Scale) -> None:
+def _flow(axes: Axes, runs: Runs, look: Look) -> None:
+    """Draw the MI of each pair after the last step."""
     for arm, of_arm in runs.items():
         profiles = [list(run["curve"][-1]["mi"].values()) for run in of_arm]
         profiles = [profile for profile in profiles if len(profile) == max(map(len, profiles))]  # all pairs finite
         pair = np.arange(1, len(profiles[0]) + 1)
         axes.plot(pair, np.median(profiles, axis=0), marker=".", label=arm, **look[arm])
     axes.set_xlabel("successive pair, from the input")
-    scale.label(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _label(axes, list(itertools.chain(*runs.values())), "mi")
 
 
-def _dots(axes: Axes, values: dict[str, list[float | None]], look: Look, start: float | None = None) -> None:
+def _rewarded(axes: Axes, runs: Sequence[dict[str, Any]]) -> None:
+    """Draw the estimates that a term rewards by step, a line per layer."""
+    keys = max((list(point.get("rewarded", {})) for run in runs for point in run["curve"]), key=len)
+    chosen = np.unique(np.linspace(0, len(keys) - 1, LAYERS).round().astype(int))
+    for index, key in enumerate(keys[place] for place in chosen):
+        curves = [[(p["step"], p["rewarded"][key]) for p in r["curve"] if key in p.get("rewarded", {})] for r in runs]
+        steps, values = _on_common_steps(curves)
+        axes.plot(steps, np.nanmedian(values, axis=0), color=COLOURS[1 + index], label=key)
+    axes.set_xlabel("training step")
+    _label(axes, runs, "rewarded")
+
+
+def _dots(values: Mapping[str, Sequence[float | None]], look: Look, figure: Figure, start: float | None = None) -> None:
+    """Draw a dot per number and a bar at the median, a row per arm."""
+    axes = figure.add_subplot()
     for row, (arm, all_of_arm) in enumerate(values.items()):
-        of_arm = [value for value in all_of_arm if value is not None]
-        if not of_arm:
-            continue
-        axes.plot(of_arm, [row] * len(of_arm), "o", color=look[arm]["color"], alpha=0.6, markersize=4)
-        axes.plot([np.median(of_arm)] * 2, [row - 0.3, row + 0.3], color=look[arm]["color"], linewidth=2)
+        if of_arm := [value for value in all_of_arm if value is not None]:
+            axes.plot(of_arm, [row] * len(of_arm), "o", color=look[arm]["color"], alpha=0.6, markersize=4)
+            axes.plot([np.median(of_arm)] * 2, [row - 0.3, row + 0.3], color=look[arm]["color"], linewidth=2)
     axes.set_yticks(range(len(values)), list(values))
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.set_xlim(left=start)
 
 
-def _band(axes: Axes, curves: list[list[tuple[float, float]]], line: Line, label: str) -> None:
-    """Draw the median over seeds by step, and the range from the lowest to the highest."""
-    steps, values = _on_common_steps([curve for curve in curves if curve])
-    axes.plot(steps, np.nanmedian(values, axis=0), label=label, **line)
-    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-    axes.fill_between(steps, low, high, color=line["color"], alpha=0.18, linewidth=0)
+def _bands(axes: Axes, runs: Runs, look: Look, read: Callable[[dict[str, Any]], float]) -> None:
+    """Draw the median over seeds by step, and the range from the lowest to the highest, of what is read of a point."""
+    for arm, of_arm in runs.items():
+        steps, values = _on_common_steps([[(p["step"], read(p)) for p in run["curve"]] for run in of_arm])
+        axes.plot(steps, np.nanmedian(values, axis=0), label=arm, **look[arm])
+        low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+        axes.fill_between(steps, low, high, color=look[arm]["color"], alpha=0.18, linewidth=0)
 
 
 def _on_common_steps(curves: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:
     """Some of the steps of all curves, and their (curves, steps) values there, interpolated; NaN beyond a curve."""
     steps = np.unique([step for curve in curves for step, _ in curve])
     steps = steps[np.unique(np.linspace(0, len(steps) - 1, min(len(steps), POINTS)).astype(int))]
-    values = np.full((len(curves), len(steps)), np.nan)
-    for row, curve in zip(values, curves, strict=True):
-        x, y = np.array(curve, dtype=float).T
-        row[:] = np.interp(steps, x, y, left=np.nan, right=np.nan)
-    return steps, values
+    known = [np.array(curve, dtype=float).T for curve in curves if curve]
+    return steps, np.array([np.interp(steps, x, y, left=np.nan, right=np.nan) for x, y in known])

@@ -85,8 +85,8 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
     write_bytes(folder / "curves.csv", as_curves(list(in_order)).encode())
     look = figures.lines(list(dict.fromkeys(arm for cell in cells for arm in cell["arms"])))
     charts = {cell["cell"]: figures.cell_charts(cell, runs[cell["cell"]], look) for cell in cells}
-    overall = [figures.profile_chart(cells, look)] if len(cells) > 1 and figures.has_profile(cells) else []
-    every = [chart for of in (overall, *charts.values()) for chart in of]
+    overall = figures.profile_charts(cells, look)
+    every = itertools.chain(overall, *charts.values())
     drawn = {c.name: figures.save(c, folder / figures.FOLDER if c.for_papers else None) for c in every}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True

@@ -30,14 +30,11 @@ from mireg.ablation.report.tables import (
 )
 from mireg.ablation.report.verdicts import bounds, headline, verdicts
 from mireg.ablation.storage.files import read_json, write_bytes, write_json
-from mireg.ablation.storage.provenance import RUNS, read_tuning
+from mireg.ablation.storage.provenance import RECORD, RUNS, read_tuning
 
 
 def write(folder: Path) -> dict[str, Any]:
-    """Write the report of a study's folder or archive into it, see :func:`publish`.
-
-    Returns:
-        The summary.
+    """Write the report of a study's folder or archive into it, see :func:`publish`, and return the summary.
 
     Raises:
         FileNotFoundError: if the folder has no finished run.
@@ -50,13 +47,18 @@ def write(folder: Path) -> dict[str, Any]:
 def write_tables(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Write ``summary.json`` and ``report.md``, and return the runs, the study's record and the summary."""
     results = load_results(folder)
-    study = read_json(folder / "study.json") or {"study": folder.name, "arms": []}
-    baseline = study.get("baseline", BASELINE)
-    summary = summarise(study["study"], results, study["arms"], read_tuning(folder), baseline)
-    if changed := study.get("changed_code"):
-        summary["changed_code"] = changed
+    study = read_json(folder / RECORD) or {"study": folder.name, "arms": []}
+    summary = summary_of(folder, results, study)
     _write_summary(folder, summary)
     return results, study, summary
+
+
+def summary_of(
+    folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str, Any], baseline: str = BASELINE
+) -> dict[str, Any]:
+    """The summary of a study's runs, with what its folder and record add."""
+    summary = summarise(study["study"], results, study["arms"], read_tuning(folder), baseline)
+    return summary | ({"changed_code": changed} if (changed := study.get("changed_code")) else {})
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
@@ -65,16 +67,10 @@ def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str, Any], summary: dict[str, Any]) -> None:
-    """Write a report into a folder.
+    """Write a report into a folder; the record of the study is at the end of the page.
 
     ``summary.json``; ``report.html``, the page; ``report.md`` and ``tables.tex``, the tables; ``runs.csv``, a row per
     run; ``curves.csv``, a row per point; and ``figures/``, the main charts as PNG, SVG and PDF.
-
-    Args:
-        folder: where to write.
-        results: results of the runs.
-        study: record of the study, printed at the end of the page.
-        summary: their summary.
     """
     _write_summary(folder, summary)
     write_bytes(folder / "tables.tex", as_latex(summary).encode())

@@ -14,6 +14,10 @@ ARCHIVE = "results.jsonl.gz"
 """File in an archive's folder, with a line per run."""
 
 
+RESULTS = "runs/*/*/*/result.json"
+"""The files of the runs in a study's folder."""
+
+
 def load_results(folder: Path) -> list[dict[str, Any]]:
     """Load all finished runs of a study's folder, or of an archive (``python -m eval.report DIR --archive TARGET``).
 
@@ -23,18 +27,14 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     """
     if not (folder / "runs").exists() and (folder / ARCHIVE).exists():
         return read_lines(folder / ARCHIVE)
-    paths = sorted((folder / "runs").glob("*/*/*/result.json"))
+    paths = sorted(folder.glob(RESULTS))
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no finished run (runs/*/*/*/result.json)")
+        raise FileNotFoundError(f"{folder} holds no finished run ({RESULTS})")
     return [result for path in paths if (result := read_result(path)) is not None]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the runs of an archive.
-
-    Raises:
-        DamagedError: if the file is damaged.
-    """
+    """Read the runs of an archive, or raise a DamagedError."""
     try:
         return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     except (OSError, EOFError, ValueError, zlib.error) as error:

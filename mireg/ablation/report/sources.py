@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.errors import UserError
 from mireg.ablation.report.curves import check_arms, read_curves
-from mireg.ablation.report.page import publish
-from mireg.ablation.report.results import ARCHIVE, load_results
+from mireg.ablation.report.page import publish, summary_of
+from mireg.ablation.report.results import ARCHIVE, RESULTS, load_results
 from mireg.ablation.report.summary import side_by_side, summarise
 from mireg.ablation.storage.files import read_json
-from mireg.ablation.storage.provenance import RECORD, read_tuning
+from mireg.ablation.storage.provenance import RECORD
 from mireg.ablation.study.metric import Metric
 
 
@@ -33,7 +32,7 @@ def report(
         curves: a CSV file, a DataFrame or records with columns ``study``, ``arm``, ``seed``, ``step``, the metric and,
             optionally, ``seconds``; a folder of TensorBoard runs (``[STUDY/]ARM/seed-N``); or a study's folder. With
             two or more, each arm is also compared with the same arm of the first.
-        baseline: the arm with which the others are compared; by default ``"none"``, or that of a study.
+        baseline: the arm with which the others are compared; by default ``"none"``.
         goal: value of the metric to reach; steps and seconds to it are compared. None compares only the final values,
             or keeps a study's own goal.
         metric: name of the column or tag; it can be left out if there is only one.
@@ -57,32 +56,33 @@ def report(
     """
     if not curves:
         raise UserError("no curves to report on: give a CSV file, records, or a folder of runs")
+    baseline = baseline or BASELINE
     studies: dict[str, list[dict[str, Any]]] = {}
     arms: list[str] = []
     for source in curves:
         name = name_of(source)
         while name in studies:
             name += "-again"
+        record: dict[str, Any] = {}
         if is_study(source):
-            record = read_json(Path(source) / RECORD) or {}
-            arms += record.get("arms", [])
+            record = {"study": name, "arms": [], **(read_json(Path(source) / RECORD) or {})}
+            arms += record["arms"]
             studies[name] = [_changed(run, goal, metric, mode) for run in load_results(Path(source))]
-            baseline = baseline or record.get("baseline", BASELINE)
         else:
             studies[name] = read_curves(source, metric, mode, goal)
             arms += [run["arm"] for run in studies[name]]
-            baseline = baseline or BASELINE
-        check_arms(studies[name], baseline, paired=not is_study(source))
-    joined = list(itertools.chain(*studies.values()))
+        check_arms(studies[name], baseline, paired=not record)
     if len(studies) > 1:
-        joined = [_renamed(run, study) for study, results in studies.items() for run in results]
-    single, folder = len(curves) == 1 and is_study(curves[0]), destination(curves, out)
-    record = (read_json(Path(curves[0]) / RECORD) or {}) if single else {}
-    tuning = read_tuning(Path(curves[0])) if single else None
-    study = record.get("study", " and ".join(studies))
-    summary = summarise(study, joined, list(dict.fromkeys(arms)), tuning, baseline or BASELINE)
+        record, joined = {}, [_renamed(run, study) for study, results in studies.items() for run in results]
+    else:
+        (joined,) = studies.values()
+    if record:
+        summary = summary_of(Path(curves[0]), joined, record, baseline)
+    else:
+        summary = summarise(" and ".join(studies), joined, list(dict.fromkeys(arms)), baseline=baseline)
     if len(studies) > 1:
         summary["side_by_side"] = side_by_side(studies)
+    folder = destination(curves, out)
     options = {"baseline": baseline, "goal": goal, "metric": metric, "mode": mode, "out": folder}
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
     named = [shlex.quote(str(source)) if isinstance(source, str | Path) else "CURVES" for source in curves]
@@ -109,7 +109,7 @@ def is_study(source: Any) -> bool:
     if not isinstance(source, str | Path):
         return False
     folder = Path(source)
-    return any((folder / name).exists() for name in (RECORD, ARCHIVE)) or any(folder.glob("runs/*/*/*/result.json"))
+    return any((folder / name).exists() for name in (RECORD, ARCHIVE)) or any(folder.glob(RESULTS))
 
 
 def _changed(run: dict[str, Any], goal: float | None, metric: str | None, mode: str | None) -> dict[str, Any]:

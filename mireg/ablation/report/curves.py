@@ -39,8 +39,8 @@ def read_curves(source: Any, metric: str | None, mode: str | None, goal: float |
     Raises:
         UserError: naming what is missing or wrong, and the remedy.
     """
+    rows: Sequence[Row]
     if isinstance(source, str | Path) and Path(source).is_dir():
-        rows: Sequence[Row]
         rows, metric = read_scalars(Path(source), metric)
     else:
         rows = _rows(source)
@@ -57,13 +57,12 @@ def read_curves(source: Any, metric: str | None, mode: str | None, goal: float |
         if measured.is_share and value > 1 + 1e-6:
             raise UserError(f"{where}: an accuracy of {value:g} is above 1: divide it by 100, or rename its column")
         run = str(row["study"]), str(row["arm"]), _whole(where, row, "seed")
-        numbers = {
-            "value": value,
-            "seconds": _number(where, row, "seconds"),
-            "test": _number(where, row, f"test_{name}"),
-        }
-        known = {key: number for key, number in numbers.items() if number is not None}
-        runs.setdefault(run, []).append({"step": _whole(where, row, "step"), **known})
+        point: dict[str, float] = {"step": _whole(where, row, "step"), "value": value}
+        for key, column in (("seconds", "seconds"), ("test", f"test_{name}")):
+            if (known := _number(where, row, column)) is not None:
+                point[key] = known
+        runs.setdefault(run, []).append(point)
+    budgets: dict[str, int] = {}
     for (study, arm, seed), points in runs.items():
         points.sort(key=lambda point: point["step"])
         for before, after in itertools.pairwise(points):
@@ -72,8 +71,6 @@ def read_curves(source: Any, metric: str | None, mode: str | None, goal: float |
                     f"{place}: study {study}, arm {arm}, seed {seed} has two rows of step {after['step']:g}: "
                     "give each run a seed of its own"
                 )
-    budgets: dict[str, int] = {}
-    for (study, _, _), points in runs.items():
         budgets[study] = max(budgets.get(study, 0), int(points[-1]["step"]))
     return [_result(*run, points, measured, goal, budgets[run[0]]) for run, points in runs.items()]
 
@@ -84,8 +81,7 @@ def _result(
     """A result as :func:`mireg.ablation.training.run.Run.write` writes it, as far as the curve tells."""
     whole = list(itertools.takewhile(lambda point: math.isfinite(point["value"]), points))
     curve: list[dict[str, Any]] = []
-    for point in whole:
-        last = curve[-1] if curve else {"step": 0, "seconds": 0.0}
+    for last, point in itertools.pairwise([{"step": 0, "seconds": 0.0}, *whole]):
         new: dict[str, Any] = {"step": int(point["step"]), metric.validation: point["value"], "step_ms": None}
         if "seconds" in point:
             new["seconds"] = point["seconds"]
@@ -142,18 +138,24 @@ def as_curves(results: Sequence[Mapping[str, Any]]) -> str:
     names = dict.fromkeys(metric.name for metric in metrics.values())
     tests = dict.fromkeys(metrics[run["cell"]].final for run in results if run.get("final_split", "test") == "test")
     timed = any("seconds" in point for run in results for point in run["curve"])
-    text = io.StringIO()
-    columns = [*COLUMNS, *names, *(["seconds"] if timed else []), *tests]
-    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    table.writeheader()
+    rows: list[Row] = []
     for run in results:
         metric, curve = metrics[run["cell"]], run["curve"]
         head = {"study": run["cell"], "arm": run["arm"], "seed": run["seed"]}
         for point in curve:
             row = {**head, **point, metric.name: point[metric.validation]}
-            table.writerow(row | ({metric.final: run[metric.final]} if point is curve[-1] else {}))
+            rows.append(row | ({metric.final: run[metric.final]} if point is curve[-1] else {}))
         if run["failure"]:
-            table.writerow({**head, "step": curve[-1]["step"] + 1 if curve else 0, metric.name: "nan"})
+            rows.append({**head, "step": curve[-1]["step"] + 1 if curve else 0, metric.name: "nan"})
+    return csv_text([*COLUMNS, *names, *(["seconds"] if timed else []), *tests], rows)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Row]) -> str:
+    """These columns of the rows as CSV; what a row does not have is empty."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    table.writeheader()
+    table.writerows(rows)
     return text.getvalue()
 
 
@@ -179,16 +181,13 @@ def _metric_column(place: str, columns: Sequence[str], metric: str | None) -> st
             guess = nearest(name, columns)
             raise UserError(f"{place}: column {name!r} is missing{guess} among {', '.join(columns)}: add it, {remedy}")
     measured = [c for c in columns if c and c not in (*COLUMNS, "seconds") and not c.startswith("test_")]
+    if metric is None and not measured:
+        raise UserError(f"{place} has no column with a metric, only {', '.join(columns)}: add it under its name")
     if metric is None and len(measured) == 1:
         return measured[0]
     if metric in columns:
         return str(metric)
-    if metric is not None:
-        problem = f"has no column {metric!r}{nearest(metric, measured)}"
-    elif measured:
-        problem = "has several columns"
-    else:
-        raise UserError(f"{place} has no column with a metric, only {', '.join(columns)}: add it under its name")
+    problem = "has several columns" if metric is None else f"has no column {metric!r}{nearest(metric, measured)}"
     raise UserError(f"{place} {problem}: choose --metric from {', '.join(measured)}")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,78 +10,64 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from mireg.ablation.arms import BASELINE, TERM
+from mireg.ablation.report.curves import csv_text
 from mireg.ablation.report.statistics import median
 from mireg.ablation.report.summary import AT, difference_key, final_key
-from mireg.ablation.report.text import (
-    difference_text,
-    mean_text,
-    metric_name,
-    number_text,
-    ratio_text,
-    speed_text,
-)
+from mireg.ablation.report.text import difference_text, mean_text, metric_name, number_text, ratio_text, speed_text
 from mireg.ablation.report.verdicts import bounds, headline
 from mireg.ablation.study.metric import MODES, Metric, to_target
 
 Table = dict[str, list[str]]
 """The text of every row, by column name."""
 
-IN_TERMINAL = {"arm": "arm", "reached": "reached", "steps to goal": "steps", "speed [95%]": "speed [95%]", "p": "p"}
-"""Columns of a terminal's 80 characters, and their names there; the final metric follows."""
+IN_TERMINAL = ("arm", "reached", "steps to goal", "speed [95%]", "p")
+"""Columns of a terminal's 80 characters; the final metric follows."""
 
 
 def comparison(cell: dict[str, Any]) -> Table:
     """The main table of a cell, a row per arm: speed to the goal, and the final metric."""
-    metric, versus, arms = Metric.of(cell), _versus(cell), cell["arms"].values()
+    metric, rows = Metric.of(cell), []
     points = ", points" if metric.is_share else ""
     never = f"not in {cell['budget_steps']}" if cell["target"] is not None else ""
-    return _filled(
-        {
-            "arm": list(cell["arms"]),
-            "learning rate": [number_text(arm["lr"], "g") for arm in arms],
-            "reached": [_reached(cell, arm) for arm in arms],
-            "steps to goal": [number_text(arm["steps_to_target"]["median"], ".0f", never) for arm in arms],
-            "speed [95%]": [speed_text(v) for v in versus],
-            "p": [number_text(v.get("p_value"), ".3f") for v in versus],
-            "seconds to goal": [number_text(arm["seconds_to_target"]["median"], ".1f") for arm in arms],
-            "speed in seconds [95%]": [
-                "" if v.get("bound") else ratio_text(v.get("seconds_ratio"), v.get("seconds_ci95")) for v in versus
-            ],
-            f"{metric_name(cell)} [95%]": [mean_text(cell, arm[final_key(metric)]) for arm in arms],
-            f"over {cell['baseline']}{points} [95%]": [
-                difference_text(cell, arm.get(difference_key(metric))) for arm in arms
-            ],
+    for name, arm in cell["arms"].items():
+        versus = arm.get("vs_none") or {}
+        in_seconds = None if versus.get("bound") else versus.get("seconds_ratio")
+        reached = "" if cell["target"] is None else f"{arm['n_reached']}/{arm['n_seeds']} "
+        broke = f"({arm['n_failed']} broke)" if arm["n_failed"] else ""
+        row = {
+            "arm": name,
+            "learning rate": number_text(arm["lr"], "g"),
+            "reached": f"{reached}{broke}".strip(),
+            "steps to goal": number_text(arm["steps_to_target"]["median"], ".0f", never),
+            "speed [95%]": speed_text(versus),
+            "p": number_text(versus.get("p_value"), ".3f"),
+            "seconds to goal": number_text(arm["seconds_to_target"]["median"], ".1f"),
+            "speed in seconds [95%]": ratio_text(in_seconds, versus.get("seconds_ci95")),
+            f"{metric_name(cell)} [95%]": mean_text(cell, arm[final_key(metric)]),
+            f"over {cell['baseline']}{points} [95%]": difference_text(cell, arm.get(difference_key(metric))),
         }
-    )
+        rows.append(row)
+    return _filled(rows)
 
 
 def details(cell: dict[str, Any]) -> Table:
     """Further details, a row per arm: other tests of the steps to the goal, equal time, and cost."""
-    versus, arms = _versus(cell), cell["arms"].values()
-    at_equal_time = f"{metric_name(cell, 'validation')} at equal time [95%]"
-    return _filled(
+    rows = [
         {
-            "arm": list(cell["arms"]),
-            "p (Holm)": [number_text(v.get("p_holm"), ".3f") for v in versus],
-            "p (log-rank)": [number_text(v.get("logrank_p_value"), ".3f") for v in versus],
-            at_equal_time: [mean_text(cell, arm["equal_time"]) for arm in arms],
-            "ms per step": [number_text(arm["step_ms"], ".1f") for arm in arms],
+            "arm": name,
+            "p (Holm)": number_text((arm.get("vs_none") or {}).get("p_holm"), ".3f"),
+            "p (log-rank)": number_text((arm.get("vs_none") or {}).get("logrank_p_value"), ".3f"),
+            f"{metric_name(cell, 'validation')} at equal time [95%]": mean_text(cell, arm["equal_time"]),
+            "ms per step": number_text(arm["step_ms"], ".1f"),
         }
-    )
+        for name, arm in cell["arms"].items()
+    ]
+    return _filled(rows)
 
 
-def _versus(cell: dict[str, Any]) -> list[dict[str, Any]]:
-    return [arm.get("vs_none") or {} for arm in cell["arms"].values()]
-
-
-def _reached(cell: dict[str, Any], arm: dict[str, Any]) -> str:
-    reached = "" if cell["target"] is None else f"{arm['n_reached']}/{arm['n_seeds']} "
-    return (reached + (f"({arm['n_failed']} broke)" if arm["n_failed"] else "")).strip()
-
-
-def _filled(table: Table) -> Table:
+def _filled(rows: Sequence[dict[str, str]]) -> Table:
     """The columns that are not empty in every row."""
-    return {name: texts for name, texts in table.items() if any(texts)}
+    return {name: [row[name] for row in rows] for name in rows[0] if any(row[name] for row in rows)}
 
 
 def overviews(summary: dict[str, Any]) -> list[tuple[str, str, Table]]:
@@ -194,48 +178,41 @@ def title(cell: dict[str, Any]) -> str:
 def heading(summary: dict[str, Any]) -> str:
     """Heading of the report: the study and what its arms are compared with."""
     baselines = list(dict.fromkeys(cell["baseline"] for cell in summary["cells"]))
-    without = baselines == [BASELINE]
-    return f"{summary['study']}: {'with and without the MI term' if without else f'against {baselines[0]}'}"
+    what = "with and without the MI term" if baselines == [BASELINE] else f"against {baselines[0]}"
+    return f"{summary['study']}: {what}"
 
 
 def print_table(summary: dict[str, Any], console: Console) -> None:
     """Print the tables of all cells, reduced to fit a terminal of 80 characters."""
     for cell in summary["cells"]:
         table, columns = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False), comparison(cell)
-        final = f"{metric_name(cell)} [95%]"
-        shown = {name: short for name, short in {**IN_TERMINAL, final: final}.items() if name in columns}
-        for name, short in shown.items():
+        shown = [name for name in (*IN_TERMINAL, f"{metric_name(cell)} [95%]") if name in columns]
+        for name in shown:
+            short = name.removesuffix(" to goal")
             table.add_column(short, justify="left" if name == "arm" else "right", no_wrap=name == "arm")
         for arm, *texts in zip(*(columns[name] for name in shown), strict=True):
             table.add_row(arm, *(text.partition(":")[0] for text in texts))  # the counts of a miss have their column
         console.print(f"[bold]{title(cell)}[/bold]", highlight=False)
         console.print(table)
         console.print(headline(cell), highlight=False)
-    if caution(summary):
-        console.print(caution(summary), highlight=False)
+    if text := caution(summary):
+        console.print(text, highlight=False)
 
 
 def as_markdown(summary: dict[str, Any]) -> str:
     """Format the verdicts and tables of all cells in Markdown."""
-    above = f"{caution(summary)}\n\n" if caution(summary) else ""
-    return f"# {heading(summary)}\n\n{above}{tables(summary)}"
+    return "\n\n".join(filter(None, [f"# {heading(summary)}", caution(summary), tables(summary)]))
 
 
 def caution(summary: dict[str, Any]) -> str:
     """A sentence on results that were kept although the code of the runs has changed; empty if there are none."""
-    names = ", ".join(summary.get("changed_code", []))
-    return (
-        f"Not all results are of the code as it is now: {names} changed, and what was there was kept." if names else ""
-    )
+    if names := ", ".join(summary.get("changed_code", [])):
+        return f"Not all results are of the code as it is now: {names} changed, and what was there was kept."
+    return ""
 
 
 def tables(summary: dict[str, Any], level: int = 2) -> str:
-    """A section in Markdown per cell with its verdict and tables, and sections with tables over all cells.
-
-    Args:
-        summary: summary of the study.
-        level: level of the headings.
-    """
+    """A section in Markdown per cell with its verdict and tables, and sections with tables over all cells."""
     parts, mark = [], "#" * level
     for cell in summary["cells"]:
         parts += [f"{mark} {title(cell)}", "", headline(cell), ""]
@@ -253,38 +230,30 @@ def markdown(table: Table, align: str = "--:") -> list[str]:
     return lines + [f"| {' | '.join(row)} |" for row in zip(*table.values(), strict=True)]
 
 
+IN_LATEX = str.maketrans({c: rf"\{c}" for c in "%&#_{}$"} | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"})
+"""What LaTeX would read as a command, escaped."""
+
+
 def as_latex(summary: dict[str, Any]) -> str:
     """The main table of each cell, for LaTeX with the package booktabs."""
     lines = ["% \\usepackage{booktabs}"]
     for cell in summary["cells"]:
         table = comparison(cell)
-        rows = [[_latex(text) for text in row] for row in (list(table), *zip(*table.values(), strict=True))]
-        head, *body = (" & ".join(row) + r" \\" for row in rows)
-        lines += ["", r"\begin{table}", r"\centering", rf"\caption{{{_latex(title(cell))}. {_latex(headline(cell))}}}"]
+        rows = (table, *zip(*table.values(), strict=True))
+        head, *body = (" & ".join(text.translate(IN_LATEX) for text in row) + r" \\" for row in rows)
+        caption = f"{title(cell)}. {headline(cell)}".translate(IN_LATEX)
+        lines += ["", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
         lines += [rf"\begin{{tabular}}{{l{'r' * (len(table) - 1)}}}", r"\toprule", head, r"\midrule", *body]
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def _latex(text: str) -> str:
-    """Escape what LaTeX would read as a command.
-
-    >>> print(_latex("mi_kde: 90%"))
-    mi\\_kde: 90\\%
-    """
-    return "".join(
-        {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"}.get(c, rf"\{c}" if c in "%&#_{}$" else c) for c in text
-    )
-
-
 def as_csv(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
     """Format a row per run; the columns of a goal that was not reached are empty."""
     finals = list(dict.fromkeys(Metric.of(cell).final for cell in summary["cells"]))
-    text = io.StringIO()
     columns = ["cell", "arm", "seed", "lr", "steps_to_goal", "seconds_to_goal", *finals, "seconds", "failure"]
-    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    table.writeheader()
+    rows = []
     for run in results:
         reached = to_target(run["curve"], run["spec"]["cell"]["target"], Metric.of(run["spec"]["cell"])) or {}
-        table.writerow({**run, "steps_to_goal": reached.get("step"), "seconds_to_goal": reached.get("seconds")})
-    return text.getvalue()
+        rows.append({**run, "steps_to_goal": reached.get("step"), "seconds_to_goal": reached.get("seconds")})
+    return csv_text(columns, rows)

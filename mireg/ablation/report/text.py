@@ -45,10 +45,7 @@ def ratio_text(value: float | None, interval: Sequence[float] | None) -> str:
 def speed_text(versus: Mapping[str, Any], ours: str = "with it", theirs: str = "without it") -> str:
     """How much faster an arm reaches the goal; where a median never reaches it, how many seeds do, and no number.
 
-    Args:
-        versus: comparison of the arm with another one, see :func:`mireg.ablation.report.summary.versus`.
-        ours: the arm, in such a text.
-        theirs: the other one.
+    It is made of a comparison of one arm, ``ours``, with another (:func:`mireg.ablation.report.summary.versus`).
 
     >>> speed_text({"n_pairs": 6, "reached": [6, 0], "steps_ratio": 15.0, "bound": "at least", "ci95": [15, 15]})
     'only with it: 6/6 vs 0/6'

@@ -22,7 +22,7 @@ NO_DIFFERENCE = "no difference shown"
 
 def headline(cell: dict[str, Any]) -> str:
     """The verdict on the first arm after the baseline, and the other arms grouped by verdict."""
-    compared = {name: arm for name, arm in cell["arms"].items() if arm.get("vs_none")}
+    compared = _compared(cell)
     if not compared:
         return f"There is nothing to compare: the baseline {cell['baseline']!r} or every other arm is missing."
     first, *others = compared
@@ -46,21 +46,23 @@ ENDS = ("better", "worse")
 
 def verdicts(cell: dict[str, Any]) -> dict[str, str]:
     """Sentences per arm: whether it was faster and ended better than the baseline, and how certain this is."""
-    sentences = {}
-    for name, arm in cell["arms"].items():
-        if not arm.get("vs_none"):
-            continue
-        if cell["target"] is None:
-            sentences[name] = _end(cell, arm, name)
-        else:
-            sentences[name] = f"{_speed(cell, name, arm)} {_end(cell, arm, 'It')}"
-    return sentences
+    compared = _compared(cell).items()
+    if cell["target"] is None:
+        return {name: _end(cell, arm, name) for name, arm in compared}
+    return {name: f"{_speed(cell, name, arm)} {_end(cell, arm, 'It')}" for name, arm in compared}
+
+
+def _compared(cell: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arms that were compared with the baseline."""
+    return {name: arm for name, arm in cell["arms"].items() if arm.get("vs_none")}
 
 
 def _speed(cell: dict[str, Any], name: str, arm: dict[str, Any]) -> str:
     versus, goal, baseline = arm["vs_none"], Metric.of(cell).show(cell["target"]), cell["baseline"]
     ours = f"{name} reached {goal} {_how_often(cell, arm)}"
-    verdict = f"{speed_verdict(arm)}{_few(versus['n_pairs'])}"
+    pairs = versus["n_pairs"]
+    few = f" (too few seeds for a test: {pairs})" if SEEDS_FOR_A_VERDICT <= pairs < SEEDS_FOR_A_TEST else ""
+    verdict = f"{speed_verdict(arm)}{few}"
     if versus["steps_ratio"] is None or versus["bound"]:
         return f"{ours}, {baseline} {_how_often(cell, cell['arms'][baseline])}: {verdict}."
     interval = versus["ci95"]
@@ -79,9 +81,9 @@ def _how_often(cell: dict[str, Any], arm: dict[str, Any]) -> str:
 def bounds(cell: dict[str, Any]) -> str:
     """The speeds of which only a bound is known, in a sentence; empty if there are none."""
     found = [
-        f"{name} {versus['bound']} {versus['steps_ratio']:.1f}x"
-        for name, arm in cell["arms"].items()
-        if (versus := arm.get("vs_none")) and versus["bound"]
+        f"{name} {arm['vs_none']['bound']} {arm['vs_none']['steps_ratio']:.1f}x"
+        for name, arm in _compared(cell).items()
+        if arm["vs_none"]["bound"]
     ]
     if not found:
         return ""
@@ -102,20 +104,14 @@ def _end(cell: dict[str, Any], arm: dict[str, Any], name: str) -> str:
     )
 
 
-def _few(pairs: int) -> str:
-    return f" (too few seeds for a test: {pairs})" if SEEDS_FOR_A_VERDICT <= pairs < SEEDS_FOR_A_TEST else ""
-
-
 def speed_verdict(arm: dict[str, Any]) -> str:
     """Faster or slower if there are enough seeds, the interval excludes 1 and the test, if possible, agrees."""
     versus = arm["vs_none"]
     if versus["n_pairs"] < SEEDS_FOR_A_VERDICT:
         return TOO_FEW
     low, high = versus["ci95"] or (0.0, float("inf"))
-    refuted = (
-        versus["n_pairs"] >= SEEDS_FOR_A_TEST and versus["p_value"] is not None and versus["p_value"] > 1 - CONFIDENCE
-    )
-    if versus["steps_ratio"] is None or refuted:
+    is_tested = versus["n_pairs"] >= SEEDS_FOR_A_TEST and versus["p_value"] is not None
+    if versus["steps_ratio"] is None or (is_tested and versus["p_value"] > 1 - CONFIDENCE):
         return NO_DIFFERENCE
     return "faster" if low > 1 else "slower" if high < 1 else NO_DIFFERENCE
 

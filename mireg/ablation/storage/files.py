@@ -79,11 +79,7 @@ def write_tensors(path: Path, state: object) -> str:
 
 
 def read_tensors(path: Path, device: torch.device) -> Any:
-    """Load a file written by :func:`write_tensors`, without running any code in it; None if the file is missing.
-
-    Raises:
-        DamagedError: if it cannot be read.
-    """
+    """Load a file of :func:`write_tensors`, without running code in it: None if missing, a DamagedError if damaged."""
     if not path.exists():
         return None
     data = io.BytesIO(path.read_bytes())

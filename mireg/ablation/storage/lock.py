@@ -20,9 +20,7 @@ LOCK = "lock"
 def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder, created if necessary. The system lets go of it whenever the process ends.
 
-    Args:
-        folder: folder to hold.
-        patience: seconds to wait for another owner.
+    Another owner is waited for, with the ``patience`` of so many seconds.
 
     Raises:
         UserError: if another process still holds it; names that process.

@@ -34,11 +34,11 @@ Choices = dict[str, dict[str, dict[str, Any]]]
 
 
 def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool = False) -> list[str]:
-    """Record the study in its folder; a later call may add cells, arms and seeds.
+    """Record the study, with all settings resolved, in its folder; a later call may add cells, arms and seeds.
 
     Args:
-        study: the study, with all settings resolved.
-        out: folder of the study.
+        study: the study.
+        out: its folder.
         code: digests of the user's code (:func:`mireg.ablation.fingerprint.fingerprint`).
         keep: keep results of code that has changed since.
 
@@ -46,8 +46,7 @@ def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool
         Notes for the user: a damaged record, packages that changed since the last invocation.
 
     Raises:
-        UserError: if the folder has another study, this one with other settings, or results of other code; shows the
-            difference.
+        UserError: showing the difference, if the folder has another study, other settings, or results of other code.
     """
     notes = []
     old = read_json(out / RECORD)
@@ -70,11 +69,12 @@ def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool
         arms = configuration.setdefault(spec.cell.name, {})
         chosen = settings(spec.as_dict())
         if study.is_tuned(cells[spec.cell.name]):
-            chosen["cell"] = {key: value for key, value in chosen["cell"].items() if key != "lr"}  # not chosen yet
+            del chosen["cell"]["lr"]  # not chosen yet
         refuse_changes(f"{spec.cell.name}/{spec.arm} in {out}", arms.setdefault(spec.arm, chosen), chosen)
     known = old.get("code", {})
-    changed = [name for name in code if known.get(name, code[name]) != code[name]]
-    if changed and not keep and _has_results(out):
+    has_results = any(True for name in ("result.json", "checkpoint.pt") for _ in out.rglob(name))
+    changed = [name for name in code if has_results and known.get(name, code[name]) != code[name]]
+    if changed and not keep:
         raise UserError(
             f"{out} holds results of other code ({', '.join(changed)} changed): begin again with --fresh "
             "(compare: fresh=True), give another --out (out=), or keep them with --keep (keep=True)"
@@ -90,15 +90,11 @@ def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool
         "configuration": configuration,
         "tuning": tuning,
         "code": {**known, **code},
-        "changed_code": sorted({*old.get("changed_code", []), *(changed if _has_results(out) else [])}),
+        "changed_code": sorted({*old.get("changed_code", []), *changed}),
         "invocations": old["invocations"],
     }
     write_json(out / RECORD, record)
     return notes
-
-
-def _has_results(out: Path) -> bool:
-    return any(True for name in ("result.json", "checkpoint.pt") for _ in out.rglob(name))
 
 
 def remove_results(out: Path) -> None:
@@ -150,11 +146,11 @@ def _tuning(study: Study) -> dict[str, Any]:
     if study.tuning is None:
         return {}
     steps = {cell.name: study.tuning_runs(cell)[0].cell.steps for cell in study.cells if study.is_tuned(cell)}
-    own = {
-        cell.name: {arm: lrs for arm in study.arms_of(cell) if (lrs := study.lrs_of(cell, arm)) != study.tuning.lrs}
-        for cell in study.cells
-    }
-    own = {cell: arms for cell, arms in own.items() if arms}
+    own: dict[str, Any] = {}
+    for cell in study.cells:
+        rates = {arm: study.lrs_of(cell, arm) for arm in study.arms_of(cell)}
+        if other := {arm: lrs for arm, lrs in rates.items() if lrs != study.tuning.lrs}:
+            own[cell.name] = other
     return {key: plain(value) for key, value in {**asdict(study.tuning), "steps": steps, "lrs_of": own}.items()}
 
 
@@ -169,13 +165,8 @@ def settings(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def refuse_changes(where: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Reject settings that differ from those of existing results.
-
-    Raises:
-        UserError: if any differ; lists every difference.
-    """
-    changed = differences(old, new)
-    if changed:
+    """Raise an error that lists every setting that differs from those of existing results, if any does."""
+    if changed := differences(old, new):
         raise UserError(f"{where} has other settings ({'; '.join(changed)}): go back to those, or give another --out")
 
 

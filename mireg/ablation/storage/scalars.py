@@ -53,19 +53,15 @@ def read_scalars(folder: Path, metric: str | None) -> tuple[list[dict[str, Any]]
         if tag not in events.Tags()["scalars"]:
             raise UserError(f"{folder}: study {study}, arm {arm}, seed {seed} has no tag {tag!r}: log it, or remove it")
         began = events.FirstEventTimestamp()
-        rows += [
-            {"study": study, "arm": arm, "seed": seed, "step": event.step, name: event.value}
-            | {"seconds": max(0.0, event.wall_time - began)}
-            for event in events.Scalars(tag)
-        ]
+        for event in events.Scalars(tag):
+            row = {"study": study, "arm": arm, "seed": seed, "step": event.step, name: event.value}
+            rows.append({**row, "seconds": max(0.0, event.wall_time - began)})
     return rows, name
 
 
 def _tag(folder: Path, tags: Sequence[str], metric: str | None) -> str:
-    def fits(tag: str) -> bool:
-        return metric in (None, tag) or tag.endswith(f"/{metric}")
-
-    chosen = [metric] if metric in tags else [tag for tag in tags if fits(tag)]
+    fitting = [tag for tag in tags if metric is None or tag.endswith(f"/{metric}")]
+    chosen = [metric] if metric in tags else fitting
     if len(chosen) != 1:
         what = "several tags" if metric is None else f"no single tag {metric!r}{nearest(metric, tags)}"
         raise UserError(f"{folder} has {what}: name one with --metric from {', '.join(tags)}")

@@ -17,14 +17,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-INSTALLED = tuple(
-    Path(path).resolve()
-    for path in (
-        *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
-        *site.getsitepackages(),
-        str(Path(__file__).parents[1]),
-    )
-)
+_PYTHON = (sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+INSTALLED = [Path(path).resolve() for path in (*_PYTHON, *site.getsitepackages(), str(Path(__file__).parents[1]))]
 """Where code is that a user does not write: the standard library, installed packages and this one."""
 
 
@@ -58,8 +52,13 @@ def _add_object(value: Any, found: dict[str, str]) -> None:
         return
     if value.__qualname__ in found:
         return
-    found[value.__qualname__] = _digest(_source(value))
-    for name in sorted({name for code in _codes(value) for name in _names(code)}):
+    codes = list(_codes(value))
+    try:
+        source = inspect.getsource(value).encode()
+    except (OSError, TypeError):
+        source = b"".join(code.co_code + repr(code.co_names).encode() for code in codes)
+    found[value.__qualname__] = _digest(source)
+    for name in sorted({name for code in codes for name in _names(code)}):
         used = vars(module).get(name)
         if isinstance(used, ModuleType):
             _add_module(used.__name__, found)
@@ -79,12 +78,7 @@ def _add_module(name: str, found: dict[str, str]) -> None:
     top = name.partition(".")[0]
     try:
         spec = importlib.util.find_spec(top)
-        if (
-            spec is not None
-            and name != top
-            and spec.submodule_search_locations
-            and _is_own(spec.submodule_search_locations[0])
-        ):
+        if spec is not None and name != top and any(map(_is_own, spec.submodule_search_locations or ())):
             spec = importlib.util.find_spec(name)
     except Exception:  # looking for a part of a package imports the package, which may do anything
         return
@@ -113,14 +107,6 @@ def _is_own(place: str | None) -> bool:
     if place is None or {"site-packages", "dist-packages"} & set(Path(place).resolve().parts):  # of any environment
         return False
     return not any(Path(place).resolve().is_relative_to(folder) for folder in INSTALLED)
-
-
-def _source(value: Any) -> bytes:
-    """The text of a function or class, or its bytecode where there is no text."""
-    try:
-        return inspect.getsource(value).encode()
-    except (OSError, TypeError):
-        return b"".join(code.co_code + repr(code.co_names).encode() for code in _codes(value))
 
 
 def _codes(value: Any) -> Iterator[CodeType]:

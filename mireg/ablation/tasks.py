@@ -64,9 +64,8 @@ class Task:
         remedy = f'give task {self.name!r} at least one, as {{"NAME": (function, "max")}}'
         check("metrics", self.metrics, bool(self.metrics), remedy)
         for name, metric in self.metrics.items():
-            good = (
-                isinstance(metric, tuple) and len(metric) == 2 and callable(metric[0]) and metric[1] in ("max", "min")
-            )
+            good = isinstance(metric, tuple) and len(metric) == 2
+            good = good and callable(metric[0]) and metric[1] in ("max", "min")
             check(f"metric {name!r} of task {self.name!r}", metric, good, 'give (function, "max") or (function, "min")')
 
     @property
@@ -77,13 +76,8 @@ class Task:
 
 def classification(outputs: int) -> Task:
     """A class for each sample: outputs (n, classes), targets (n,); -100 is skipped, as for the nodes of a graph."""
-    return Task(
-        "classification",
-        cross_entropy,
-        {"accuracy": (accuracy, "max")},
-        outputs,
-        shape=lambda targets: (*targets.shape, outputs),
-    )
+    metrics = {"accuracy": (accuracy, "max")}
+    return Task("classification", cross_entropy, metrics, outputs, shape=lambda targets: (*targets.shape, outputs))
 
 
 def regression(outputs: int) -> Task:
@@ -93,18 +87,12 @@ def regression(outputs: int) -> Task:
 
 def next_token(outputs: int) -> Task:
     """A token for each position: outputs (n, positions, vocabulary), targets (n, positions)."""
-    return Task(
-        "next-token",
-        token_loss,
-        {LOSS: (token_loss, "min"), "accuracy": (accuracy, "max")},
-        outputs,
-        shape=lambda targets: (*targets.shape, outputs),
-    )
 
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs.flatten(0, -2), targets.flatten())
 
-def token_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy over all tokens."""
-    return cross_entropy(outputs.flatten(0, -2), targets.flatten())
+    metrics = {LOSS: (loss, "min"), "accuracy": (accuracy, "max")}
+    return Task("next-token", loss, metrics, outputs, shape=lambda targets: (*targets.shape, outputs))
 
 
 def multi_label(outputs: int) -> Task:

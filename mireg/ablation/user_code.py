@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import traceback
@@ -27,22 +28,16 @@ def import_name(name: str) -> Any:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        if error.name and (where == error.name or where.startswith(f"{error.name}.")):
-            raise UserError(
-                f"{name}: no module {error.name!r} in the current folder {here} or among the installed packages"
-            ) from error
-        raise UserError(f"{name}: {blame(error)}") from error
     except (Exception, SystemExit) as error:
-        raise UserError(f"{name}: {blame(error)}") from error
+        reason, missing = blame(error), error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{where}.".startswith(f"{missing}."):
+            reason = f"no module {missing!r} in the current folder {here} or among the installed packages"
+        raise UserError(f"{name}: {reason}") from error
     try:
-        found = module
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        return functools.reduce(getattr, attribute.split("."), module)
     except AttributeError:
         path = getattr(module, "__file__", None)
         raise UserError(f"{name}: {path or where} has no {attribute!r}") from None
-    return found
 
 
 def blame(error: BaseException) -> str:

@@ -19,9 +19,7 @@ from mireg.ablation.training import networks
 
 def build(cell: Cell, dataset: Dataset) -> nn.Module:
     """The network of a cell."""
-    if networks.is_foreign(cell.model):
-        return networks.build_cell(cell, dataset)
-    return models.build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
+    return networks.build_cell(cell, dataset, "models")
 
 
 def catalogue() -> Catalogue:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -32,23 +32,21 @@ from mireg.ablation.training import networks
 from mireg.ablation.training.group import Group, launched
 from mireg.ablation.training.loop import Trainer
 
+SHIPPED = "mireg.models"
+"""The folder ``models`` of the checkout in an installed package; a checkout has none of that name."""
+
 
 def shipped() -> Catalogue:
-    """The networks in an installed package, which has the folder ``models`` of the checkout as ``mireg.models``."""
-    try:
-        models = importlib.import_module("mireg.models")
-    except ModuleNotFoundError:
-        return Catalogue((), lambda name: {}, networks.build_cell)
+    """The networks in an installed package."""
+    if importlib.util.find_spec(SHIPPED) is None:
+        return Catalogue((), lambda name: {}, build_shipped)
+    models = importlib.import_module(SHIPPED)
     return Catalogue(tuple(models.REGISTRY), models.options, build_shipped)
 
 
 def build_shipped(cell: Cell, dataset: Dataset) -> nn.Module:
     """The network of a cell, of this package or from outside."""
-    if networks.is_foreign(cell.model):
-        return networks.build_cell(cell, dataset)
-    models = importlib.import_module("mireg.models")
-    network: nn.Module = models.build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
-    return network
+    return networks.build_cell(cell, dataset, SHIPPED)
 
 
 def main(argv: Sequence[str] | None = None, catalogue: Catalogue | None = None, program: str = "mireg") -> int:
@@ -59,10 +57,11 @@ def main(argv: Sequence[str] | None = None, catalogue: Catalogue | None = None, 
         catalogue: the networks that can be named; by default those that an installed package has.
         program: at the head of messages.
     """
-    if list(sys.argv[1:] if argv is None else argv)[:1] == ["report"]:
-        return report.main((sys.argv[1:] if argv is None else argv)[1:], f"{program} report")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["report"]:
+        return report.main(words[1:], f"{program} report")
     try:
-        return run(parse(argv, program), catalogue or shipped(), program)
+        return run(parse(words, program), catalogue or shipped(), program)
     except UserError as error:
         print_error(program, str(error))
     except OSError as error:
@@ -87,7 +86,6 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
     study = chosen_study(arguments, catalogue)
     out = arguments.out or Path("out") / study.name
     device = resolve_device(arguments.device, arguments.executor)
-    workers = chosen_workers(arguments)
     if arguments.print_config:
         print(config_text(arguments, study, out, catalogue), end="")
         return 0
@@ -98,7 +96,7 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
     ):
         trainer = Trainer(catalogue.build, arguments.data_dir)
         setup = Setup(out, trainer, group.device, arguments.threads, arguments.checkpoint_seconds)
-        execute = chosen_executor(arguments, setup, workers, group, tell, stop)
+        execute = chosen_executor(arguments, setup, group, tell, stop)
         try:
             results = run_study(
                 study, setup, execute, group=group, tell=tell, fresh=arguments.fresh, keep=arguments.keep
@@ -129,18 +127,11 @@ def resolve_device(name: str, executor: str) -> torch.device:
     return torch.device(name)
 
 
-def chosen_workers(arguments: Arguments) -> int:
-    """Worker processes to use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return arguments.workers or max(1, cores // arguments.threads)
-
-
-def chosen_executor(
-    arguments: Arguments, setup: Setup, workers: int, group: Group, tell: EventHandler, stop: Stop
-) -> Execute:
+def chosen_executor(arguments: Arguments, setup: Setup, group: Group, tell: EventHandler, stop: Stop) -> Execute:
     """What trains the runs."""
     if arguments.executor == "ray":
         if group.size > 1:
             raise UserError("--executor ray does not go with torchrun: start it by itself")
         return partial(run_on_ray, setup=setup, address=arguments.ray_address, tell=tell, stop=stop)
-    return locally(setup, workers, group, tell, stop)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return locally(setup, arguments.workers or max(1, cores // arguments.threads), group, tell, stop)

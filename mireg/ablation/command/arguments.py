@@ -9,14 +9,14 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mireg.ablation.arms import Term
-from mireg.ablation.command.toml import read_words
+from mireg.ablation.command.toml import read_toml
 from mireg.ablation.errors import UserError, nearest, one_line
-from mireg.ablation.setting import check_settings, flag, setting, settings_of
+from mireg.ablation.setting import changes_of, check_settings, flag, setting, settings_of
 from mireg.ablation.study.config import Cell, Study
 
 
@@ -83,17 +83,12 @@ MUST_BE = {int: "a whole number", float: "a number", str: "text", Path: "a path"
 
 
 def parse(argv: Sequence[str] | None, program: str) -> Arguments:
-    """Read the command line, over the file that it names, if any.
-
-    Raises:
-        UserError: on an unknown option or a value of another type, in the command line or the file.
-    """
+    """Read the command line, over the file that it names, if any; a UserError says what cannot be read."""
     given = _Parser(program).read(argv)
     path = given.get("config")
     values = {**(_Parser(program, lists="extend").read_file(path) if path else {}), **given}
-    own = settings_of(Arguments)
-    study = {name: value for name, value in values.items() if name not in own}
-    return replace(Arguments(study=study), **{name: value for name, value in values.items() if name in own})
+    own = changes_of(Arguments, values)
+    return Arguments(**own, study={name: value for name, value in values.items() if name not in own})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,12 +127,15 @@ class _Parser(argparse.ArgumentParser):
         return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(values).items()}
 
     def read_file(self, path: Path) -> dict[str, Any]:
-        """What a file with settings sets."""
-        switches, lists = (
-            [flag(name).removeprefix("--") for name, how in self.how.items() if how.get(key)]
-            for key in ("action", "nargs")
-        )
-        words = read_words(path, [key for key in switches if key not in lists], lists)
+        """What a file with settings sets; its meaning and its errors are those of the same words of a command line."""
+        words = []
+        for name, value in read_toml(path).items():
+            how = self.how.get(name, {})
+            if how.get("action") == "store_true" and isinstance(value, bool):
+                words += [flag(name)] if value else []
+            else:
+                items = value if "nargs" in how and isinstance(value, list) else [value]
+                words += [f"{flag(name)}={str(x).lower() if isinstance(x, bool) else x}" for x in items]
         try:
             values = self.read(words)
         except UserError as error:

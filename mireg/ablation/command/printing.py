@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,33 @@ from mireg.ablation.command.request import Catalogue, is_own
 from mireg.ablation.command.toml import as_toml
 from mireg.ablation.setting import settings_of
 from mireg.ablation.study.config import Cell, Study
-from mireg.ablation.tasks import TASKS, Task
+from mireg.ablation.tasks import TASKS
 from mireg.ablation.training import networks
 
 
 def print_list(console: Console, catalogue: Catalogue) -> None:
     """Print what can be named on the command line."""
-    presets = {name: study for name, study in catalogue.presets.items() if _is_known(study, catalogue)}
+    presets = {
+        name: study
+        for name, study in catalogue.presets.items()
+        if all(cell.model in catalogue.names for cell in study.cells)
+    }
+    tasks = {name: (inspect.getdoc(task) or "").partition("\n")[0] for name, task in TASKS.items()}
+    arms = {name: arm.about for name, arm in ARMS.items()}
     for title, names in {
         "presets": {
             name: f"{', '.join(c.name for c in s.cells)}; arms {', '.join(s.all_arms)}" for name, s in presets.items()
         },
         "datasets": {**dict.fromkeys(data.DATASETS, ""), **data.FORMS},
         "models": {**{name: _written(catalogue.options(name)) for name in catalogue.names}, **networks.FORMS},
-        "tasks": {**{name: _about(task) for name, task in TASKS.items()}, "package.module:TASK": "your own"},
-        "arms": {
-            **{name: arm.about for name, arm in ARMS.items()},
-            "package.module:Arm": "your own, see docs/tasks.md",
-        },
+        "tasks": {**tasks, "package.module:TASK": "your own"},
+        "arms": {**arms, "package.module:Arm": "your own, see docs/tasks.md"},
         "estimators": {name: estimators.REGISTRY[name].measures for name in estimators.names()},
     }.items():
         if names:
             console.print(f"[bold]{title}[/bold]")
         for name, text in names.items():
             console.print(f"  {name:<24} {text}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _about(task: Callable[[int], Task]) -> str:
-    return (inspect.getdoc(task) or "").partition("\n")[0]
-
-
-def _is_known(study: Study, catalogue: Catalogue) -> bool:
-    return all(cell.model in catalogue.names for cell in study.cells)
 
 
 def config_text(arguments: Arguments, study: Study, out: Path, catalogue: Catalogue) -> str:
@@ -80,18 +74,15 @@ def _given(part: Study | Cell | Term) -> dict[str, Any]:
 def _settings(study: Study, cell: Cell) -> str:
     values = _given(cell) | {"betas": cell.betas}
     if study.tuning and study.is_tuned(cell):
-        values["lr"] = f"best of {_listed(cell.tuning_lrs or study.tuning.lrs)}"
-        values |= {f"lr of {arm}": f"best of {_listed(lrs)}" for arm, lrs in cell.arm_tuning_lrs.items()}
+        grids = {"lr": cell.tuning_lrs or study.tuning.lrs}
+        grids |= {f"lr of {arm}": lrs for arm, lrs in cell.arm_tuning_lrs.items()}
+        values |= {name: f"best of {', '.join(map(str, lrs))}" for name, lrs in grids.items()}
     values |= {f"lr of {arm}": lr for arm, lr in cell.arm_lr.items()}
     options = _written(cell.model_options)
     return (
         f"{_written(values)}; {options or 'the defaults of the model'}; seeds={study.seeds_of(cell)}; "
         f"arms {', '.join(study.arms_of(cell))}"
     )
-
-
-def _listed(rates: Iterable[float]) -> str:
-    return ", ".join(map(str, rates))
 
 
 def _written(values: Any) -> str:

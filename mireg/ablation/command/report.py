@@ -51,14 +51,14 @@ def report_on(arguments: argparse.Namespace, program: str) -> int:
     try:
         summary = report(*arguments.curves, **{name: getattr(arguments, name) for name in names})
     except (UserError, FileNotFoundError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2
+        problem = str(error)
     except OSError as error:
-        print(f"{program}: {cannot_write(error)}", file=sys.stderr)
-        return 2
+        problem = cannot_write(error)
     except DamagedError as error:
-        print(f"{program}: {error}: give the study's command again, it repeats that run", file=sys.stderr)
-        return 2
-    print_table(summary, Console())
-    print_places(destination(arguments.curves, arguments.out), Console())
-    return 0
+        problem = f"{error}: give the study's command again, it repeats that run"
+    else:
+        print_table(summary, Console())
+        print_places(destination(arguments.curves, arguments.out), Console())
+        return 0
+    print(f"{program}: {problem}", file=sys.stderr)
+    return 2

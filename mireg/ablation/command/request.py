@@ -11,7 +11,7 @@ from typing import Any
 from mireg.ablation.arms import BASELINE, Term
 from mireg.ablation.arms import arm as named_arm
 from mireg.ablation.command.arguments import Arguments
-from mireg.ablation.data import is_dataset, load
+from mireg.ablation.data import load
 from mireg.ablation.errors import UserError, nearest
 from mireg.ablation.setting import changes_of
 from mireg.ablation.study.config import Cell, Study
@@ -49,11 +49,7 @@ class Catalogue:
 
 
 def chosen_study(arguments: Arguments, catalogue: Catalogue) -> Study:
-    """The preset with what the arguments change, or a study of one cell of the user's own.
-
-    Raises:
-        UserError: on a request that cannot be met.
-    """
+    """The preset with what the arguments change, or a study of one cell of the user's own."""
     own = is_own(arguments)
     if own and arguments.preset is not None:
         raise UserError(
@@ -78,13 +74,11 @@ def _own(arguments: Arguments, catalogue: Catalogue) -> Study:
     if arguments.cells:
         raise UserError("--cells does not go with --dataset or --model: these make a study of one cell")
     given = arguments.study
-    dataset = given.get("dataset") or OWN.dataset
-    if not is_dataset(dataset):
-        replace(OWN, dataset=dataset)  # says what there is
-    options = read_options(arguments.model_options)
+    dataset, options = given.get("dataset") or OWN.dataset, read_options(arguments.model_options)
+    context = replace(OWN, dataset=dataset, model_options=options).context  # unknown data are refused here
     for name in given.get("arms", ()):
         named_arm(name)
-    data = load(dataset, arguments.data_dir, replace(OWN, model_options=options).context, given.get("task"))
+    data = load(dataset, arguments.data_dir, context, given.get("task"))
     modes = data.task.modes
     metric = given.get("metric") or next(iter(data.task.metrics))
     if metric not in modes:
@@ -93,10 +87,8 @@ def _own(arguments: Arguments, catalogue: Catalogue) -> Study:
     model = given.get("model") or ("gpt" if data.task.name == "next-token" else OWN.model)
     _check_model(model, catalogue)
     name = f"{slug(dataset)}-{slug(model)}"
-    cell = replace(OWN, name=name, mode=mode, metric=metric, model_options=options)
-    return Study(
-        name, (replace(cell, **{**changes_of(Cell, given), "dataset": dataset, "model": model}),), OWN_ARMS, OWN_SEEDS
-    )
+    own = {"name": name, "dataset": dataset, "model": model, "model_options": options, "metric": metric, "mode": mode}
+    return Study(name, (replace(OWN, **{**changes_of(Cell, given), **own}),), OWN_ARMS, OWN_SEEDS)
 
 
 def _preset(arguments: Arguments, catalogue: Catalogue) -> Study:

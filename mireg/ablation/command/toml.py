@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,8 @@ from mireg.ablation.errors import UserError, one_line
 from mireg.ablation.setting import flag
 
 
-def read_words(path: Path, switches: Collection[str], lists: Collection[str]) -> list[str]:
-    """What a file sets, as words of a command line; their meaning and their errors are the command line's.
-
-    Args:
-        path: of the file; its keys are options without the leading ``--``, with ``-`` or ``_``.
-        switches: options without a value, which are there or not.
-        lists: options with any number of values.
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a file sets, by name of the option: its keys may be written with ``-`` or ``_``.
 
     Raises:
         UserError: if the file cannot be read, is not TOML, or gives a key twice.
@@ -29,16 +24,10 @@ def read_words(path: Path, switches: Collection[str], lists: Collection[str]) ->
         raise UserError(f"cannot read --config {path} ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML: {one_line(error)[:60]}") from error
-    values = {key.replace("_", "-"): value for key, value in table.items()}
+    values = {key.replace("-", "_"): value for key, value in table.items()}
     if len(values) < len(table):
         raise UserError(f"{path}: a key is given twice, once with '-' and once with '_'")
-    words = []
-    for key, value in values.items():
-        if key in switches and isinstance(value, bool):
-            words += [f"--{key}"] if value else []
-        else:
-            words += [f"--{key}={_text(item)}" for item in (value if key in lists and type(value) is list else [value])]
-    return words
+    return values
 
 
 def as_toml(values: Mapping[str, Any]) -> str:
@@ -50,10 +39,6 @@ def as_toml(values: Mapping[str, Any]) -> str:
     """
     known = {flag(name)[2:]: value for name, value in values.items() if value not in (None, ())}
     return "".join(f"{key} = {_written(value)}\n" for key, value in known.items())
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _written(value: Any) -> str:

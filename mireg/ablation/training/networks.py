@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,6 @@ from mireg.ablation.user_code import import_name
 if TYPE_CHECKING:
     from mireg.ablation.data import Dataset
     from mireg.ablation.study.config import Cell
-
-TIMM, TORCHVISION = "timm", "torchvision"
 
 FORMS = {
     "package.module:factory": "your own function or class, see docs/own_network.md",
@@ -35,9 +34,11 @@ def is_foreign(name: str) -> bool:
     return bool(kind and colon and rest)
 
 
-def build_cell(cell: Cell, dataset: Dataset) -> nn.Module:
-    """Build the network of a cell that names an external one."""
-    return build(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
+def build_cell(cell: Cell, dataset: Dataset, package: str) -> nn.Module:
+    """Build the network of a cell: an external one, or one that a package of networks knows."""
+    make = build if is_foreign(cell.model) else importlib.import_module(package).build
+    network: nn.Module = make(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
+    return network
 
 
 def build(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -50,14 +51,13 @@ def build(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...], o
         outputs: number of outputs of the network.
 
     Raises:
-        UserError: if there is no such network, or an option is missing or unknown. Errors inside
-            a factory are not changed.
+        UserError: if there is no such network, or an option is missing or unknown. A factory's own errors stay as is.
     """
     kind, _, rest = name.partition(":")
     values = {key: _value(value) for key, value in options.items()}
-    if kind == TIMM:
+    if kind == "timm":
         return _timm(name, rest, values, input_shape, outputs)
-    if kind == TORCHVISION:
+    if kind == "torchvision":
         return _torchvision(name, rest, values, outputs)
     factory = import_name(name)
     if not callable(factory):
@@ -71,22 +71,20 @@ def build(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...], o
 def _call(name: str, factory: Callable[..., Any], values: dict[str, Any], given: dict[str, Any]) -> Any:
     """Call a factory with the parameters that it has."""
     signature = inspect.signature(factory)
-    bound = signature.bind_partial()
-    rest = dict(values)
+    bound, rest = signature.bind_partial(), dict(values)
     for key, parameter in signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             bound.arguments[key] = rest
             rest = {}
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            if key in rest:
-                bound.arguments[key] = rest.pop(key)
-            elif key in given:
-                bound.arguments[key] = given[key]
-            elif parameter.default is parameter.empty:
-                raise UserError(
-                    f"{name}: parameter {key!r} has no value: name it {' or '.join(GIVEN)}, give it a default, or "
-                    f"--model-options {key}=..."
-                )
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            continue
+        elif key in rest or key in given:
+            bound.arguments[key] = rest.pop(key, given.get(key))
+        elif parameter.default is parameter.empty:
+            raise UserError(
+                f"{name}: parameter {key!r} has no value: name it {' or '.join(GIVEN)}, give it a default, or "
+                f"--model-options {key}=..."
+            )
     for key in rest:
         known = [k for k in signature.parameters if k not in GIVEN]
         raise UserError(f"{name} has no option {key!r}{nearest(key, known)}: it has {', '.join(known) or 'none'}")
@@ -102,7 +100,7 @@ def _timm(name: str, model: str, values: dict[str, Any], input_shape: tuple[int,
         hint = nearest(model, timm.list_models())
         raise UserError(f"timm has no model {model!r}{hint}: timm.list_models() names all")
     shape = {"num_classes": outputs, "in_chans": input_shape[0]}
-    network: nn.Module = timm.create_model(model, pretrained=False, **{**shape, **values})
+    network: nn.Module = timm.create_model(model, pretrained=False, **shape | values)
     return network
 
 

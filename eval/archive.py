@@ -15,11 +15,15 @@ from typing import Any
 
 from mireg.ablation.report.results import ARCHIVE, load_results, read_lines
 from mireg.ablation.storage.files import read_json, write_bytes, write_json, write_result
-from mireg.ablation.storage.provenance import BY_CELL, RECORD, RUNS, TUNING, differences, read_tuning
+from mireg.ablation.storage.provenance import RECORD, RUNS, TUNING, differences, read_tuning
 from mireg.ablation.study.metric import Metric
 
 KEPT = ("step", "seconds", "step_ms")
 """Keys kept of each point of a curve, in addition to the metric."""
+
+
+BY_CELL = ("steps", "lrs_of")
+"""Keys of the record of tuning whose values are per cell."""
 
 
 def add(folder: Path, target: Path) -> None:

@@ -230,6 +230,19 @@ class TestStudy:
         assert train.main(command(tuned, *words)) == 2
         assert message in capsys.readouterr().err
 
+    def test_an_arm_may_be_added_to_a_cell_with_rates_of_its_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cell = replace(CELL, steps=5, tuning_steps=5, seeds=1, tuning_lrs=(1e-3, 3e-3))
+        monkeypatch.setitem(presets.PRESETS, "tuned", replace(STUDY, cells=(cell,)))
+        assert train.main(command(tmp_path, "--arms", "none")) == 0
+        assert train.main(command(tmp_path, "--arms", "lbe")) == 0
+        assert set(read_tuning(tmp_path)["tiny"]) == {"none", "lbe"}
+        cell = replace(cell, tuning_lrs=(1e-3, 1e-2))
+        monkeypatch.setitem(presets.PRESETS, "tuned", replace(STUDY, cells=(cell,)))
+        assert train.main(command(tmp_path, "--arms", "lbe")) == 2
+        assert "lrs_of.tiny.lbe: [0.001, 0.003] → [0.001, 0.01]" in capsys.readouterr().err
+
     def test_a_given_rate_needs_no_tuning(self, tmp_path: Path) -> None:
         assert train.main(command(tmp_path, "--lr", "0.002", "--seeds", "1", "--steps", "5", "--arms", "none")) == 0
         assert not (tmp_path / "tuning").exists()

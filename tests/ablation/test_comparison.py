@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import mireg
-from mireg.ablation import compare
+from mireg.ablation import compare, report
 from mireg.ablation.errors import UserError
 from mireg.ablation.study.pairing import unpaired
 from mireg.ablation.training.run import Run
@@ -392,8 +392,11 @@ def test_results_of_other_code_are_refused_with_three_ways_out(tmp_path: Path, m
         final(changed)
     assert final(changed, keep=True) == 0.5
     assert json.loads((out / "study.json").read_text())["changed_code"] == ["work"]
-    for page in ("report.md", "report.html"):
-        assert "of the code as it is now: work changed, and what was there was kept" in (out / page).read_text()
+    for made in ("by compare", "again, from the folder"):
+        for page in ("report.md", "report.html"):
+            kept = "of the code as it is now: work changed, and what was there was kept"
+            assert kept in (out / page).read_text(), made
+        assert report(out)["changed_code"] == ["work"]
     assert final(changed) == 0.5  # what was kept is no longer news
     imported = write_loop(tmp_path, 0.7, layer=" + 0")
     with pytest.raises(UserError, match=r"\(layers_of_mine changed\)"):

@@ -133,7 +133,7 @@ class MIRegularizer:
         nats = self.estimator.estimate_parts(first.detach(), read, about)  # (parts, used): of the input, of the target
         factors = self._factors(names, used, nats.detach(), rows) * often
         self.acts = factors.any()
-        reward = (factors * nats).sum() / sum(trained)
+        reward = (factors * nats).sum() * self.estimator.reward_scale / sum(trained)
 
         strength = strength * (PER_POSITION if rows.per_position else 1.0)
         if reward.requires_grad:

@@ -38,6 +38,8 @@ class Estimator(ABC):
         reward_options: options for rewarding it in a loss, where they differ from those for measuring.
         certain: as a reward, what the input has to tell of itself for the share lost to count in full
             (:func:`mireg.kept.share_lost`); 0 where the estimate does not depend on the number of rows.
+        reward_scale: factor on the estimate in the reward, where it changes less with a layer than ``usable`` does; the
+            bounds on the ratio of gradients (:class:`mireg.balance.Balance`) are for estimates times this factor.
         is_learned: whether it must be fitted to samples before its estimates are meaningful.
     """
 
@@ -50,6 +52,7 @@ class Estimator(ABC):
     is_learned: ClassVar[bool] = False
     reward_options: ClassVar[dict[str, Any]] = {}
     certain: ClassVar[float] = 0.0
+    reward_scale: ClassVar[float] = 1.0
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

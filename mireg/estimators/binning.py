@@ -68,6 +68,7 @@ class Binning(PairEstimator):
         "noise": 1.0,
         "shared_noise": 0.01,
     }
+    reward_scale: ClassVar[float] = 6.0
 
     def __init__(
         self,

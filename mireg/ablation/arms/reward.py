@@ -88,12 +88,16 @@ class Reward(LossTerm):
 
 
 class Shuffled(Estimator):
-    """Control: asks the layers of another estimator about rows that are not theirs."""
+    """Control: asks the layers of another estimator about rows that are not theirs.
+
+    ``certain`` stays 0: what layers lose of nothing counts in full, so that the control is not dead for want of weight.
+    """
 
     def __init__(self, inner: Estimator) -> None:
         self.inner = inner
         self.name = inner.name  # type: ignore[misc]
         self.measures = inner.measures  # type: ignore[misc]
+        self.reward_scale = inner.reward_scale  # type: ignore[misc]
 
     def estimate(self, layers: list[Tensor]) -> Tensor:
         return self.inner.estimate(layers)

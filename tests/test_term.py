@@ -355,3 +355,25 @@ def test_a_class_per_position_is_rewarded_a_quarter() -> None:
     assert of_positions is not None
     assert of_samples is not None
     assert of_positions.item() == pytest.approx(0.25 * of_samples.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "scale"), [("usable", 1.0), ("kde", 3.0), ("binning", 6.0)])
+def test_an_estimate_is_rewarded_at_its_scale_and_reported_in_nats(name: str, scale: float) -> None:
+    layers, y = layers_of(4)
+    found = {}
+    for factor in (scale, 1.0):
+        estimator: Any = estimators.get(name).for_training()
+        assert estimator.reward_scale == Shuffled(estimator).reward_scale == scale
+        estimator.reward_scale = factor
+        regularizer = mireg.MIRegularizer(estimator, Constant(1.0))
+        reward = regularizer.step(layers, y)
+        assert reward is not None
+        reward.backward()
+        assert regularizer.balance.seen is not None
+        found[factor] = reward.detach(), regularizer.terms, regularizer.balance.seen[1]
+        for layer in layers.values():
+            layer.grad = None
+    torch.testing.assert_close(found[scale][0], scale * found[1.0][0])
+    torch.testing.assert_close(found[scale][1], found[1.0][1])
+    # The bounds on the weight are for the scaled estimate, whose gradient is as many times as large.
+    torch.testing.assert_close(found[scale][2], scale**2 * found[1.0][2])

@@ -8,6 +8,7 @@ python -m eval.report TARGET --drop ARM ... --cells CELL ...
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,9 +135,18 @@ def unpack(source: Path, folder: Path, cells: Sequence[str]) -> None:
             "seeds": sorted({run["seed"] for run in results}),
             "configuration": {cell: record["configuration"][cell] for cell in cells},
             "tuning": {**tuning, **of_cells} if tuned else {},
-            "invocations": [],
+            "invocations": [call for cell in cells for call in _calls(record["made"][cell])],
         },
     )
+
+
+def _calls(made: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The invocations that an archive remembers of a cell, as far as it does."""
+    each = itertools.zip_longest(made["commits"], made["processors"], made["devices"], fillvalue="")
+    return [
+        {"commit": commit, "processor": processor, "device": device, "versions": made["versions"]}
+        for commit, processor, device in each
+    ]
 
 
 def _lean(result: dict[str, Any]) -> dict[str, Any]:

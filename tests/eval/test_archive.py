@@ -17,7 +17,7 @@ from eval import report as command
 from mireg.ablation import report
 from mireg.ablation.report.results import load_results
 from mireg.ablation.storage.files import DamagedError, write_json
-from mireg.ablation.storage.provenance import read_tuning, write_tuning
+from mireg.ablation.storage.provenance import processor, read_tuning, write_tuning
 from mireg.ablation.study import presets
 from mireg.ablation.study.config import Cell, Study, Tuning
 from tests.ablation.report.synthetic import result, write_study
@@ -163,6 +163,10 @@ def test_a_study_goes_on_from_its_archive(tmp_path: Path, monkeypatch: pytest.Mo
         return train.main(["--preset", "tuned", "--workers", "1", "--quiet", "--out", str(out), *words])
 
     assert run(tmp_path / "first") == 0
+    record = json.loads((tmp_path / "first" / "study.json").read_text())
+    for call in record["invocations"]:
+        call["processor"] = "an earlier one"
+    write_json(tmp_path / "first" / "study.json", record)
     archive.add(tmp_path / "first", kept)
     archive.unpack(kept, tmp_path / "more", ["tiny"])
     assert run(tmp_path / "more", "--cells", "tiny", "--seeds", "2") == 0
@@ -178,6 +182,9 @@ def test_a_study_goes_on_from_its_archive(tmp_path: Path, monkeypatch: pytest.Mo
         of["cell"]: {arm: found["n_seeds"] for arm, found in of["arms"].items()} for of in report.write(kept)["cells"]
     }
     assert cells == {"other": {"none": 1, "mi": 1}, "tiny": {"none": 2, "mi": 2}}
+    made = json.loads((kept / "study.json").read_text())["made"]
+    assert made["other"]["processors"] == ["an earlier one"]
+    assert made["tiny"]["processors"] == sorted(["an earlier one", processor()])
     assert run(tmp_path / "more", "--cells", "tiny", "--seeds", "2", "--steps", "30") == 2  # other settings
 
 

@@ -160,7 +160,8 @@ def _same_settings(old: Mapping[str, Any], new: Mapping[str, Any], cell: str) ->
     steps = {record.get("tuning", {}).get("steps", {}).get(cell) for record in (old, new)}
     records = [record.get("configuration", {}).get(cell, {}) for record in (old, new)]
     settings = [
-        {key: value for key, value in of_arm["cell"].items() if key != "model_options"}  # which some arms change
+        # Some arms change the model's options; what was not yet a setting is None.
+        {key: value for key, value in of_arm["cell"].items() if key != "model_options" and value is not None}
         for record in records
         for of_arm in record.values()
     ]

@@ -357,7 +357,7 @@ def test_a_class_per_position_is_rewarded_a_quarter() -> None:
     assert of_positions.item() == pytest.approx(0.25 * of_samples.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize(("name", "scale"), [("usable", 1.0), ("kde", 3.0), ("binning", 6.0)])
+@pytest.mark.parametrize(("name", "scale"), [("usable", 1.0), ("kde", 1.0), ("binning", 6.0)])
 def test_an_estimate_is_rewarded_at_its_scale_and_reported_in_nats(name: str, scale: float) -> None:
     layers, y = layers_of(4)
     found = {}

@@ -55,7 +55,6 @@ class KDE(PairEstimator):
 
     name: ClassVar[str] = "kde"
     reward_options: ClassVar[dict[str, Any]] = {"shared_noise": 0.01}
-    reward_scale: ClassVar[float] = 3.0
 
     def __init__(
         self,

@@ -21,8 +21,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import mireg
-from mireg.ablation import compare, report
+from mireg.ablation import compare
 from mireg.ablation.errors import UserError
+from mireg.ablation.report.sources import report
 from mireg.ablation.study.pairing import unpaired
 from mireg.ablation.training.run import Run
 

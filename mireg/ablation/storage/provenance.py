@@ -58,10 +58,8 @@ def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool
         raise UserError(f"{out} holds the study {old['study']!r}, not {study.name!r}: give another --out")
     tuning, before = _tuning(study), old.get("tuning", {})
     if old["configuration"]:
-        if before and tuning:  # cells may be added
-            for key in BY_CELL:
-                was, now = before.get(key, {}), tuning[key]
-                before, tuning = {**before, key: {**now, **was}}, {**tuning, key: {**was, **now}}
+        if before and tuning:  # cells and arms may be added
+            before, tuning = _completed(before, tuning), _completed(tuning, before)
         refuse_changes(f"the tuning in {out}", before, tuning)
     configuration = old["configuration"]
     cells = {cell.name: cell for cell in study.cells}
@@ -137,10 +135,6 @@ def processor() -> str:
     return f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
-BY_CELL = ("steps", "lrs_of")
-"""Keys of the tuning record whose values are per cell."""
-
-
 def _tuning(study: Study) -> dict[str, Any]:
     """The grid, its seeds and, by cell, the budget of a tuning run and any separate grid; empty without tuning."""
     if study.tuning is None:
@@ -152,6 +146,18 @@ def _tuning(study: Study) -> dict[str, Any]:
         if other := {arm: lrs for arm, lrs in rates.items() if lrs != study.tuning.lrs}:
             own[cell.name] = other
     return {key: plain(value) for key, value in {**asdict(study.tuning), "steps": steps, "lrs_of": own}.items()}
+
+
+def _completed(record: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A nested dictionary with the entries that only another one has.
+
+    >>> _completed({"steps": {"A": 1}}, {"steps": {"A": 2, "B": 3}})
+    {'steps': {'A': 1, 'B': 3}}
+    """
+    shared = {
+        key for key in record.keys() & other.keys() if isinstance(record[key], dict) and isinstance(other[key], dict)
+    }
+    return {**other, **record, **{key: _completed(record[key], other[key]) for key in shared}}
 
 
 def settings(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:

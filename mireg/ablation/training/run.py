@@ -25,14 +25,6 @@ from mireg.ablation.study.config import RunSpec
 from mireg.ablation.study.metric import to_target
 from mireg.ablation.training.group import Group
 
-
-def clock(device: torch.device) -> float:
-    """Current time in seconds, after the device has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 COMPARED = 100
 """Number of batches, from the first, by which arms of a seed are checked to see the same ones."""
 
@@ -382,3 +374,10 @@ def _bytes(tensor: Tensor, most: int = 4096) -> bytes:
     """The first values of a tensor, and its shape."""
     values = tensor.detach().flatten()[:most].cpu().contiguous()
     return repr(tuple(tensor.shape)).encode() + values.view(torch.uint8).numpy().tobytes()
+
+
+def clock(device: torch.device) -> float:
+    """Current time in seconds, after the device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 INPUT_PART = 0.5  # of what layers keep of the input, beside the target's part
 RIDGE, SHARED_NOISE, FLOOR, TINY = 0.1, 0.1, 1e-7, 1e-20
-PROJECTIONS, SEED, CERTAIN, MEMORY, TURN_GROWS = 16, 5, 1.0, 0.9, 25
+PROJECTIONS, SEED, CERTAIN, CLEAR, MEMORY, TURN_GROWS = 16, 5, 1.0, 0.05, 0.9, 25
 SMALLEST_RATIO, LARGEST_RATIO, RISE, FALL = 1e-3, 3.0, 0.1, 0.005
 
 
@@ -51,6 +51,7 @@ class Reward:
         self.m: float | None = None
         self.step = 0
         self.kept: list[float] = []  # running mean of each layer's information about the input
+        self.best: float | None = None  # and of the most that a layer knows of the target
 
     def __call__(self, layers: list[Tensor], target: Tensor | None, task: Tensor, weight: float) -> Tensor:
         """The input comes first among the layers; it has its turn, too, but is not trained."""
@@ -65,13 +66,18 @@ class Reward:
             self.kept[i] = MEMORY * self.kept[i] + (1 - MEMORY) * value.item()
         factor = [INPUT_PART * share**2 for share in share_lost(self.kept)]
         reward = {i: factor[i] * value for i, value in nats.items()}
+        seen = 0.0
         if target is not None:
             code = one_hot(target.unique(return_inverse=True)[1]).to(layers[0])
-            reward = {i: value + usable_information(layers[i], code, noise) for i, value in reward.items()}
+            known = {i: usable_information(layers[i], code, noise) for i in used}
+            now = max(value.item() for value in known.values())
+            self.best = now if self.best is None else MEMORY * self.best + (1 - MEMORY) * now
+            seen = min(1.0, max(0.0, self.best / CLEAR))  # where no layer knows of it, the estimate is noise
+            reward = {i: value + seen * known[i] for i, value in reward.items()}
         total: Tensor = turns * sum(reward[i] for i in used if 0 < i < last) + reward[last]
 
-        m = 1.0 if self.m is None else self.m
-        of_last = factor[last] + (target is not None)
+        m = SMALLEST_RATIO if self.m is None else self.m
+        of_last = factor[last] + seen
         if of_last > 0:  # else it has lost nothing, and its gradient says nothing
             (by_task,) = torch.autograd.grad(task, layers[-1], retain_graph=True)
             (by_last,) = torch.autograd.grad(reward[last] / of_last, layers[-1], retain_graph=True)

@@ -14,7 +14,11 @@ PROJECTIONS, SEED = 16, 5
 """Number of random projections that stand for the input, and the seed of their directions."""
 
 MEMORY = 0.9
-"""What the running mean of a layer's information about the input keeps when the layer is read again."""
+"""What the running mean of an estimate keeps when the next one comes."""
+
+CLEAR = 0.05
+"""Nats about the target, of the layer that knows most, from which that part of the reward counts whole. Below, the rows
+are too few for the estimator to see anything in these layers yet, and its gradient is noise."""
 
 
 class Kept:
@@ -25,11 +29,13 @@ class Kept:
 
     Attributes:
         means: by layer, 0-dim, in nats.
+        best: running mean of what the layer that knows most has of the target, 0-dim; None without a target so far.
     """
 
     def __init__(self, certain: float = 0.0) -> None:
         self.certain = certain
         self.means: dict[str, Tensor] = {}
+        self.best: Tensor | None = None
 
     def update(self, names: Sequence[str], used: Sequence[int], nats: Tensor) -> Tensor:
         """Take in the estimates (used,) of some layers, and return the share that each of these has lost, (used,).
@@ -41,10 +47,24 @@ class Kept:
         """
         now = nats.float()
         before = torch.stack([self.means.get(names[i], now[at]).to(now) for at, i in enumerate(used)])
-        mean = now.lerp(before, MEMORY)
-        mean = mean.where(mean.isfinite(), before.where(before.isfinite(), now))  # a batch that overflows is forgotten
+        mean = _running(before, now)
         self.means |= {names[i]: value for i, value in zip(used, mean.unbind(), strict=True)}
         return share_lost(torch.stack([self.means[name].to(now) for name in names]), self.certain)[list(used)]
+
+    def seen(self, nats: Tensor) -> Tensor:
+        """Take in the estimates (used,) about the target; return how clearly the best layer knows of it, 0-dim.
+
+        From 0, where its mean is not above zero, to 1 from :data:`CLEAR` on.
+        """
+        now = nats.float().amax()
+        self.best = _running(now if self.best is None else self.best.to(now), now)
+        return (self.best / CLEAR).clamp(0.0, 1.0).nan_to_num(0.0)
+
+
+def _running(before: Tensor, now: Tensor) -> Tensor:
+    """The next value of a running mean; a batch that overflows is forgotten."""
+    mean = now.lerp(before, MEMORY)
+    return mean.where(mean.isfinite(), before.where(before.isfinite(), now))
 
 
 def projected(first: Tensor) -> Tensor:

@@ -39,9 +39,10 @@ class MIRegularizer:
     """Rewards the information that successive layers keep.
 
     With Z, 16 random projections of the input, and a target Y, the term is ``-weight * m`` times the mean over layers
-    T_l of ``I(T_l; Y) + w_l^2 I(T_l; Z) / 2``, and without a target of the second part alone. w_l is the share of the
+    T_l of ``c I(T_l; Y) + w_l^2 I(T_l; Z) / 2``, and without a target of the second part alone. w_l is the share of the
     information about the input that was lost on the way: how much less T_l has of it than the layer before it that has
-    most. m makes the weight relative to the task's gradient (:class:`mireg.balance.Balance`).
+    most. c, from 0 to 1, says how clearly any layer knows of the target. m makes the weight relative to the task's
+    gradient (:class:`mireg.balance.Balance`).
 
     Args:
         estimator: a differentiable estimator that learns nothing.
@@ -147,7 +148,7 @@ class MIRegularizer:
         self.counted = rows.counted(FEWEST_ROWS)
         parts, found = [INPUT_PART * lost.square()], [f"{names[0]}→{names[i]}" for i in used]
         if self.counted is not None:
-            parts.append(self.counted.square().expand_as(lost))
+            parts.append((self.counted.square() * self._kept.seen(nats[1])).expand_as(lost))
             found += [f"{names[i]}→{TARGET}" for i in used]
         self.terms |= dict(zip(found, nats.flatten().unbind(), strict=True))
         self._watch(nats.flatten(), found, self.steps - 1)
@@ -166,11 +167,16 @@ class MIRegularizer:
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs. Changes nothing."""
-        state = {"steps": self.steps, "kept": dict(self._kept.means), "terms": dict(self.terms)}
+        state = {
+            "steps": self.steps,
+            "kept": dict(self._kept.means),
+            "best": self._kept.best,
+            "terms": dict(self.terms),
+        }
         return state | self.balance.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state returned by :meth:`state_dict`."""
-        self._kept.means, self.terms = dict(state["kept"]), dict(state["terms"])
+        self._kept.means, self._kept.best, self.terms = dict(state["kept"]), state["best"], dict(state["terms"])
         self.balance.load_state_dict(state)
         self.start_at(state["steps"])

@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 import mireg
 from mireg import estimators
 from mireg.ablation.arms.reward import Shuffled
-from mireg.kept import MEMORY, projected, share_lost
+from mireg.balance import SMALLEST_RATIO
+from mireg.kept import CLEAR, MEMORY, Kept, projected, share_lost
 from mireg.schedules import Constant
 from mireg.term import FEWEST_ROWS, INPUT_PART, PER_POSITION
 from mireg.turns import GROWS
@@ -114,8 +115,35 @@ def test_value(supervised: bool) -> None:
         reward = regularizer.estimator.about(rows, y) + INPUT_PART * lost.square() * about_input
     else:
         reward = INPUT_PART * lost.square() * about_input
-    torch.testing.assert_close(found, -reward[1:].mean())
+    torch.testing.assert_close(
+        found, -SMALLEST_RATIO * reward[1:].mean()
+    )  # nothing is known of the task's gradient yet
     assert list(regularizer.terms) == [f"0→{k}" for k in (1, 2, 3)] + [f"{k}→target" for k in range(4) if supervised]
+
+
+def test_a_target_that_no_layer_knows_of() -> None:
+    """Its estimate is noise: the term is the one without a target, until some layer knows of it."""
+    layers, _ = layers_of(4, rows=64, width=40)
+    y = torch.randint(10, (64,), generator=torch.Generator().manual_seed(3))
+    regularizer = term()
+    found = regularizer.step(layers, y)
+    assert max(value for name, value in regularizer.terms.items() if name.endswith("target")) < 0
+    torch.testing.assert_close(found, term().step(layers), rtol=0, atol=0)
+    layers["0"] = torch.nn.functional.one_hot(y, 40).float()
+    known = term()
+    assert abs(known.step(layers, y) - term().step(layers)) > 1e-4  # type: ignore[operator]
+
+
+def test_how_clearly_a_target_is_seen() -> None:
+    kept = Kept()
+    assert kept.seen(torch.tensor([-0.5, -0.1])) == 0
+    assert Kept().seen(torch.tensor([-0.5, CLEAR / 2])) == 0.5
+    assert Kept().seen(torch.tensor([1.0, -3.0])) == 1
+    assert kept.seen(torch.tensor([0.4, -0.1])) == 0  # the mean, and not a lucky batch
+    before = kept.best
+    assert kept.seen(torch.tensor([torch.nan, 0.1])) == 0  # a batch that overflows is forgotten
+    assert kept.best == before
+    assert Kept().seen(torch.tensor([torch.nan])) == 0
 
 
 @pytest.mark.parametrize("supervised", [True, False])

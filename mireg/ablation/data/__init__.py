@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mireg.ablation.data.dataset import Batch, Dataset, Samples, Split, Windows, moved
 from mireg.ablation.data.folder import load_folder
-from mireg.ablation.data.loaded import Epochs, Loaded, graph, samples_in
+from mireg.ablation.data.loaded import Loaded, graph, samples_in
 from mireg.ablation.data.named import DATASETS
 from mireg.ablation.data.own import load_own, with_task
 from mireg.ablation.data.text import load_text
@@ -19,7 +19,6 @@ __all__ = [
     "FORMS",
     "Batch",
     "Dataset",
-    "Epochs",
     "Loaded",
     "Samples",
     "Split",

@@ -98,35 +98,6 @@ def samples_in(inputs: Any) -> int:
     return len(arguments(inputs)[0])
 
 
-class Epochs(Iterator[Batch]):
-    """Training batches without end: each epoch in an order of its own, the same for every arm of a seed."""
-
-    def __init__(self, split: Loaded, seed: int) -> None:
-        self._split = split
-        self._seed = seed
-        self._begin(0)
-
-    def _begin(self, epoch: int) -> None:
-        self._epoch, self._taken = epoch, 0
-        self._batches = self._split.read(1 + self._seed * 1_000_003 + epoch)
-
-    def __next__(self) -> Batch:
-        batch = next(self._batches, None)
-        if batch is None:
-            self._begin(self._epoch + 1)
-            batch = next(self._batches)
-        self._taken += 1
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._epoch, "taken": self._taken}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._begin(state["epoch"])
-        for _ in range(state["taken"]):
-            next(self)
-
-
 def graph(inputs: Any, targets: Tensor, masks: tuple[Tensor, ...]) -> tuple[list[Batch], ...]:
     """The parts of one graph, which is the whole batch at every step; only its nodes are divided.
 

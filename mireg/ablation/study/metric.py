@@ -81,11 +81,6 @@ class Metric:
 ACCURACY = Metric()
 
 
-def finite_or_none(value: float) -> float | None:
-    """The value as JSON can store it: None if not finite."""
-    return value if math.isfinite(value) else None
-
-
 def to_target(
     curve: Iterable[dict[str, Any]], target: float | None, metric: Metric = ACCURACY
 ) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mireg.ablation.study.config import RunSpec
-from mireg.ablation.study.metric import Metric, finite_or_none, to_target
+from mireg.ablation.study.metric import Metric, to_target
 
 
 def choose(results: Iterable[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str, dict[str, Any]]:
@@ -31,7 +31,8 @@ def choose(results: Iterable[tuple[RunSpec, dict[str, Any] | None]]) -> dict[str
         curve = [] if result is None or broke else result["curve"]
         reached = to_target(curve, spec.cell.target, metric)
         runs["steps"].append(reached and reached["step"])
-        runs[metric.name].append(curve[-1][metric.validation] if curve else finite_or_none(metric.worst))
+        worst = metric.worst if math.isfinite(metric.worst) else None
+        runs[metric.name].append(curve[-1][metric.validation] if curve else worst)
 
     def badness(item: tuple[str, dict[str, list[Any]]]) -> tuple[float, float, float]:
         lr, runs = item

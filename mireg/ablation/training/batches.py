@@ -7,36 +7,51 @@ from typing import Any
 
 import torch
 
-from mireg.ablation.data import Batch, Split
+from mireg.ablation.data import Batch, Loaded, Split
 from mireg.ablation.training.group import Group
 
 
 class Batches(Iterator[Batch]):
-    """Inputs and targets of batches, each epoch in a new random order, without incomplete batches.
+    """Training batches without end: each epoch in an order of its own, the same for every arm of a seed.
 
-    A process of a group gets its part of each batch.
+    A loader's batches are as it gives them. Of samples in memory, incomplete batches are left out, and a process of a
+    group gets its part of each batch.
     """
 
     def __init__(self, split: Split, batch_size: int, seed: int, group: Group) -> None:
         self._split = split
         self._group = group
-        self._size = min(batch_size, len(split))
+        self._size = batch_size
+        self._seed = seed
         self._generator = torch.Generator().manual_seed(seed)
-        self._order = torch.empty(0, dtype=torch.int64)
-        self._next = 0
+        self._begin(0)
+
+    def _begin(self, epoch: int) -> None:
+        self._epoch, self._taken, self._before = epoch, 0, self._generator.get_state()
+        if isinstance(self._split, Loaded):
+            self._batches = self._split.read(1 + self._seed * 1_000_003 + epoch)
+        else:
+            order = torch.randperm(len(self._split), generator=self._generator)
+            self._batches = self._in_order(order)
+
+    def _in_order(self, order: torch.Tensor) -> Iterator[Batch]:
+        size = min(self._size, len(order))
+        for index in order[: len(order) // size * size].split(size):
+            yield self._split.batch(self._group.share(index).to(self._group.device))
 
     def __next__(self) -> Batch:
-        if self._next + self._size > len(self._order):
-            self._order = torch.randperm(len(self._split), generator=self._generator)
-            self._next = 0
-        index = self._order[self._next : self._next + self._size]
-        self._next += self._size
-        return self._split.batch(self._group.share(index).to(self._group.device))
+        batch = next(self._batches, None)
+        if batch is None:
+            self._begin(self._epoch + 1)
+            batch = next(self._batches)
+        self._taken += 1
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": self._generator.get_state(), "order": self._order, "next": self._next}
+        return {"epoch": self._epoch, "taken": self._taken, "generator": self._before}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._generator.set_state(state["generator"].cpu())
-        self._order = state["order"].cpu()
-        self._next = state["next"]
+        self._begin(state["epoch"])
+        for _ in range(state["taken"]):
+            next(self)

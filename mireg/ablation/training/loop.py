@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mireg.ablation.arms import LossTerm
-from mireg.ablation.data import Dataset, Epochs, Loaded, load
+from mireg.ablation.data import Dataset, load
 from mireg.ablation.study.config import Cell, RunSpec
-from mireg.ablation.study.metric import finite_or_none
 from mireg.ablation.tasks import arguments
 from mireg.ablation.training.batches import Batches
 from mireg.ablation.training.nonfinite import find_nonfinite, is_finite
@@ -71,11 +70,7 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
         optimizer = make_optimizer(network, cell, spec.arm, term.parameters())
         scaler = torch.amp.GradScaler(device.type, enabled=cell.precision == "float16")
         augment = FlipCrop(spec.seed) if cell.augment == "flip-crop" else None
-        batches: Epochs | Batches = (
-            Epochs(data.train, spec.seed)
-            if isinstance(data.train, Loaded)
-            else Batches(data.train, cell.batch_size, spec.seed, group)
-        )
+        batches = Batches(data.train, cell.batch_size, spec.seed, group)
         window = Window()
         state = {"network": network, "optimizer": optimizer, "scaler": scaler, "batches": batches, "window": window}
         state |= {"augment": augment} if augment else {}
@@ -162,6 +157,11 @@ def scales(term: LossTerm, data: Dataset, spec: RunSpec) -> dict[str, dict[str, 
     floor = finite_or_none(sum(record.null_floor for record in found) / len(found))
     scale = {"estimator": found.estimator, "samples": found.samples, "floor": floor, "ceiling": found[0].ceiling}
     return {**known, "mi": scale}
+
+
+def finite_or_none(value: float) -> float | None:
+    """The value as JSON can store it: None if not finite."""
+    return value if math.isfinite(value) else None
 
 
 class Window:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
-from mireg.ablation.data import Epochs, Loaded, graph
+from mireg.ablation.data import Loaded, graph
 from mireg.ablation.errors import UserError
+from mireg.ablation.training.batches import Batches
+from mireg.ablation.training.group import Group
 
 
 class Noisy(Dataset[Any]):
@@ -33,25 +35,29 @@ def loaders() -> list[DataLoader[Any]]:
     ]
 
 
-def take(epochs: Epochs, count: int) -> list[list[Any]]:
+def epochs(split: Loaded, seed: int) -> Batches:
+    return Batches(split, 4, seed, Group(torch.device("cpu")))
+
+
+def take(epochs: Batches, count: int) -> list[list[Any]]:
     return [x.tolist() for x, _ in itertools.islice(epochs, count)]
 
 
 @pytest.mark.parametrize("loader", loaders(), ids=["shuffled", "generator", "sampler"])
 def test_order_and_transforms_depend_on_the_seed_alone(loader: DataLoader[Any]) -> None:
     torch.manual_seed(1)
-    whole = take(Epochs(Loaded(loader, "mine"), 7), 8)
+    whole = take(epochs(Loaded(loader, "mine"), 7), 8)
     outside = torch.rand(3)
     torch.manual_seed(1)
     assert torch.equal(outside, torch.rand(3))
     torch.manual_seed(2)
-    assert take(Epochs(Loaded(loader, "mine"), 7), 8) == whole
+    assert take(epochs(Loaded(loader, "mine"), 7), 8) == whole
     assert whole[:3] != whole[3:6]  # another epoch
-    assert take(Epochs(Loaded(loader, "mine"), 8), 3) != whole[:3]
+    assert take(epochs(Loaded(loader, "mine"), 8), 3) != whole[:3]
     for count in (0, 2, 3, 7):
-        begun = Epochs(Loaded(loader, "mine"), 7)
+        begun = epochs(Loaded(loader, "mine"), 7)
         take(begun, count)
-        again = Epochs(Loaded(loader, "mine"), 7)
+        again = epochs(Loaded(loader, "mine"), 7)
         again.load_state_dict(begun.state_dict())
         assert take(again, 8 - count) == whole[count:]
 
@@ -69,7 +75,7 @@ def test_a_graph_is_one_batch_with_the_nodes_of_each_part() -> None:
     x, edges, y = torch.randn(4, 3), torch.zeros(2, 5), torch.arange(4) % 2
     masks = (torch.tensor([True, True, False, False]), torch.tensor([False, False, True, True]))
     train, validation = (Loaded(part, "graph") for part in graph((x, edges), y, masks))
-    inputs, targets = next(Epochs(train, 0))
+    inputs, targets = next(epochs(train, 0))
     assert [item.shape for item in inputs] == [(4, 3), (2, 5)]
     assert targets.tolist() == [0, 1, -100, -100]
     assert validation.batch(slice(None))[1].tolist() == [-100, -100, 0, 1]

@@ -22,6 +22,7 @@ from mireg.ablation.arms import Term
 from mireg.ablation.data import Dataset, load
 from mireg.ablation.errors import Stopped, UserError
 from mireg.ablation.study.config import Cell, RunSpec
+from mireg.ablation.training.loop import Window
 from tests.ablation.running import train
 
 CPU = torch.device("cpu")
@@ -299,3 +300,10 @@ def result_of(arm: str, digits: Dataset, folder: Path) -> dict[str, Any]:
     train(spec(arm), digits, build, folder)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
+
+
+def test_a_term_and_a_loss_of_zero_have_a_share() -> None:
+    window = Window()
+    window.add(torch.zeros(()), torch.zeros(()), 0.1)
+    window.add(torch.ones(()), torch.ones(()), 0.1)
+    assert window.summary()["term_share"] == 0.25

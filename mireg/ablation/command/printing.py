@@ -51,23 +51,23 @@ def config_text(arguments: Arguments, study: Study, out: Path, catalogue: Catalo
     Of a user's own cell every setting is there; of a preset those that were given, and the others as comments, cell
     by cell.
     """
-    own = {name: getattr(arguments, name) for name in settings_of(Arguments) if name not in NOT_IN_FILES}
-    values = {**own, **arguments.study, "out": out}
-    if not is_own(arguments):
+    values = {name: value for name, value in _given(arguments).items() if name not in NOT_IN_FILES}
+    values |= {**arguments.study, "out": out}
+    comments = []
+    if is_own(arguments):
+        (cell,) = study.cells
+        known = catalogue.options(cell.model) if cell.model in catalogue.names else {}
+        options = {**known, **cell.model_options}
+        values["model_options"] = tuple(f"{key}={value}" for key, value in options.items())
+        values |= _given(study) | _given(cell) | _given(study.term)
+    else:
+        values["preset"] = study.name
         comments = [f"# {cell.name}: {_settings(study, cell)}\n" for cell in study.cells]
-        return as_toml({**values, "preset": study.name}) + "".join(comments)
-    (cell,) = study.cells
-    options = dict(cell.model_options)
-    if cell.model in catalogue.names:
-        options = {**catalogue.options(cell.model), **options}
-    values["model_options"] = tuple(f"{key}={value}" for key, value in options.items())
-    for part in (study, cell, study.term):
-        values |= _given(part)
-    return as_toml(values)
+    return as_toml(values) + "".join(comments)
 
 
-def _given(part: Study | Cell | Term) -> dict[str, Any]:
-    """The settings of a part of a study, by name of the option."""
+def _given(part: Arguments | Study | Cell | Term) -> dict[str, Any]:
+    """The settings of a part of a request, by name of the option."""
     return {name: getattr(part, of.name) for name, of in settings_of(part).items()}
 
 

@@ -61,7 +61,7 @@ def chosen_study(arguments: Arguments, catalogue: Catalogue) -> Study:
     term = replace(study.term, **changes_of(Term, arguments.study))
     study = replace(study, term=term, **changes_of(Study, arguments.study))
     for cell in study.cells:
-        _check_options(study, cell, catalogue)
+        _check_network(study, cell, catalogue)
     return study
 
 
@@ -85,7 +85,6 @@ def _own(arguments: Arguments, catalogue: Catalogue) -> Study:
         raise UserError(f"metric={metric!r}: choose from {', '.join(modes)}{nearest(metric, modes)}")
     mode = None if MODES.get(metric) == modes[metric] else modes[metric]
     model = given.get("model") or ("gpt" if data.task.name == "next-token" else OWN.model)
-    _check_model(model, catalogue)
     name = f"{slug(dataset)}-{slug(model)}"
     own = {"name": name, "dataset": dataset, "model": model, "model_options": options, "metric": metric, "mode": mode}
     return Study(name, (replace(OWN, **{**changes_of(Cell, given), **own}),), OWN_ARMS, OWN_SEEDS)
@@ -99,8 +98,6 @@ def _preset(arguments: Arguments, catalogue: Catalogue) -> Study:
     study = presets[name]
     given = arguments.study
     cells = _chosen_cells(study, arguments.cells, given.get("arms", ()))
-    for cell in cells:
-        _check_model(cell.model, catalogue)
     changes = changes_of(Cell, given)
     if "lr" in changes:
         changes["arm_lr"] = {}
@@ -124,17 +121,13 @@ def _changed(cell: Cell, cells: Sequence[Cell], changes: Mapping[str, Any], opti
     return replace(cell, **changes, model_options={**cell.model_options, **options})
 
 
-def _check_model(name: str, catalogue: Catalogue) -> None:
-    if name in catalogue.names or networks.is_foreign(name):
-        return
-    choices = ", ".join([*catalogue.names, *networks.FORMS])
-    raise UserError(f"unknown model {name!r}{nearest(name, catalogue.names)}: choose from {choices}")
-
-
-def _check_options(study: Study, cell: Cell, catalogue: Catalogue) -> None:
-    """Check that a known network has the options given, and those that the arms need."""
+def _check_network(study: Study, cell: Cell, catalogue: Catalogue) -> None:
+    """Check that a network is known, unless it is foreign, and has the options given, and those that the arms need."""
     if networks.is_foreign(cell.model):
         return
+    if cell.model not in catalogue.names:
+        choices = ", ".join([*catalogue.names, *networks.FORMS])
+        raise UserError(f"unknown model {cell.model!r}{nearest(cell.model, catalogue.names)}: choose from {choices}")
     known = catalogue.options(cell.model)
     for key in cell.model_options:
         if key not in known:

@@ -16,7 +16,7 @@ from mireg.ablation.tasks import arguments
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import Trainer, evaluate
 from mireg.ablation.training.recipe import hidden_matrices, make_optimizer
-from mireg.ablation.training.score import check_outputs, score
+from mireg.ablation.training.score import check_outputs
 from mireg.ablation.user_code import blame
 
 SAMPLES = 8
@@ -65,7 +65,8 @@ def _check_recipe(cell: Cell, dataset: Dataset, group: Group) -> None:
 def _check_builds(spec: RunSpec, trainer: Trainer, dataset: Dataset) -> None:
     """Build the network of a run and try it on a few samples, so that an invalid request fails before training."""
     cell = spec.cell
-    few = replace(dataset, validation=dataset.validation.first(SAMPLES))
+    goal, metric = cell.target, cell.measured
+    few = replace(dataset, validation=dataset.validation.first(SAMPLES if goal is None else SAMPLES_FOR_TARGET))
     inputs, targets = few.validation.batch(slice(0, SAMPLES))
     with torch.random.fork_rng(devices=[]):
         try:
@@ -77,10 +78,15 @@ def _check_builds(spec: RunSpec, trainer: Trainer, dataset: Dataset) -> None:
                 )
             with torch.no_grad():
                 check_outputs(dataset.task, network.eval()(*arguments(inputs)), targets)
-            value = evaluate(network, few, spec)[cell.measured.validation]
+            value = evaluate(network, few, spec)[metric.validation]
             if not math.isfinite(value):
                 raise ValueError(f"the {cell.metric} of the untrained network is {value}")
-            _check_target(network, dataset, cell)
+            if goal is not None and metric.reached(value, goal):
+                better = "higher" if metric.mode == "max" else "lower"
+                raise UserError(
+                    f"{cell.name}: goal={goal!r}: the untrained network is at {cell.metric} {value:.4g} already; "
+                    f"give a {better} one"
+                )
             _check_training(network, dataset, spec)
         except UserError:
             raise
@@ -93,20 +99,6 @@ def _check_builds(spec: RunSpec, trainer: Trainer, dataset: Dataset) -> None:
             raise UserError(f"{cell.name}, arm {spec.arm}: {reason}") from error
         except (Exception, SystemExit) as error:
             raise UserError(f"{cell.name}, arm {spec.arm}: {blame(error)}") from error
-
-
-def _check_target(network: nn.Module, dataset: Dataset, cell: Cell) -> None:
-    """Reject a target that the untrained network has already reached."""
-    if cell.target is None:
-        return
-    metric = cell.measured
-    value = score(network, dataset.validation.first(SAMPLES_FOR_TARGET), dataset.task, metric.name)
-    if metric.reached(value, cell.target):
-        better = "higher" if metric.mode == "max" else "lower"
-        raise UserError(
-            f"{cell.name}: goal={cell.target!r}: the untrained network is at {metric.name} {value:.4g} already; "
-            f"give a {better} one"
-        )
 
 
 def _check_training(network: nn.Module, dataset: Dataset, spec: RunSpec) -> None:

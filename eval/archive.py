@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mireg.ablation.report.results import ARCHIVE, load_results, read_lines
+from mireg.ablation.report.sources import ARCHIVE, load_results, read_lines
 from mireg.ablation.storage.files import read_json, write_bytes, write_json, write_result
 from mireg.ablation.storage.provenance import RECORD, RUNS, TUNING, differences, read_tuning
 from mireg.ablation.study.metric import Metric

@@ -21,7 +21,7 @@ from eval.overview import speed_of, speed_words
 from mireg.ablation.arms import BASELINE, TERM
 from mireg.ablation.data import CONTEXT, load
 from mireg.ablation.random_state import seed_everything
-from mireg.ablation.report.results import load_results
+from mireg.ablation.report.sources import load_results
 from mireg.ablation.report.tables import markdown, of_rows
 from mireg.ablation.storage.files import write_json
 from mireg.ablation.tasks import arguments

@@ -15,7 +15,7 @@ import train
 from eval import archive
 from eval import report as command
 from mireg.ablation import report
-from mireg.ablation.report.results import load_results
+from mireg.ablation.report.sources import load_results
 from mireg.ablation.storage.files import DamagedError, write_json
 from mireg.ablation.storage.provenance import processor, read_tuning, write_tuning
 from mireg.ablation.study import presets

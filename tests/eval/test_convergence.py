@@ -13,7 +13,7 @@ from eval import forecast, overview, story
 from eval.convergence import commands, judged
 from mireg.ablation.command.arguments import parse
 from mireg.ablation.command.request import chosen_study
-from mireg.ablation.report.results import load_results
+from mireg.ablation.report.sources import load_results
 from mireg.ablation.report.summary import summarise
 from mireg.ablation.storage.provenance import settings
 from mireg.ablation.study.config import Cell

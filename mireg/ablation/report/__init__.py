@@ -6,8 +6,8 @@
 import sys
 from types import ModuleType
 
-from mireg.ablation.report.page import print_places, show, write, write_tables
-from mireg.ablation.report.sources import report
+from mireg.ablation.report.page import print_places
+from mireg.ablation.report.sources import report, show, write, write_tables
 from mireg.ablation.report.summary import summarise
 from mireg.ablation.report.tables import print_table, tables
 

@@ -148,19 +148,14 @@ def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
     metric, goal, rows = Metric.of(cell), cell["target"], len(runs)
     dotted = "" if goal is None else f"; the goal, {metric.show(goal)}, dotted"
     caption = f"By step: {metric_name(cell, 'validation')}, median over seeds, band from lowest to highest{dotted}"
-    yield _with_legend(
-        metric.name, caption, partial(draw_metric, cell=cell, runs=runs, look=look), rows, for_papers=True
-    )
+    yield _with_legend(metric.name, caption, lambda axes: draw_metric(axes, cell, runs, look), rows, for_papers=True)
     if goal is not None:
         caption = "Share of the seeds that have reached the goal, by step"
-        yield _with_legend(
-            "reached", caption, partial(_survival, cell=cell, runs=runs, look=look), rows, for_papers=True
-        )
+        yield _with_legend("reached", caption, lambda axes: _survival(axes, cell, runs, look), rows, for_papers=True)
     for arm, of_arm in runs.items():
         if any(point.get("rewarded") for run in of_arm for point in run["curve"]):
-            caption = (
-                f"What the term of {arm} rewards, by step, median over seeds, of layers from the input to the output"
-            )
+            caption = f"What the term of {arm} rewards, by step, median over seeds, "
+            caption += "of layers from the input to the output"
             yield _with_legend(f"rewarded-{arm}", caption, partial(_rewarded, runs=of_arm), LAYERS)
     informed = {arm: of for arm, of in runs.items() if all(point.get("mi") for run in of for point in run["curve"])}
     for name in dict.fromkeys(_estimator(of, "mi") for of in informed.values()):  # an axis has one unit
@@ -174,8 +169,8 @@ def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
     yield Chart("final", f"After the last step: {metric_name(cell)}, {each}", partial(_dots, finals, look), size)
     times = {arm: [step_ms([run]) for run in of] for arm, of in runs.items()}
     if any(ms is not None for of_arm in times.values() for ms in of_arm):
-        draw = partial(_dots, times, look, start=0.0)
-        yield Chart("cost", f"Cost: milliseconds per training step, {each}", draw, size)
+        caption = f"Cost: milliseconds per training step, {each}"
+        yield Chart("cost", caption, partial(_dots, times, look, start=0.0), size)
 
 
 def _with_legend(
@@ -236,7 +231,7 @@ def profile_charts(cells: Sequence[dict[str, Any]], look: Look) -> list[Chart]:
         "Performance profile: the number of cells that an arm solves within so many times the steps of the fastest "
         "arm; behind its name, how many it solves of those in which it ran, of the cells that any arm solves"
     )
-    chart = _with_legend("profile", caption, partial(draw_profile, cells=cells, look=look), arms, for_papers=True)
+    chart = _with_legend("profile", caption, lambda axes: draw_profile(axes, cells, look), arms, for_papers=True)
     return [chart] if len(cells) > 1 and arms else []
 
 

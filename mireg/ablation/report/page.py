@@ -1,4 +1,4 @@
-"""The report of a study: its summary, tables, charts and page, in one folder."""
+"""The report on results: their summary, tables, charts and page, in one folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from rich.console import Console
 
-from mireg.ablation.arms import BASELINE
 from mireg.ablation.report import figures
 from mireg.ablation.report.curves import as_curves
-from mireg.ablation.report.results import load_results
-from mireg.ablation.report.summary import summarise
 from mireg.ablation.report.tables import (
     as_csv,
     as_latex,
@@ -25,43 +22,15 @@ from mireg.ablation.report.tables import (
     details,
     heading,
     overviews,
-    print_table,
     title,
 )
 from mireg.ablation.report.verdicts import bounds, headline, verdicts
-from mireg.ablation.storage.files import read_json, write_bytes, write_json
-from mireg.ablation.storage.provenance import RECORD, RUNS, read_tuning
+from mireg.ablation.storage.files import write_bytes, write_json
+from mireg.ablation.storage.provenance import RUNS
 
 
-def write(folder: Path) -> dict[str, Any]:
-    """Write the report of a study's folder or archive into it, see :func:`publish`, and return the summary.
-
-    Raises:
-        FileNotFoundError: if the folder has no finished run.
-    """
-    results, study, summary = write_tables(folder)
-    publish(folder, results, study, summary)
-    return summary
-
-
-def write_tables(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """Write ``summary.json`` and ``report.md``, and return the runs, the study's record and the summary."""
-    results = load_results(folder)
-    study = read_json(folder / RECORD) or {"study": folder.name, "arms": []}
-    summary = summary_of(folder, results, study)
-    _write_summary(folder, summary)
-    return results, study, summary
-
-
-def summary_of(
-    folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str, Any], baseline: str = BASELINE
-) -> dict[str, Any]:
-    """The summary of a study's runs, with what its folder and record add."""
-    summary = summarise(study["study"], results, study["arms"], read_tuning(folder), baseline)
-    return summary | ({"changed_code": changed} if (changed := study.get("changed_code")) else {})
-
-
-def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write ``summary.json`` and ``report.md``."""
     write_json(folder / "summary.json", summary)
     write_bytes(folder / "report.md", as_markdown(summary).encode())
 
@@ -72,7 +41,7 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
     ``summary.json``; ``report.html``, the page; ``report.md`` and ``tables.tex``, the tables; ``runs.csv``, a row per
     run; ``curves.csv``, a row per point; and ``figures/``, the main charts as PNG, SVG and PDF.
     """
-    _write_summary(folder, summary)
+    write_summary(folder, summary)
     write_bytes(folder / "tables.tex", as_latex(summary).encode())
     write_bytes(folder / "runs.csv", as_csv(results, summary).encode())
     cells = summary["cells"]
@@ -88,19 +57,13 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["svg"] = lambda chart: Markup(drawn[chart.name])
+    environment.globals |= {use.__name__: use for use in (bounds, comparison, details, headline, title, verdicts, zip)}
     page = environment.get_template("report.html.j2").render(
         summary=summary,
         folder=folder,
         runs=folder / RUNS if (folder / RUNS).exists() else None,
         heading=heading(summary),
-        title=title,
-        zip=zip,
-        comparison=comparison,
-        details=details,
-        headline=headline,
         caution=caution(summary),
-        verdicts=verdicts,
-        bounds=bounds,
         overall=overall,
         charts=charts,
         overviews=overviews(summary),
@@ -109,14 +72,6 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
         study={key: value for key, value in study.items() if key not in ("study", "arms", "report")},
     )
     write_bytes(folder / "report.html", page.encode())
-
-
-def show(folder: Path, console: Console) -> dict[str, Any]:
-    """Write the report of a study's folder, print its tables and where it is, and return the summary."""
-    summary = write(folder)
-    print_table(summary, console)
-    print_places(folder, console)
-    return summary
 
 
 def print_places(folder: Path, console: Console) -> None:

@@ -1,21 +1,32 @@
-"""The report on curves from anywhere: studies, CSV files, DataFrames and TensorBoard runs."""
+"""What is reported on: the finished runs of a study, CSV files, DataFrames and TensorBoard runs."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import shlex
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.errors import UserError
 from mireg.ablation.report.curves import check_arms, read_curves
-from mireg.ablation.report.page import publish, summary_of
-from mireg.ablation.report.results import ARCHIVE, RESULTS, load_results
+from mireg.ablation.report.page import print_places, publish, write_summary
 from mireg.ablation.report.summary import side_by_side, summarise
-from mireg.ablation.storage.files import read_json
-from mireg.ablation.storage.provenance import RECORD
+from mireg.ablation.report.tables import print_table
+from mireg.ablation.storage.files import DamagedError, read_json, read_result
+from mireg.ablation.storage.provenance import RECORD, read_tuning
 from mireg.ablation.study.metric import Metric
+
+ARCHIVE = "results.jsonl.gz"
+"""File in an archive's folder, with a line per run."""
+
+RESULTS = "runs/*/*/*/result.json"
+"""The files of the runs in a study's folder."""
 
 
 def report(
@@ -88,6 +99,67 @@ def report(
     named = [shlex.quote(str(source)) if isinstance(source, str | Path) else "CURVES" for source in curves]
     publish(folder, joined, {**record, "report": " ".join(["mireg report", *named, *words])}, summary)
     return summary
+
+
+def write(folder: Path) -> dict[str, Any]:
+    """Write the report of a study's folder or archive into it, and return the summary.
+
+    :func:`mireg.ablation.report.page.publish` says what is written.
+
+    Raises:
+        FileNotFoundError: if the folder has no finished run.
+    """
+    results, study, summary = write_tables(folder)
+    publish(folder, results, study, summary)
+    return summary
+
+
+def write_tables(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """Write ``summary.json`` and ``report.md``, and return the runs, the study's record and the summary."""
+    results = load_results(folder)
+    study = read_json(folder / RECORD) or {"study": folder.name, "arms": []}
+    summary = summary_of(folder, results, study)
+    write_summary(folder, summary)
+    return results, study, summary
+
+
+def summary_of(
+    folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str, Any], baseline: str = BASELINE
+) -> dict[str, Any]:
+    """The summary of a study's runs, with what its folder and record add."""
+    summary = summarise(study["study"], results, study["arms"], read_tuning(folder), baseline)
+    return summary | ({"changed_code": changed} if (changed := study.get("changed_code")) else {})
+
+
+def show(folder: Path, console: Console) -> dict[str, Any]:
+    """Write the report of a study's folder, print its tables and where it is, and return the summary."""
+    summary = write(folder)
+    print_table(summary, console)
+    print_places(folder, console)
+    return summary
+
+
+def load_results(folder: Path) -> list[dict[str, Any]]:
+    """Load all finished runs of a study's folder, or of an archive (``python -m eval.report DIR --archive TARGET``).
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedError: if a file is damaged.
+    """
+    if not (folder / "runs").exists() and (folder / ARCHIVE).exists():
+        return read_lines(folder / ARCHIVE)
+    paths = sorted(folder.glob(RESULTS))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no finished run ({RESULTS})")
+    return [result for path in paths if (result := read_result(path)) is not None]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the runs of an archive, or raise a DamagedError."""
+    try:
+        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DamagedError(f"{path} is damaged") from error
 
 
 def destination(curves: Sequence[Any], out: str | Path | None) -> Path:

@@ -108,10 +108,8 @@ def _arm(runs: Runs, cell: Mapping[str, Any], metric: Metric, seconds: float | N
         [p[metric.validation] for p in run["curve"] if seconds is not None and p["seconds"] <= seconds]
         for run in runs.values()
     ]
-    early: dict[str, list[float]] = {}
-    for point in itertools.chain(*(run["curve"] for run in runs.values())):
-        if point["step"] in AT:
-            early.setdefault(str(point["step"]), []).append(point[metric.validation])
+    points = [point for run in runs.values() for point in run["curve"]]
+    early = {step: [point[metric.validation] for point in points if point["step"] == step] for step in AT}
     return {
         "n_seeds": len(runs),
         "n_reached": sum(map(bool, reached)),
@@ -120,7 +118,7 @@ def _arm(runs: Runs, cell: Mapping[str, Any], metric: Metric, seconds: float | N
         "seconds_to_target": {"median": median(times), "values": times},
         final_key(metric): _mean([run[metric.final] for run in runs.values()], metric),
         "equal_time": {"seconds": seconds, **_mean([values[-1] if values else None for values in timely], metric)},
-        f"{metric.name}_at": early,
+        f"{metric.name}_at": {str(step): values for step, values in early.items() if values},
         "step_ms": step_ms(runs.values()),
         "lr": next(iter(runs.values()))["lr"],
     }
@@ -156,9 +154,8 @@ def versus(baseline: Runs, arm: Runs) -> dict[str, Any]:
     in_steps = ratio(theirs, ours, limit)
     found |= {
         "reached": [sum(step is not None for step in steps) for steps in (ours, theirs)],
-        "steps_ratio": in_steps["ratio"],
-        "bound": in_steps["bound"],
-        "ci95": in_steps["ci95"],
+        "steps_ratio": in_steps.pop("ratio"),
+        **in_steps,
         "p_value": paired_p_value(theirs, ours, limit),
         "logrank_p_value": logrank_p_value(theirs, ours, limit),
     }

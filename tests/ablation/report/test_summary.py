@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mireg.ablation.report.results import load_results
+from mireg.ablation.report.sources import load_results
 from mireg.ablation.report.statistics import holm, logrank_p_value, median, paired_p_value, ratio
 from mireg.ablation.report.summary import summarise
 from mireg.ablation.study.metric import to_target

@@ -71,11 +71,6 @@ def arm(name: str) -> Arm:
     return own_arm(name)
 
 
-def estimator_of(name: str) -> str | None:
-    """The estimator of an arm's MI term; None for other arms, also for names that only a user's loop knows."""
-    return ARMS[name].estimator if name in ARMS else None
-
-
 def own_arm(name: str) -> Arm:
     """Import an arm: an :class:`Arm`, a :class:`LossTerm`, or a function or class whose parameters tell what it is."""
     found = import_name(name)
@@ -106,11 +101,7 @@ def _pick(names: Collection[str], **values: Any) -> dict[str, Any]:
 
 
 def _rewards(name: str, about: str, **how: Any) -> Arm:
-    return Arm(about, partial(Reward, estimator=partial(_estimator, name), **how), name)
-
-
-def _estimator(name: str) -> estimators.Estimator:
-    return estimators.get(name).for_training()
+    return Arm(about, partial(Reward, estimator=name, **how), name)
 
 
 def _of_estimators() -> dict[str, Arm]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mireg import estimators
 from mireg.ablation.arms.loss_term import LossTerm, Term
 from mireg.ablation.tasks import arguments
 from mireg.estimators import Estimator
@@ -22,7 +23,7 @@ class Reward(LossTerm):
 
     Args:
         network, settings, example: as for every arm; the example is not used.
-        estimator: creates the estimator, a new one for each run.
+        estimator: name of the estimator; each run has a new one.
         sees_target: whether the term receives the target.
         shuffled: control: shuffle the rows of what the layers are asked about, the target and the input, at each step.
             This keeps every marginal and leaves no dependence to reward.
@@ -38,14 +39,14 @@ class Reward(LossTerm):
         settings: Term,
         example: Tensor,
         *,
-        estimator: Callable[[], Estimator],
+        estimator: str,
         sees_target: bool = True,
         shuffled: bool = False,
         last: bool = False,
     ) -> None:
         kind = LastLayer if last else MIRegularizer
         weight = Linear(settings.weight, settings.decay_steps)
-        self._estimator = estimator()
+        self._estimator = estimators.get(estimator).for_training()
         made = Shuffled(self._estimator) if shuffled else self._estimator
         self._regularizer = kind(made, weight, samples=settings.samples, gather=True)
         self.network = network

@@ -8,16 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from mireg.ablation.events import EventHandler
 
@@ -38,14 +30,14 @@ def display(style: str) -> Iterator[EventHandler]:
         style = "bars" if console.is_terminal else "lines"
     if style == "bars":
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=20),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console, speed_estimate_period=PERIOD) as progress:
-            yield _Bars(progress)
+        with progress.Progress(*columns, console=console, speed_estimate_period=PERIOD) as bars:
+            yield _Bars(bars)
     else:
         yield _json if style == "json" else _Lines(only_notes=style == "none")
 
@@ -64,31 +56,29 @@ class _Lines:
         self._runs = self._finished = 0
 
     def __call__(self, event: dict[str, Any]) -> None:
-        line = self._line(event)
-        if line and (event["event"] == "note" or not self._only_notes):
-            print(line, file=sys.stderr, flush=True)
-
-    def _line(self, event: dict[str, Any]) -> str | None:
+        line = ""
         match event["event"]:
+            case "note":
+                line = _text(event)
+            case _ if self._only_notes:
+                return
             case "study":
                 self._runs, self._finished = event["runs"], event["finished"]
-                return f"{self._finished}/{self._runs} runs finished"
+                line = f"{self._finished}/{self._runs} runs finished"
             case "start" if event["step"]:
                 steps = f"/{event['steps']}" if event["steps"] else ""
-                return f"{event['run']}: continues at step {event['step']}{steps}"
+                line = f"{event['run']}: continues at step {event['step']}{steps}"
             case "finish":
                 self._finished += 1
-                return f"{event['run']}: {event['failure'] or 'finished'} ({self._finished}/{self._runs})"
-            case "note":
-                return _text(event)
-            case _:
-                return None
+                line = f"{event['run']}: {event['failure'] or 'finished'} ({self._finished}/{self._runs})"
+        if line:
+            print(line, file=sys.stderr, flush=True)
 
 
 class _Bars:
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._bars: dict[str, TaskID] = {}
+    def __init__(self, bars: progress.Progress) -> None:
+        self._progress = bars
+        self._bars: dict[str, progress.TaskID] = {}
 
     def __call__(self, event: dict[str, Any]) -> None:
         match event["event"]:

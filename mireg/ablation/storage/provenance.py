@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import shlex
@@ -49,19 +50,19 @@ def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool
         UserError: showing the difference, if the folder has another study, other settings, or results of other code.
     """
     notes = []
-    old = read_json(out / RECORD)
-    if not isinstance(old, dict) or not {"configuration", "invocations"} <= set(old):
+    record = read_json(out / RECORD)
+    if not isinstance(record, dict) or not {"configuration", "invocations"} <= set(record):
         if (out / RECORD).exists():
             notes.append(f"{out / RECORD} is damaged or of an earlier version: it is written anew")
-        old = {"study": study.name, "arms": [], "seeds": [], "configuration": {}, "invocations": []}
-    if old["study"] != study.name:
-        raise UserError(f"{out} holds the study {old['study']!r}, not {study.name!r}: give another --out")
-    tuning, before = _tuning(study), old.get("tuning", {})
-    if old["configuration"]:
+        record = {"study": study.name, "arms": [], "seeds": [], "configuration": {}, "invocations": []}
+    if record["study"] != study.name:
+        raise UserError(f"{out} holds the study {record['study']!r}, not {study.name!r}: give another --out")
+    configuration = record["configuration"]
+    tuning, before = _tuning(study), record.get("tuning", {})
+    if configuration:
         if before and tuning:  # cells and arms may be added
             before, tuning = _completed(before, tuning), _completed(tuning, before)
         refuse_changes(f"the tuning in {out}", before, tuning)
-    configuration = old["configuration"]
     cells = {cell.name: cell for cell in study.cells}
     for spec in study.runs():
         arms = configuration.setdefault(spec.cell.name, {})
@@ -69,7 +70,7 @@ def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool
         if study.is_tuned(cells[spec.cell.name]):
             del chosen["cell"]["lr"]  # not chosen yet
         refuse_changes(f"{spec.cell.name}/{spec.arm} in {out}", arms.setdefault(spec.arm, chosen), chosen)
-    known = old.get("code", {})
+    known = record.get("code", {})
     has_results = any(True for name in ("result.json", "checkpoint.pt") for _ in out.rglob(name))
     changed = [name for name in code if has_results and known.get(name, code[name]) != code[name]]
     if changed and not keep:
@@ -78,18 +79,15 @@ def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool
             "(compare: fresh=True), give another --out (out=), or keep them with --keep (keep=True)"
         )
     versions = _versions()
-    for earlier in old["invocations"][-1:]:
+    for earlier in record["invocations"][-1:]:
         if moved := differences(earlier["versions"], versions):
             notes.append(f"packages changed since the last time ({'; '.join(moved)}): results may differ in the end")
-    record = {
-        "study": study.name,
-        "arms": list(dict.fromkeys([*old["arms"], *study.all_arms])),
-        "seeds": sorted({*old["seeds"], *study.seed_numbers}),
-        "configuration": configuration,
+    record |= {
+        "arms": list(dict.fromkeys([*record["arms"], *study.all_arms])),
+        "seeds": sorted({*record["seeds"], *study.seed_numbers}),
         "tuning": tuning,
         "code": {**known, **code},
-        "changed_code": sorted({*old.get("changed_code", []), *changed}),
-        "invocations": old["invocations"],
+        "changed_code": sorted({*record.get("changed_code", []), *changed}),
     }
     write_json(out / RECORD, record)
     return notes
@@ -104,15 +102,8 @@ def remove_results(out: Path) -> None:
 
 
 def record_invocation(out: Path, device: str, runs: int) -> None:
-    """Add this call to the record of a study: its command reproduces what it runs."""
-    record = read_json(out / RECORD)
-    record["invocations"].append({**invocation(device), "runs": runs})
-    write_json(out / RECORD, record)
-
-
-def invocation(device: str) -> dict[str, Any]:
-    """Command, commit, machine and package versions of this process."""
-    return {
+    """Add this call to the record of a study: its command, which reproduces what it runs, commit, machine, versions."""
+    invocation = {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join([sys.executable, *sys.argv]),
         "commit": _commit(),
@@ -120,7 +111,11 @@ def invocation(device: str) -> dict[str, Any]:
         "device": device,
         "processor": processor(),
         "versions": _versions(),
+        "runs": runs,
     }
+    record = read_json(out / RECORD)
+    record["invocations"].append(invocation)
+    write_json(out / RECORD, record)
 
 
 def processor() -> str:
@@ -192,9 +187,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def plain(value: Any) -> Any:
     """Convert a value to the form it has after a round trip through JSON."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return json.loads(json.dumps(value))
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,19 @@ class Tracker:
         folder: folder of the run, where event files of an interrupted attempt are kept; None writes nothing.
         metric: the compared metric.
         resumed_at: step of the checkpoint from which the run continues, None without one; what an earlier attempt wrote
-            after it is discarded.
+            after it is discarded. It may be set until something is written.
     """
 
-    def __init__(self, folder: Path | None, metric: Metric, resumed_at: int | None) -> None:
+    def __init__(self, folder: Path | None, metric: Metric, resumed_at: int | None = None) -> None:
+        self.resumed_at = resumed_at
+        self._folder = folder
         self._metric = metric
+
+    @cached_property
+    def _writer(self) -> SummaryWriter | None:
         # The point at the checkpoint's own step was logged, and flushed, before the checkpoint was written.
-        purged_from = 0 if resumed_at is None else resumed_at + 1
-        self._writer = folder and SummaryWriter(str(folder), purge_step=purged_from, flush_secs=10)
+        purged_from = 0 if self.resumed_at is None else self.resumed_at + 1
+        return SummaryWriter(str(self._folder), purge_step=purged_from, flush_secs=10) if self._folder else None
 
     def log(self, point: Mapping[str, Any]) -> None:
         """Write one point of the run's curve, see :func:`mireg.ablation.training.loop.fit`."""
@@ -54,6 +60,6 @@ class Tracker:
             self._writer.flush()
 
     def close(self) -> None:
-        """Flush and close the event file."""
-        if self._writer:
-            self._writer.close()
+        """Flush and close the event file, if there is one."""
+        if (writer := vars(self).get("_writer")) is not None:
+            writer.close()

@@ -7,14 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mireg.ablation.arms import ARMS, BASELINE, LossTerm, arm, estimator_of
+from mireg.ablation.arms import ARMS, BASELINE, LossTerm, arm
 from mireg.ablation.errors import Stopped, UserError, nearest
 from mireg.ablation.events import EventHandler, note
 from mireg.ablation.random_state import random_state, seed_everything, set_random_state
@@ -64,6 +63,7 @@ class Run:
         self.weights: dict[str, Tensor] | None = None  # to keep, beside the result
         self.failure: str | None = None
         self.terms: list[LossTerm] = []
+        self.tracker = Tracker(folder if group.writes else None, spec.cell.measured)
         self.pairing: dict[str, Any] = {"weights": "", "batches": "", "n_batches": 0}
         self._tell = tell
         self._stop = stop
@@ -210,7 +210,7 @@ class Run:
 
     def add(self, point: dict[str, Any]) -> None:
         """Add a point to the curve."""
-        if estimator_of(self.spec.arm):
+        if self.spec.arm in ARMS and ARMS[self.spec.arm].estimator:
             read = {key: nats.item() for term in self.terms for key, nats in term.values().items()}
             point["rewarded"] = {key: nats for key, nats in read.items() if math.isfinite(nats)}
         self.curve.append(point)
@@ -285,7 +285,7 @@ class Run:
             for term, state in zip(self.terms, found["terms"], strict=True):
                 term.load_state_dict(state)
             step = int(found["step"])
-            self.tracker = self._tracker(step)
+            self.tracker.resumed_at = step
             self._started = False
             self._start(step)
             return step
@@ -296,19 +296,6 @@ class Run:
             self._started = True
             steps = self.spec.cell.steps or None
             self._tell({"event": "start", "run": self.spec.path, "step": step, "steps": steps})
-
-    @cached_property
-    def tracker(self) -> Tracker:
-        """The curves for TensorBoard."""
-        return self._tracker(None)
-
-    def _tracker(self, resumed_at: int | None) -> Tracker:
-        return Tracker(self.folder if self.group.writes else None, self.spec.cell.measured, resumed_at)
-
-    def close(self) -> None:
-        """Close the event file, if there is one."""
-        if "tracker" in vars(self):
-            self.tracker.close()
 
     def write(self) -> None:
         """Write the result.
@@ -344,7 +331,7 @@ class Run:
             "curve": self.curve,
             "spec": record,
         }
-        self.close()
+        self.tracker.close()
         if self.group.writes:
             if self.weights is not None:
                 result["weights_sha256"] = write_tensors(self.folder / "weights.pt", self.weights)
@@ -363,7 +350,7 @@ def perform(run: Run, train: Callable[[Run], object]) -> None:
         with run.untimed():
             run.write()
     finally:
-        run.close()
+        run.tracker.close()
 
 
 def _digest(before: str, parts: Iterable[bytes]) -> str:

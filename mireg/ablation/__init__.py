@@ -55,26 +55,16 @@ __all__ = [
     "run_study",
 ]
 
-_HOME = {
-    "arms": ("ARMS", "Arm", "LossTerm", "Term"),
-    "comparison": ("compare",),
-    "data": ("Dataset", "Samples", "graph"),
-    "errors": ("UserError",),
-    "execution.job": ("Setup",),
-    "execution.scheduler": ("run_study",),
-    "study.config": ("Cell", "Study", "Tuning"),
-    "study.presets": ("PRESETS",),
-    "tasks": ("Task",),
-    "training.loop": ("Trainer",),
-    "training.run": ("Run",),
-}
+_LIGHT = ("errors", "tasks", "data", "arms", "study.config", "study.presets")
+_SLOW = ("training.loop", "execution.scheduler", "comparison")  # to import; most of the package needs none of them
+"""Where the names are found. Each imports only those before it, so that looking in this order imports little else."""
 
 
 def __getattr__(name: str) -> Any:
     if name in ("report", "tasks"):  # report is a package that can be called
         return importlib.import_module(f"mireg.ablation.{name}")
-    # The trainer and its report are slow to import, and most of the package needs neither.
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(importlib.import_module(f"mireg.ablation.{module}"), name)
+    for place in (*_LIGHT, *_SLOW) if name in __all__ else ():
+        module = importlib.import_module(f"mireg.ablation.{place}")
+        if hasattr(module, name):
+            return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The events that a study reports while it runs.
+"""What a study says and asks while it runs: its events, and whether to stop.
 
 Every event is a dictionary of plain values, and ``event`` is its type: ``study`` (number of ``runs``, and number
 ``finished`` before work starts), ``start`` and ``step`` of a ``run`` (``step`` of ``steps``, null if a custom loop does
@@ -13,6 +13,9 @@ from typing import Any
 
 EventHandler = Callable[[dict[str, Any]], None]
 """A function that handles an event."""
+
+ShouldStop = Callable[[], bool]
+"""A function that says whether the user has asked to stop."""
 
 
 def note(text: str, run: str | None = None) -> dict[str, Any]:

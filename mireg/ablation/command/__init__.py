@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,16 +19,15 @@ from mireg.ablation.command.printing import config_text, print_list
 from mireg.ablation.command.request import Catalogue, chosen_study
 from mireg.ablation.data import Dataset
 from mireg.ablation.errors import Stopped, UserError, cannot_write
-from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import Execute, Setup
+from mireg.ablation.execution.job import Setup
 from mireg.ablation.execution.local import locally
 from mireg.ablation.execution.progress import display
-from mireg.ablation.execution.ray import run_on_ray
+from mireg.ablation.execution.ray import on_ray
 from mireg.ablation.execution.scheduler import run_study
-from mireg.ablation.execution.signals import Stop, graceful
+from mireg.ablation.execution.signals import graceful
 from mireg.ablation.study.config import Cell
 from mireg.ablation.training import networks
-from mireg.ablation.training.group import Group, launched
+from mireg.ablation.training.group import launched
 from mireg.ablation.training.loop import Trainer
 
 SHIPPED = "mireg.models"
@@ -83,9 +81,9 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
     if arguments.list:
         print_list(Console(), catalogue)
         return 0
+    device = resolve_device(arguments.device, arguments.executor)
     study = chosen_study(arguments, catalogue)
     out = arguments.out or Path("out") / study.name
-    device = resolve_device(arguments.device, arguments.executor)
     if arguments.print_config:
         print(config_text(arguments, study, out, catalogue), end="")
         return 0
@@ -96,7 +94,10 @@ def run(arguments: Arguments, catalogue: Catalogue, program: str) -> int:
     ):
         trainer = Trainer(catalogue.build, arguments.data_dir)
         setup = Setup(out, trainer, group.device, arguments.threads, arguments.checkpoint_seconds)
-        execute = chosen_executor(arguments, setup, group, tell, stop)
+        if arguments.executor == "ray":
+            execute = on_ray(setup, arguments.ray_address, group, tell, stop)
+        else:
+            execute = locally(setup, arguments.workers, group, tell, stop)
         try:
             results = run_study(
                 study, setup, execute, group=group, tell=tell, fresh=arguments.fresh, keep=arguments.keep
@@ -125,13 +126,3 @@ def resolve_device(name: str, executor: str) -> torch.device:
         have = "cpu, cuda" if torch.cuda.is_available() else "cpu"
         raise UserError(f"device {name!r} is not on this machine: choose from auto, {have}")
     return torch.device(name)
-
-
-def chosen_executor(arguments: Arguments, setup: Setup, group: Group, tell: EventHandler, stop: Stop) -> Execute:
-    """What trains the runs."""
-    if arguments.executor == "ray":
-        if group.size > 1:
-            raise UserError("--executor ray does not go with torchrun: start it by itself")
-        return partial(run_on_ray, setup=setup, address=arguments.ray_address, tell=tell, stop=stop)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return locally(setup, arguments.workers or max(1, cores // arguments.threads), group, tell, stop)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mireg.ablation.errors import Stopped, UserError, cannot_write, one_line
-from mireg.ablation.events import EventHandler, note
+from mireg.ablation.events import EventHandler, ShouldStop, note
 from mireg.ablation.storage.lock import locked
 from mireg.ablation.storage.provenance import RUNS
 from mireg.ablation.study.config import RunSpec
@@ -56,7 +56,7 @@ class Setup:
         return self.out / spec.path if spec.tuning else self.out / RUNS / spec.path
 
 
-def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> None:
+def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop: ShouldStop) -> None:
     """Train one run to its end, while no other process works on it.
 
     Raises:
@@ -72,7 +72,7 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop:
         run.perform(begun, setup.train)
 
 
-def attempt(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> tuple[str, Any]:
+def attempt(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop: ShouldStop) -> tuple[str, Any]:
     """:func:`perform` for another process, which is told how the run ended.
 
     Returns:

@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -15,23 +15,24 @@ from typing import Any
 import torch
 
 from mireg.ablation.errors import Stopped, UserError
-from mireg.ablation.events import EventHandler, note
+from mireg.ablation.events import EventHandler, ShouldStop, note
 from mireg.ablation.execution.job import RETRIES, Execute, Failures, Setup, attempt, crashed, described, perform
 from mireg.ablation.execution.signals import graceful
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
 
 
-def locally(setup: Setup, workers: int, group: Group, tell: EventHandler, stop: Callable[[], bool]) -> Execute:
-    """What trains runs on this machine: this process or group of processes, or a number of workers."""
+def locally(setup: Setup, workers: int | None, group: Group, tell: EventHandler, stop: ShouldStop) -> Execute:
+    """What trains runs on this machine: this process or group, or workers, by default as many as have cores."""
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = max(1, cores // (setup.threads or 1))
     if workers == 1 or group.size > 1:
-        return partial(run_here, setup=setup, group=group, tell=tell, stop=stop)
-    return partial(run_in_workers, setup=setup, workers=workers, tell=tell, stop=stop)
+        return partial(_here, setup=setup, group=group, tell=tell, stop=stop)
+    return partial(_in_workers, setup=setup, workers=workers, tell=tell, stop=stop)
 
 
-def run_here(
-    specs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler, stop: Callable[[], bool]
-) -> Failures:
+def _here(specs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandler, stop: ShouldStop) -> Failures:
     """:func:`perform` the runs one after another in this process, or in this group of processes."""
     failures: Failures = {}
     for spec in specs:
@@ -46,9 +47,7 @@ def run_here(
     return failures
 
 
-def run_in_workers(
-    specs: Sequence[RunSpec], setup: Setup, workers: int, tell: EventHandler, stop: Callable[[], bool]
-) -> Failures:
+def _in_workers(specs: Sequence[RunSpec], setup: Setup, workers: int, tell: EventHandler, stop: ShouldStop) -> Failures:
     """Distribute the runs over worker processes; a run whose worker dies continues in another.
 
     Raises:

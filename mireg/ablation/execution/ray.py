@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mireg.ablation.errors import Stopped, UserError
-from mireg.ablation.events import EventHandler
-from mireg.ablation.execution.job import RETRIES, Failures, Setup, attempt, crashed
+from mireg.ablation.events import EventHandler, ShouldStop
+from mireg.ablation.execution.job import RETRIES, Execute, Failures, Setup, attempt, crashed
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
 from mireg.ablation.training.loop import Trainer
 
 
-def run_on_ray(
-    specs: Sequence[RunSpec], setup: Setup, address: str | None, tell: EventHandler, stop: Callable[[], bool]
-) -> Failures:
+def on_ray(setup: Setup, address: str | None, group: Group, tell: EventHandler, stop: ShouldStop) -> Execute:
+    """What trains runs on a Ray cluster."""
+    if group.size > 1:
+        raise UserError("--executor ray does not go with torchrun: start it by itself")
+    return partial(_run, setup=setup, address=address, tell=tell, stop=stop)
+
+
+def _run(specs: Sequence[RunSpec], setup: Setup, address: str | None, tell: EventHandler, stop: ShouldStop) -> Failures:
     """Run each as a Ray task; a run whose process or machine is lost continues from its checkpoint elsewhere.
 
     A task requests the setup's threads as CPUs and, on CUDA, one GPU. Folders must have the same path on every machine.

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.events import EventHandler, note
-from mireg.ablation.execution.job import Execute, Failures, Setup
+from mireg.ablation.execution.job import Execute, Setup
 from mireg.ablation.execution.preflight import preflight
 from mireg.ablation.fingerprint import fingerprint
 from mireg.ablation.storage.files import DamagedError, read_result
@@ -66,7 +66,7 @@ def run_study(
         OSError: if a file cannot be written.
     """
     if isinstance(setup.train, Trainer):
-        preflight(study, setup.train, group)
+        preflight(study.runs(), setup.train, group)
     named = [name for cell in study.cells for name in (cell.model, cell.dataset, cell.task or "")]
     code = fingerprint(None if isinstance(setup.train, Trainer) else setup.train, [*named, *study.all_arms])
     with locked(setup.out) if group.writes else nullcontext():
@@ -124,34 +124,37 @@ class _Work:
 
     def _results(self, runs: Sequence[RunSpec]) -> list[dict[str, Any]]:
         """The results of runs, of which the missing ones are performed; empty in a process that does not write."""
-        missing = self._shared([spec for spec in runs if self.group.writes and not self._is_finished(spec)])
-        if missing and self.group.writes:
+        writes = self.group.writes
+        found = {spec.path: self._finished(spec) for spec in runs if writes}
+        missing = self._shared([spec for spec in runs if found.get(spec.path) is None])
+        if missing and writes:
             record_invocation(self.setup.out, str(self.setup.device), len(missing))
         failures = self.execute(missing) if missing else {}
-        return [self._result(spec, failures) for spec in runs] if self.group.writes else []
+        for spec in missing if writes else ():
+            if spec.path in failures:
+                text, error = failures[spec.path]
+                failure = f"{spec.path}: {text}" if spec.tuning else text
+                lost = {"cell": spec.cell.name, "arm": spec.arm, "seed": spec.seed, "failure": failure, "error": error}
+                found[spec.path] = lost
+            else:
+                found[spec.path] = read_result(self.setup.folder(spec) / "result.json")
+        return [result or {} for result in found.values()]
 
-    def _result(self, spec: RunSpec, failures: Failures) -> dict[str, Any]:
-        if spec.path not in failures:
-            return read_result(self.setup.folder(spec) / "result.json") or {}
-        text, error = failures[spec.path]
-        failure = f"{spec.path}: {text}" if spec.tuning else text
-        return {"cell": spec.cell.name, "arm": spec.arm, "seed": spec.seed, "failure": failure, "error": error}
-
-    def _is_finished(self, spec: RunSpec) -> bool:
-        """Whether a run has its result, undamaged; one with other settings is refused."""
+    def _finished(self, spec: RunSpec) -> dict[str, Any] | None:
+        """The result of a run, if it is there, undamaged; one with other settings is refused."""
         folder = self.setup.folder(spec)
         try:
             result = read_result(folder / "result.json")
             if result is None:
-                return False
+                return None
             weights, digest = folder / "weights.pt", result.get("weights_sha256")
             if digest and weights.exists() and hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
                 raise DamagedError(f"{weights} is damaged")
         except DamagedError as damage:
             self.tell(note(f"{damage}: {spec.path} is run again"))
-            return False
+            return None
         refuse_changes(f"{spec.path} in {self.setup.out}", settings(result["spec"]), settings(spec.as_dict()))
-        return True
+        return result
 
     def _shared(self, value: T) -> T:
         """In every process, the value of the one that writes."""

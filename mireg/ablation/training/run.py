@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mireg.ablation.arms import ARMS, BASELINE, LossTerm, arm
 from mireg.ablation.errors import Stopped, UserError, nearest
-from mireg.ablation.events import EventHandler, note
+from mireg.ablation.events import EventHandler, ShouldStop, note
 from mireg.ablation.random_state import random_state, seed_everything, set_random_state
 from mireg.ablation.storage.files import DamagedError, read_tensors, write_result, write_tensors
 from mireg.ablation.storage.provenance import plain, refuse_changes, settings
@@ -49,7 +49,7 @@ class Run:
         group: Group,
         *,
         tell: EventHandler,
-        stop: Callable[[], bool],
+        stop: ShouldStop,
         checkpoint_seconds: float,
     ) -> None:
         self.spec = spec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,12 +12,12 @@ from torch import nn
 from mireg.ablation.arms import ARMS, arm
 from mireg.ablation.data import Dataset, Loaded
 from mireg.ablation.errors import UserError, check
-from mireg.ablation.study.config import Cell, RunSpec, Study
+from mireg.ablation.study.config import Cell, RunSpec
 from mireg.ablation.tasks import arguments
 from mireg.ablation.training.group import Group
-from mireg.ablation.training.loop import Trainer, evaluate
+from mireg.ablation.training.loop import Trainer
 from mireg.ablation.training.recipe import hidden_matrices, make_optimizer
-from mireg.ablation.training.score import check_outputs
+from mireg.ablation.training.score import check_outputs, evaluate
 from mireg.ablation.user_code import blame
 
 SAMPLES = 8
@@ -26,10 +27,10 @@ SAMPLES_FOR_TARGET = 500
 """Number of samples for checking that the untrained network has not reached the target."""
 
 
-def preflight(study: Study, trainer: Trainer, group: Group) -> None:
-    """Raise a UserError if a run of the study could not begin; each data set is loaded once, and released again."""
+def preflight(runs: Sequence[RunSpec], trainer: Trainer, group: Group) -> None:
+    """Raise a UserError if one of the runs could not begin; each data set is loaded once, and released again."""
     by_data: dict[object, list[RunSpec]] = {}
-    for spec in study.runs():
+    for spec in runs:
         by_data.setdefault((spec.cell.dataset, spec.cell.context, spec.cell.task), []).append(spec)
     for specs in by_data.values():
         dataset = trainer.load(specs[0].cell)
@@ -71,11 +72,6 @@ def _check_builds(spec: RunSpec, trainer: Trainer, dataset: Dataset) -> None:
     with torch.random.fork_rng(devices=[]):
         try:
             network = arm(spec.arm).initialised(trainer.build(cell, dataset), inputs)
-            if cell.optimizer == "muon" and not hidden_matrices(network):
-                raise UserError(
-                    f"{cell.name}, arm {spec.arm}: muon does not apply, {cell.model!r} has no matrix between its first "
-                    "and its last layer, and convolutions and recurrent weights are not muon's; leave it out"
-                )
             with torch.no_grad():
                 check_outputs(dataset.task, network.eval()(*arguments(inputs)), targets)
             value = evaluate(network, few, spec)[metric.validation]
@@ -103,6 +99,12 @@ def _check_builds(spec: RunSpec, trainer: Trainer, dataset: Dataset) -> None:
 
 def _check_training(network: nn.Module, dataset: Dataset, spec: RunSpec) -> None:
     """Do a forward and a backward pass in training mode, where some networks return more than in evaluation."""
+    cell = spec.cell
+    if cell.optimizer == "muon" and not hidden_matrices(network):
+        raise UserError(
+            f"{cell.name}, arm {spec.arm}: muon does not apply, {cell.model!r} has no matrix between its first and its "
+            "last layer, and convolutions and recurrent weights are not muon's; leave it out"
+        )
     inputs, targets = dataset.train.batch(slice(0, SAMPLES))
     network.train()
     if spec.arm in ARMS:
@@ -110,7 +112,7 @@ def _check_training(network: nn.Module, dataset: Dataset, spec: RunSpec) -> None
     else:  # a user's own arm is tried, too
         term = arm(spec.arm).term(network, spec.term, inputs)
         term.loss, term.target, model = dataset.task.loss, dataset.task.target, term.model
-        make_optimizer(network, spec.cell, spec.arm, term.parameters())
+        make_optimizer(network, cell, spec.arm, term.parameters())
     outputs = model(*arguments(inputs))
     check_outputs(dataset.task, outputs, targets)
     loss = dataset.task.loss(outputs, targets)

@@ -11,22 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mireg.ablation.arms import LossTerm
 from mireg.ablation.data import Dataset, load
-from mireg.ablation.study.config import Cell, RunSpec
+from mireg.ablation.study.config import Cell
 from mireg.ablation.tasks import arguments
 from mireg.ablation.training.batches import Batches
 from mireg.ablation.training.nonfinite import find_nonfinite, is_finite
 from mireg.ablation.training.recipe import FlipCrop, autocast, lr_factor, make_optimizer, set_lr
 from mireg.ablation.training.run import Run
-from mireg.ablation.training.score import score
-from mireg.measure import Measurement, NoPairsError, measure
+from mireg.ablation.training.score import evaluate, finite_or_none, scales, score
 
 Build = Callable[[Cell, Dataset], nn.Module]
 """Builds the network of a cell, freshly initialised with torch's global random number generator."""
-
-PROBE = 128
-"""Number of validation samples on which the MI of every pair is measured, the same for every arm."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +73,11 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
 
     for step in range(start, cell.steps + 1):
         with run.untimed():
+            where = f"step {step}, arm {spec.arm}"
             evaluated = bool(run.curve) and run.curve[-1]["step"] == step  # resumed from a checkpoint after evaluation
             if (step % cell.eval_every == 0 or step == cell.steps) and not evaluated:
                 point = {"step": step, "seconds": round(run.seconds, 4), **evaluate(network, data, spec)}
                 if not math.isfinite(point[metric.validation]):
-                    where = f"step {step}, arm {spec.arm}"
                     run.failure = f"{where}: the validation {metric.name} is not finite; a lower learning rate may help"
                     break
                 run.add(point | window.summary())
@@ -104,7 +99,7 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
         scaler.unscale_(optimizer)
         with run.untimed():
             if group.any(not is_finite(whole, network, scaler)):
-                run.failure = group.first(find_nonfinite(step, spec.arm, task, loss, whole, term, (inputs, targets)))
+                run.failure = group.first(find_nonfinite(where, task, loss, whole, term, (inputs, targets)))
                 break
         set_lr(optimizer, lr_factor(cell, step))
         scaler.step(optimizer)
@@ -119,49 +114,6 @@ def fit(run: Run, dataset: Dataset, build: Build) -> None:
         if not (spec.tuning or run.failure):
             run.outcome["estimates"] = scales(term, data, spec)
         run.weights = None if spec.tuning else network.state_dict()
-
-
-def evaluate(network: nn.Module, data: Dataset, spec: RunSpec) -> dict[str, Any]:
-    """Measure the validation metric, and the information in the layers (nats) on the probe samples.
-
-    Returns:
-        The metric, and as ``mi`` the MI of every pair of successive layers, if finite.
-    """
-    metric = spec.cell.measured
-    value = score(network, data.validation, data.task, metric.name)
-    found = measure_layers(network, data, spec) if math.isfinite(value) else None
-    return {metric.validation: value, "mi": {r.pair: r.nats for r in found or () if math.isfinite(r.nats)}}
-
-
-def measure_layers(network: nn.Module, data: Dataset, spec: RunSpec, *, permutations: int = 0) -> Measurement | None:
-    """Measure the layers on the probe samples; None if there are no two layers, or several inputs."""
-    inputs = data.validation.batch(slice(0, PROBE))[0]
-    if isinstance(inputs, tuple):
-        return None
-    try:
-        return measure(network, [inputs], layers=spec.term.layer_spec, permutations=permutations)
-    except NoPairsError:  # a network of one layer can still be trained
-        return None
-
-
-def scales(term: LossTerm, data: Dataset, spec: RunSpec) -> dict[str, dict[str, Any]]:
-    """How to read what a run ``rewarded``, and the ``mi`` of its layers: ``estimator``, ``samples``, floor and ceiling.
-
-    The floor is the estimate of the trained network's layers with their rows shuffled, mean over layers or pairs.
-    """
-    inputs, targets = data.train.batch(slice(0, spec.term.samples))
-    found, rewarded = measure_layers(term.network, data, spec, permutations=2), term.scale(inputs, term.target(targets))
-    known = {"rewarded": {**rewarded, "floor": finite_or_none(rewarded["floor"])}} if rewarded else {}
-    if found is None:
-        return known
-    floor = finite_or_none(sum(record.null_floor for record in found) / len(found))
-    scale = {"estimator": found.estimator, "samples": found.samples, "floor": floor, "ceiling": found[0].ceiling}
-    return {**known, "mi": scale}
-
-
-def finite_or_none(value: float) -> float | None:
-    """The value as JSON can store it: None if not finite."""
-    return value if math.isfinite(value) else None
 
 
 class Window:

@@ -22,11 +22,8 @@ def is_finite(loss: Tensor, network: nn.Module, scaler: torch.amp.GradScaler) ->
     return bool(torch.isfinite(loss.detach() + norm))
 
 
-def find_nonfinite(
-    step: int, arm: str, task: Task, loss: Tensor, whole: Tensor, term: LossTerm, batch: Batch
-) -> str | None:
-    """Say which part of the loss or its gradient is not finite in this process, at which step and arm; None if none."""
-    where = f"step {step}, arm {arm}"
+def find_nonfinite(where: str, task: Task, loss: Tensor, whole: Tensor, term: LossTerm, batch: Batch) -> str | None:
+    """Say which part of the loss or its gradient is not finite in this process; None if none."""
     if not torch.isfinite(loss):
         return f"{where}: the task loss is {loss.item()}; a lower learning rate may help"
     network = term.network

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -60,22 +60,14 @@ class HiddenMuon:
     scalable for LLM training, 2025, for scaling the step to AdamW's size.
     """
 
-    def __init__(self, network: nn.Module, groups: Iterable[dict[str, Any]], cell: Cell) -> None:
+    def __init__(self, network: nn.Module, groups: Sequence[dict[str, Any]], cell: Cell) -> None:
         hidden = {id(p) for p in hidden_matrices(network)}
         matrices, others = (
-            [
-                {**group, "params": chosen}
-                for group in groups
-                if (chosen := [p for p in group["params"] if (id(p) in hidden) == inside])
-            ]
+            [{**group, "params": [p for p in group["params"] if (id(p) in hidden) == inside]} for group in groups]
             for inside in (True, False)
         )
-        muon: Callable[..., torch.optim.Optimizer] = torch.optim.Muon
-        self._parts: list[torch.optim.Optimizer] = []
-        if matrices:
-            self._parts.append(muon(matrices, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"))
-        if others:
-            self._parts.append(torch.optim.AdamW(others, betas=cell.betas))
+        muon = torch.optim.Muon(matrices, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
+        self._parts: tuple[torch.optim.Optimizer, ...] = (muon, torch.optim.AdamW(others, betas=cell.betas))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -146,20 +138,17 @@ class FlipCrop:
 
     def __call__(self, images: Tensor, group: Group) -> Tensor:
         """Augment (n, channels, height, width) images, this process's part of a batch; all draw for the whole batch."""
-        n, channels, height, width = images.shape
+        n, _, height, width = images.shape
         size, far = n * group.size, (height // 8, width // 8)
         flip = torch.randint(2, (size,), generator=self._generator)
         down = torch.randint(2 * far[0] + 1, (size,), generator=self._generator)
         right = torch.randint(2 * far[1] + 1, (size,), generator=self._generator)
         flip, down, right = (group.share(drawn).to(images.device)[:, None] for drawn in (flip, down, right))
-        rows = down + torch.arange(height, device=images.device)
-        columns = torch.arange(width, device=images.device)
-        columns = right + torch.where(flip == 1, width - 1 - columns, columns)
+        sample, channel, row, column = (torch.arange(k, device=images.device) for k in images.shape)
+        rows, columns = down + row, right + torch.where(flip == 1, width - 1 - column, column)
         padded = pad(images, (far[1], far[1], far[0], far[0]))
-        sample, channel = (torch.arange(k, device=images.device) for k in (n, channels))
-        return padded[
-            sample[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]
-        ]
+        place = sample[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None]
+        return padded[place]
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self._generator.get_state()}

@@ -179,18 +179,10 @@ def _rows(source: Any) -> list[Row]:
 
 
 def _scalars(folder: Path, metric: str | None) -> tuple[list[dict[str, Any]], str]:
-    """Read the curves of a metric from TensorBoard runs in ``[STUDY/]ARM/seed-N`` or ``[STUDY/]ARM-seed-N``.
+    """Rows of TensorBoard runs in ``[STUDY/]ARM/seed-N`` or ``[STUDY/]ARM-seed-N``, and the name of the metric.
 
-    Args:
-        folder: folder above the runs.
-        metric: a tag, or its end behind a slash; None if there is only one tag.
-
-    Returns:
-        Rows with ``study``, ``arm``, ``seed``, ``step``, the metric and ``seconds`` (since the file was opened, so
-        evaluation counts); and the name of the metric.
-
-    Raises:
-        UserError: if there are no such runs, or no single such tag.
+    It is a tag, or its end behind a slash; None if there is only one. ``seconds`` are those since the file was opened,
+    so evaluation counts.
     """
     found: dict[tuple[str, str, int], Any] = {}
     for path in sorted({file.parent for file in folder.rglob("events.out.tfevents.*")}):

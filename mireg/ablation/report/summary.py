@@ -15,6 +15,9 @@ from mireg.ablation.study.metric import Metric, to_target
 SCHEMA_VERSION = 1
 """Version of the summary's schema; it changes when a name is removed or changes its meaning."""
 
+BETWEEN_0_AND_1 = ("accuracy", "f1", "average_precision", "mean_iou")
+"""Metrics of the built-in tasks whose means, and the intervals around them, cannot leave that range."""
+
 AT = (100, 300, 600)
 """Steps at which the metric is listed."""
 
@@ -199,7 +202,7 @@ def _mean(values: Sequence[float | None], metric: Metric) -> dict[str, Any]:
     """Mean over seeds and Student's interval, within 0 and 1 where the metric is; a failed run may have no value."""
     known = [value for value in values if value is not None]
     found = _interval(known)
-    if found["ci95"] and metric.is_bounded and max(known) <= 1:  # curves from elsewhere may be in per cent
+    if found["ci95"] and metric.name in BETWEEN_0_AND_1 and max(known) <= 1:  # curves from elsewhere may be in per cent
         found["ci95"] = [max(0.0, found["ci95"][0]), min(1.0, found["ci95"][1])]
     return found
 

@@ -15,7 +15,7 @@ from mireg.ablation.report.statistics import median
 from mireg.ablation.report.summary import AT, difference_key, final_key
 from mireg.ablation.report.text import difference_text, mean_text, metric_name, number_text, ratio_text, speed_text
 from mireg.ablation.report.verdicts import bounds, headline
-from mireg.ablation.study.metric import MODES, Metric, to_target
+from mireg.ablation.study.metric import Metric, to_target
 
 Table = dict[str, list[str]]
 """The text of every row, by column name."""
@@ -70,34 +70,14 @@ def _filled(rows: Sequence[dict[str, str]]) -> Table:
     return {name: [row[name] for row in rows] for name in rows[0] if any(row[name] for row in rows)}
 
 
-def overviews(summary: dict[str, Any]) -> list[tuple[str, str, Table]]:
-    """The tables over all cells that have rows: title, description, table."""
-    found = [
-        (
-            "Early in training",
-            "Validation metric after so many steps: median over seeds, the worst and the best.",
-            _early(summary),
-        ),
-        (
-            "The term against the other arms",
-            f"Median steps to the goal of each arm over those of `{TERM}`, on paired seeds: above 1 `{TERM}` is "
-            "faster. Where a median never reaches the goal, how many seeds do instead, of `mi` and of the other arm.",
-            _against(summary),
-        ),
-        (
-            "Side by side",
-            "Each arm of a study against the same arm of the first one, on the seeds that both have: median steps to "
-            "the goal of the first over those of the other, so above 1 the other is faster.",
-            _side_by_side(summary),
-        ),
-        (
-            "How the learning rates were chosen",
-            "Median steps to the goal of the tuning runs at each learning rate, and the mean of their validation "
-            "metric at the end; the rate in bold was taken.",
-            _tuning(summary),
-        ),
-    ]
-    return [overview for overview in found if overview[2]]
+Overview = tuple[str, str, Table]
+"""Title, description and rows of a table over all cells."""
+
+
+def overviews(summary: dict[str, Any]) -> list[Overview]:
+    """The tables over all cells that have rows."""
+    every = (make(summary) for make in (_early, _against, _side_by_side, _tuning))
+    return [overview for overview in every if overview[2]]
 
 
 def of_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -105,7 +85,8 @@ def of_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return {name: list(texts) for name, texts in zip(columns, zip(*rows, strict=True), strict=True)} if rows else {}
 
 
-def _early(summary: dict[str, Any]) -> Table:
+def _early(summary: dict[str, Any]) -> Overview:
+    about = "Validation metric after so many steps: median over seeds, the worst and the best."
     measured = [
         (cell, name, at)
         for cell in summary["cells"]
@@ -114,7 +95,7 @@ def _early(summary: dict[str, Any]) -> Table:
     ]
     steps = [str(step) for step in AT if any(at.get(str(step)) for _, _, at in measured)]
     rows = [[cell["cell"], name, *(_range(cell, at.get(step)) for step in steps)] for cell, name, at in measured]
-    return of_rows(["cell", "arm", *(f"step {step}" for step in steps)], rows)
+    return "Early in training", about, of_rows(["cell", "arm", *(f"step {step}" for step in steps)], rows)
 
 
 def _range(cell: dict[str, Any], values: Sequence[float] | None) -> str:
@@ -123,28 +104,42 @@ def _range(cell: dict[str, Any], values: Sequence[float] | None) -> str:
     return mean_text(cell, {"mean": float(np.median(values)), "ci95": (min(values), max(values))}, digits=0)
 
 
-def _against(summary: dict[str, Any]) -> Table:
+def _against(summary: dict[str, Any]) -> Overview:
+    about = (
+        f"Median steps to the goal of each arm over those of `{TERM}`, on paired seeds: above 1 `{TERM}` is faster. "
+        "Where a median never reaches the goal, how many seeds do instead, of `mi` and of the other arm."
+    )
     rows = [
         [cell["cell"], arm, speed_text(versus, TERM, arm), *_test(cell, versus)]
         for cell in summary["cells"]
         for arm, versus in cell["arms"].get(TERM, {}).get("over", {}).items()
     ]
-    return of_rows(["cell", "arm", f"speed of {TERM} [95%]", "p", f"final metric of {TERM} over it [95%]"], rows)
+    columns = ["cell", "arm", f"speed of {TERM} [95%]", "p", f"final metric of {TERM} over it [95%]"]
+    return "The term against the other arms", about, of_rows(columns, rows)
 
 
-def _side_by_side(summary: dict[str, Any]) -> Table:
+def _side_by_side(summary: dict[str, Any]) -> Overview:
+    about = (
+        "Each arm of a study against the same arm of the first one, on the seeds that both have: median steps to the "
+        "goal of the first over those of the other, so above 1 the other is faster."
+    )
     rows = [
         [row["study"], row["cell"], row["arm"], speed_text(row, row["study"], row["first"]), *_test(row, row)]
         for row in summary.get("side_by_side", [])
     ]
-    return of_rows(["study", "cell", "arm", "speed [95%]", "p", "final metric over the first [95%]"], rows)
+    columns = ["study", "cell", "arm", "speed [95%]", "p", "final metric over the first [95%]"]
+    return "Side by side", about, of_rows(columns, rows)
 
 
 def _test(cell: dict[str, Any], versus: dict[str, Any]) -> list[str]:
     return [number_text(versus["p_value"], ".3f"), difference_text(cell, versus[difference_key(Metric.of(cell))])]
 
 
-def _tuning(summary: dict[str, Any]) -> Table:
+def _tuning(summary: dict[str, Any]) -> Overview:
+    about = (
+        "Median steps to the goal of the tuning runs at each learning rate, and the mean of their validation metric at "
+        "the end; the rate in bold was taken."
+    )
     """A row per cell and arm, the rate that was taken in bold as in Markdown."""
     tuning, chosen = summary.get("tuning", {}), summary.get("tuned", {})
     rates = sorted({lr for arms in tuning.values() for tried in arms.values() for lr in tried}, key=float)
@@ -154,14 +149,15 @@ def _tuning(summary: dict[str, Any]) -> Table:
             texts = {lr: _tried(runs) for lr, runs in tried.items()}
             bold = {lr: f"**{text}**" for lr, text in texts.items() if chosen[cell][arm] == float(lr)}
             rows.append([cell, arm, *((texts | bold).get(lr, "") for lr in rates)])
-    return of_rows(["cell", "arm", *(f"lr {float(lr):g}" for lr in rates)], rows)
+    table = of_rows(["cell", "arm", *(f"lr {float(lr):g}" for lr in rates)], rows)
+    return "How the learning rates were chosen", about, table
 
 
 def _tried(runs: dict[str, list[Any]]) -> str:
     """Text of the results of the tuning runs at one learning rate."""
     name = next(key for key in runs if key != "steps")
     last = [value for value in runs[name] if value is not None]
-    mean = Metric(name, MODES[name]).show(float(np.mean(last))) if last else "broke"
+    mean = Metric(name).show(float(np.mean(last))) if last else "broke"
     return f"{number_text(median(runs['steps']), '.0f', 'never')} ({mean})"
 
 

@@ -12,9 +12,6 @@ from mireg.ablation.errors import check
 MODES = {"accuracy": "max", "loss": "min"}
 """Directions of the metrics that the built-in trainer measures."""
 
-BETWEEN_0_AND_1 = ("accuracy", "f1", "average_precision", "mean_iou")
-"""Metrics of the built-in tasks whose means, and the intervals around them, cannot leave that range."""
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -46,11 +43,6 @@ class Metric:
     def is_share(self) -> bool:
         """Whether it is between 0 and 1 and shown in per cent."""
         return self.name == "accuracy"
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether it is one of those between 0 and 1."""
-        return self.name in BETWEEN_0_AND_1
 
     @property
     def worst(self) -> float:

@@ -275,6 +275,12 @@ def test_the_chosen_rate_is_in_bold_also_of_a_cell_that_repeats_another_with_few
     assert "| P1-60 | none | never (40%) | **never (50%)** |" in text
 
 
+def test_rates_may_be_chosen_by_any_metric() -> None:
+    runs = [result("none", seed, 100) for seed in range(2)]
+    tuning = {"cell": {"none": {"lr": 0.1, "tried": {"0.1": {"steps": [100], "f1": [0.5]}}}}}
+    assert "| cell | none | **100 (0.5)** |" in as_markdown(summarise("study", runs, tuning=tuning))
+
+
 @pytest.mark.parametrize(("first", "scale"), [(170.0, "log"), (4.0, "linear")])
 def test_a_loss_that_starts_far_above_its_end_has_a_logarithmic_axis(first: float, scale: str) -> None:
     runs = [result("none", seed, 100, target=None, metric="loss", values=(first, 0.5)) for seed in range(6)]

@@ -76,7 +76,6 @@ class LayerTerm(LossTerm):
         self.network = network
         self.settings = settings
         self.model = Captured(network, Taps(network, settings.layer_spec))
-        self._values: dict[str, Tensor] = {}
         self._step = 0
         outputs, layers = self.model.observe(example)
         with torch.random.fork_rng():  # so that every arm sees the same batches
@@ -95,9 +94,6 @@ class LayerTerm(LossTerm):
 
     def parameters(self) -> Sequence[nn.Parameter]:
         return list(self.model.added.parameters())
-
-    def values(self) -> Mapping[str, Tensor]:
-        return self._values
 
     def state_dict(self) -> dict[str, Any]:
         added = self.model.added.state_dict()

@@ -24,9 +24,8 @@ class AuxiliaryHeads(LayerTerm):
     def prepare(self, outputs: Tensor, layers: dict[str, Tensor]) -> nn.Module:
         self._names = self.chosen(list(layers))
         self._per_position = outputs.ndim > 2 and all(layer.ndim > 2 for layer in layers.values())
-        widths = [
-            layers[name].shape[1] if self._per_position else pool(layers[name][:1]).numel() for name in self._names
-        ]
+        chosen = [layers[name] for name in self._names]
+        widths = [layer.shape[1] if self._per_position else pool(layer[:1]).numel() for layer in chosen]
         size = outputs.shape[1 if outputs.ndim > 3 else -1] if self._per_position else outputs[0].numel()
         self._heads = nn.ModuleList(nn.Sequential(Standardise(), nn.Linear(width, size)) for width in widths)
         return self._heads
@@ -41,10 +40,8 @@ class AuxiliaryHeads(LayerTerm):
         if target.is_floating_point() and not self._per_position:
             target = target.flatten(1) if target.ndim > 1 else target[:, None]
         rows = choose_rows([layers[name] for name in self._names], target, self.settings.samples, self._step)
-        code = rows.target
-        assert code is not None
         heads = zip(self._names, self._heads, rows.layers, strict=True)
-        return self.stacked({name: self.loss(head(row), code) for name, head, row in heads}).mean()
+        return self.stacked({name: self.loss(head(row), rows.target) for name, head, row in heads}).mean()
 
 
 class DeepSupervision(AuxiliaryHeads):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -66,6 +67,7 @@ class LossTerm(ABC):
     needs_loss = False
     loss: Loss = staticmethod(natural_loss)
     target: Callable[[Any], Tensor | None] = staticmethod(as_target)
+    _values: Mapping[str, Tensor] = MappingProxyType({})
 
     @abstractmethod
     def __call__(self, task: Tensor, target: Tensor | None) -> Tensor | None:
@@ -91,7 +93,7 @@ class LossTerm(ABC):
 
     def values(self) -> Mapping[str, Tensor]:
         """The last value of each part of the term, to name one that is not finite."""
-        return {}
+        return self._values
 
     def scale(self, inputs: Any, target: Tensor | None) -> dict[str, Any]:
         """The scale of :meth:`values`, from a batch: ``estimator``, ``samples``, ``floor``, ``ceiling``; or nothing."""

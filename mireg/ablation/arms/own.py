@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,7 +57,6 @@ class OwnTerm(LossTerm):
         self._wanted = wanted
         self._function = make()
         self._step = 0
-        self._values: dict[str, Tensor] = {}
         self._last: tuple[Any, Any] = (None, None)
         network.register_forward_hook(self._store)
 
@@ -82,9 +81,6 @@ class OwnTerm(LossTerm):
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self._function.parameters()) if isinstance(self._function, nn.Module) else []
-
-    def values(self) -> Mapping[str, Tensor]:
-        return self._values
 
     def state_dict(self) -> dict[str, Any]:
         read: Callable[[], dict[str, Any]] = getattr(self._function, "state_dict", dict)

@@ -97,6 +97,5 @@ def _read(files: Sequence[Path]) -> Tensor:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = str(error).replace(f" {str(file)!r}", "").strip() or type(error).__name__
             raise UserError(f"cannot read the image {file} ({reason}): replace or remove it") from error
-    return (
-        torch.from_numpy(np.stack(images)).reshape(len(images), size[1], size[0], -1).permute(0, 3, 1, 2).contiguous()
-    )
+    pixels = torch.from_numpy(np.stack(images)).reshape(len(images), size[1], size[0], -1)
+    return pixels.permute(0, 3, 1, 2).contiguous()

@@ -23,6 +23,9 @@ from mireg.ablation.tasks import classification, regression
 VALIDATION = 5000
 """Number of validation samples, always the last of a downloaded training set."""
 
+Pair = tuple[Tensor, Tensor]
+"""Images (n, channels, height, width) uint8, and their classes (n,)."""
+
 SYSTEM_FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Folders where a Linux distribution's package installs a data set."""
 
@@ -34,7 +37,7 @@ def _digits() -> Dataset:
     order = np.random.default_rng(0).permutation(len(bunch.target))  # the file is sorted by writer
     images = torch.from_numpy(bunch.images[order].astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target[order].astype(np.int64))
-    return _images("digits", images[:1400], labels[:1400], images[1400:], labels[1400:], validation=200)
+    return _images("digits", (images[:1400], labels[:1400]), (images[1400:], labels[1400:]), validation=200)
 
 
 def _diabetes() -> Dataset:
@@ -51,14 +54,7 @@ def _diabetes() -> Dataset:
 
 def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
     folder = _idx_folder(name, torchvision_name, data_dir)
-    parts = [
-        _read_idx(folder, f"{part}-{what}") for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
-    ]
-    for images, labels in (parts[:2], parts[2:]):
-        if len(images) != len(labels):
-            raise UserError(f"{folder} holds {len(images)} images but {len(labels)} labels: fetch its files again")
-    train_x, train_y, test_x, test_y = (torch.from_numpy(part.copy()) for part in parts)
-    return _images(name, train_x[:, None], train_y.long(), test_x[:, None], test_y.long(), VALIDATION)
+    return _images(name, _idx_pair(folder, "train"), _idx_pair(folder, "t10k"), VALIDATION)
 
 
 def _idx_folder(name: str, torchvision_name: str, data_dir: Path) -> Path:
@@ -85,11 +81,11 @@ def _cifar10(data_dir: Path) -> Dataset:
         train, test = CIFAR10(data_dir, train=True), CIFAR10(data_dir, train=False)
     except RuntimeError as error:  # wrong checksums
         raise UserError(f"cifar10 in {data_dir / CIFAR10.base_folder} is damaged: fetch its files again") from error
-    (train_x, train_y), (test_x, test_y) = (
+    pairs = [
         (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
         for part in (train, test)
-    )
-    return _images("cifar10", train_x, train_y, test_x, test_y, VALIDATION)
+    ]
+    return _images("cifar10", pairs[0], pairs[1], VALIDATION)
 
 
 def _shakespeare(data_dir: Path, context: int) -> Dataset:
@@ -128,6 +124,13 @@ def _download(name: str, torchvision_name: str, data_dir: Path, remedy: str) -> 
         ) from error
 
 
+def _idx_pair(folder: Path, part: str) -> Pair:
+    images, labels = (_read_idx(folder, f"{part}-{what}") for what in ("images-idx3", "labels-idx1"))
+    if len(images) != len(labels):
+        raise UserError(f"{folder} holds {len(images)} images but {len(labels)} labels: fetch its files again")
+    return torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.copy()).long()
+
+
 def _read_idx(folder: Path, stem: str) -> np.ndarray:
     """Read an IDX file of unsigned bytes, gzip-compressed or not.
 
@@ -148,11 +151,11 @@ def _read_idx(folder: Path, stem: str) -> np.ndarray:
         raise UserError(f"cannot read {which} ({error}): fetch the file again") from error
 
 
-def _images(name: str, train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, validation: int) -> Dataset:
-    cut = len(train_y) - validation
-    scale = mean_and_std(train_x[:cut])
-    parts = (train_x[:cut], train_y[:cut]), (train_x[cut:], train_y[cut:]), (test_x, test_y)
-    return Dataset(name, classification(int(train_y.max()) + 1), *(Samples(x, y, *scale) for x, y in parts))
+def _images(name: str, train: Pair, test: Pair, validation: int) -> Dataset:
+    (images, labels), cut = train, len(train[0]) - validation
+    parts = (images[:cut], labels[:cut]), (images[cut:], labels[cut:]), test
+    scale, task = mean_and_std(images[:cut]), classification(int(labels.max()) + 1)
+    return Dataset(name, task, *(Samples(x, y, *scale) for x, y in parts))
 
 
 DATASETS: dict[str, Callable[[Path, int], Dataset]] = {

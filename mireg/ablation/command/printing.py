@@ -23,16 +23,14 @@ from mireg.ablation.training import networks
 def print_list(console: Console, catalogue: Catalogue) -> None:
     """Print what can be named on the command line."""
     presets = {
-        name: study
+        name: f"{', '.join(cell.name for cell in study.cells)}; arms {', '.join(study.all_arms)}"
         for name, study in catalogue.presets.items()
         if all(cell.model in catalogue.names for cell in study.cells)
     }
     tasks = {name: (inspect.getdoc(task) or "").partition("\n")[0] for name, task in TASKS.items()}
     arms = {name: arm.about for name, arm in ARMS.items()}
     for title, names in {
-        "presets": {
-            name: f"{', '.join(c.name for c in s.cells)}; arms {', '.join(s.all_arms)}" for name, s in presets.items()
-        },
+        "presets": presets,
         "datasets": {**dict.fromkeys(data.DATASETS, ""), **data.FORMS},
         "models": {**{name: _written(catalogue.options(name)) for name in catalogue.names}, **networks.FORMS},
         "tasks": {**tasks, "package.module:TASK": "your own"},

@@ -38,12 +38,10 @@ def display(style: str) -> Iterator[EventHandler]:
         )
         with progress.Progress(*columns, console=console, speed_estimate_period=PERIOD) as bars:
             yield _Bars(bars)
+    elif style == "json":
+        yield lambda event: print(json.dumps(event), flush=True)
     else:
-        yield _json if style == "json" else _Lines(only_notes=style == "none")
-
-
-def _json(event: dict[str, Any]) -> None:
-    print(json.dumps(event), flush=True)
+        yield _Lines(only_notes=style == "none")
 
 
 def _text(note: dict[str, Any]) -> str:

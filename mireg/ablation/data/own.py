@@ -13,20 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
+from mireg.ablation import tasks
 from mireg.ablation.data.dataset import PARTS, Dataset, Samples, mean_and_std
 from mireg.ablation.data.loaded import Loaded
 from mireg.ablation.errors import UserError, check, one_line
-from mireg.ablation.tasks import (
-    TASKS,
-    Task,
-    arguments,
-    classification,
-    multi_label,
-    next_token,
-    reconstruction,
-    regression,
-    segmentation,
-)
+from mireg.ablation.tasks import TASKS, Task, arguments
 from mireg.ablation.user_code import blame, import_name
 
 
@@ -57,11 +48,11 @@ def load_own(name: str, task: str | None = None) -> Dataset:
     own = named_task(task) if task else returned
     if any(_is_loaded(part) for part in parts):
         return _of_batches(name, parts, own)
-    rebuilds = own == reconstruction or (isinstance(own, Task) and own.name == "reconstruction")
+    rebuilds = own == tasks.reconstruction or (isinstance(own, Task) and own.name == "reconstruction")
     if rebuilds:  # a part may be the inputs alone
         parts = [(part, part) if isinstance(part, Tensor | np.ndarray) else part for part in parts]
     samples = [_samples(f"{name}: {part}", value) for part, value in zip(PARTS, parts, strict=False)]
-    if own == regression:  # integers may be values, too
+    if own == tasks.regression:  # integers may be values, too
         samples = [replace(part, targets=part.targets.float().reshape(len(part), -1)) for part in samples]
     _check_alike(name, samples)
     if not isinstance(own, Task):
@@ -85,12 +76,12 @@ def named_task(name: str) -> Task | Callable[[int], Task]:
 def with_task(data: Dataset, name: str) -> Dataset:
     """A data set of this package with another task, if its samples suit it."""
     task = named_task(name)
-    if task == reconstruction:
+    if task == tasks.reconstruction:
         parts = [data.train, data.validation, data.final]
         if not all(isinstance(part, Samples) for part in parts):
             raise UserError(f"task {name!r} needs samples in memory, and {data.name} has windows of a text")
         inputs = (replace(part, targets=None) for part in parts)  # type: ignore[type-var]
-        return Dataset(data.name, reconstruction(math.prod(data.input_shape)), *inputs)
+        return Dataset(data.name, tasks.reconstruction(math.prod(data.input_shape)), *inputs)
     return replace(data, task=task if isinstance(task, Task) else task(data.outputs))
 
 
@@ -108,7 +99,7 @@ def _of_batches(name: str, parts: list[Any], task: Task | Callable[[int], Task] 
     if not isinstance(task, Task):
         targets = loaded[0].batch(slice(None))[1]
         if task is None and isinstance(targets, Tensor) and not targets.is_floating_point() and targets.ndim == 1:
-            task = classification
+            task = tasks.classification
         if task is None or not isinstance(targets, Tensor):
             raise UserError(f"{name}: the targets of a batch are {_described(targets)}: return a Task behind the parts")
         task = task(max(_outputs(task, x, y) for x, y in loaded[0].chunks(0)))
@@ -206,24 +197,24 @@ def _inferred(name: str, parts: list[Samples], task: Callable[[int], Task] | Non
         raise UserError(f"{name}: {what}: return a Task behind the parts, or give --task")
     if task is None:
         task = _natural(name, inputs, targets)
-    if bool((targets == targets[:1]).all()) and task not in (next_token, reconstruction):
+    if bool((targets == targets[:1]).all()) and task not in (tasks.next_token, tasks.reconstruction):
         raise UserError(f"{name}: all train targets are the same, {targets[0].tolist()}: there is nothing to learn")
     for part, samples in zip(PARTS, parts, strict=False):
-        if task in (classification, next_token) and samples.targets.min() < 0:
+        if task in (tasks.classification, tasks.next_token) and samples.targets.min() < 0:
             raise UserError(f"{name}: {part} targets hold {int(samples.targets.min())}: count classes from 0")
     return task(max(_outputs(task, arguments(part.inputs)[0], part.targets) for part in parts))
 
 
 def _natural(name: str, inputs: Tensor, targets: Tensor) -> Callable[[int], Task]:
     if targets.ndim == 2 and (targets.is_floating_point() or targets.dtype == torch.bool):
-        return regression if targets.is_floating_point() else multi_label
+        return tasks.regression if targets.is_floating_point() else tasks.multi_label
     if not targets.is_floating_point():
         if targets.ndim == 1:
-            return classification
+            return tasks.classification
         if inputs.dtype == torch.int64 and targets.shape == inputs.shape and targets.ndim == 2:
-            return next_token
+            return tasks.next_token
         if targets.ndim > 2 and targets.shape[1:] == inputs.shape[2:]:
-            return segmentation
+            return tasks.segmentation
     raise UserError(
         f"{name}: targets are {_described(targets)} beside inputs {_described(inputs)}: give int64 classes (n,), "
         "floats (n,) or (n, k), int64 tokens (n, positions) for both, bool labels (n, k), a class for each position of "
@@ -233,11 +224,11 @@ def _natural(name: str, inputs: Tensor, targets: Tensor) -> Callable[[int], Task
 
 def _outputs(task: Callable[[int], Task], inputs: Any, targets: Tensor) -> int:
     """Number of outputs that a network needs for these samples."""
-    if task == reconstruction:
+    if task == tasks.reconstruction:
         return math.prod(inputs.shape[1:])
-    if task in (regression, multi_label):
+    if task in (tasks.regression, tasks.multi_label):
         return math.prod(targets.shape[1:])
-    tokens = (inputs, targets) if task == next_token else (targets,)
+    tokens = (inputs, targets) if task == tasks.next_token else (targets,)
     return max(int(part.max()) for part in tokens) + 1
 
 

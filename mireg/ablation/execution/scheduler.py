@@ -14,17 +14,9 @@ from mireg.ablation.events import EventHandler, note
 from mireg.ablation.execution.job import Execute, Setup
 from mireg.ablation.execution.preflight import preflight
 from mireg.ablation.fingerprint import fingerprint
+from mireg.ablation.storage import provenance
 from mireg.ablation.storage.files import DamagedError, read_result
 from mireg.ablation.storage.lock import locked
-from mireg.ablation.storage.provenance import (
-    read_tuning,
-    record_invocation,
-    record_study,
-    refuse_changes,
-    remove_results,
-    settings,
-    write_tuning,
-)
 from mireg.ablation.study.config import RunSpec, Study
 from mireg.ablation.study.pairing import unpaired
 from mireg.ablation.study.tuning import choose
@@ -72,8 +64,8 @@ def run_study(
     with locked(setup.out) if group.writes else nullcontext():
         if group.writes:
             if fresh:
-                remove_results(setup.out)
-            for text in record_study(study, setup.out, code, keep=keep):
+                provenance.remove_results(setup.out)
+            for text in provenance.record_study(study, setup.out, code, keep=keep):
                 tell(note(text))
         results = _Work(setup, execute, group, tell).perform(study)
         for cell, arms in unpaired(results).items():
@@ -97,7 +89,7 @@ class _Work:
         A choice on record stands. If a tuning run fails, no rates are chosen, and the cell is left for the next call.
         """
         out, writes = self.setup.out, self.group.writes
-        chosen = self._shared(read_tuning(out))
+        chosen = self._shared(provenance.read_tuning(out))
         tuning = {
             cell.name: [spec for spec in study.tuning_runs(cell) if spec.arm not in chosen.get(cell.name, {})]
             for cell in (study.cells if study.tuning else ())
@@ -116,7 +108,7 @@ class _Work:
                 continue
             choice = self._shared(choose(zip(trials, tried, strict=False)))  # none where nothing is written
             if choice and writes:
-                write_tuning(out, cell.name, choice)
+                provenance.write_tuning(out, cell.name, choice)
             choice = chosen.get(cell.name, {}) | choice
             rates = {arm: choice[arm]["lr"] for arm in study.arms_of(cell)} if study.is_tuned(cell) else {}
             results += self._results(study.runs([replace(cell, arm_lr=rates)]))
@@ -128,7 +120,7 @@ class _Work:
         found = {spec.path: self._finished(spec) for spec in runs if writes}
         missing = self._shared([spec for spec in runs if found.get(spec.path) is None])
         if missing and writes:
-            record_invocation(self.setup.out, str(self.setup.device), len(missing))
+            provenance.record_invocation(self.setup.out, str(self.setup.device), len(missing))
         failures = self.execute(missing) if missing else {}
         for spec in missing if writes else ():
             if spec.path in failures:
@@ -153,7 +145,8 @@ class _Work:
         except DamagedError as damage:
             self.tell(note(f"{damage}: {spec.path} is run again"))
             return None
-        refuse_changes(f"{spec.path} in {self.setup.out}", settings(result["spec"]), settings(spec.as_dict()))
+        old, new = (provenance.settings(known) for known in (result["spec"], spec.as_dict()))
+        provenance.refuse_changes(f"{spec.path} in {self.setup.out}", old, new)
         return result
 
     def _shared(self, value: T) -> T:

@@ -92,7 +92,7 @@ class _Work:
         chosen = self._shared(provenance.read_tuning(out))
         tuning = {
             cell.name: [spec for spec in study.tuning_runs(cell) if spec.arm not in chosen.get(cell.name, {})]
-            for cell in (study.cells if study.tuning else ())
+            for cell in study.cells
         }
         every = [*study.runs(), *itertools.chain(*tuning.values())]
         finished = sum((self.setup.folder(spec) / "result.json").exists() for spec in every)

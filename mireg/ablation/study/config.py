@@ -278,8 +278,7 @@ class Study:
 
     def tuning_runs(self, cell: Cell) -> list[RunSpec]:
         """The runs for choosing the learning rates of a cell's arms; none if there is no choice."""
-        assert self.tuning is not None
-        if not self.is_tuned(cell):
+        if self.tuning is None or not self.is_tuned(cell):
             return []
         steps = min(cell.steps, cell.tuning_steps or cell.steps)
         return [

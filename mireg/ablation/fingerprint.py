@@ -11,22 +11,33 @@ import inspect
 import site
 import sysconfig
 import textwrap
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CellType, CodeType, ModuleType, SimpleNamespace
 from typing import Any
+
+import numpy as np
 
 _PYTHON = (sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
 INSTALLED = [Path(path).resolve() for path in (*_PYTHON, *site.getsitepackages(), str(Path(__file__).parents[1]))]
 """Where code is that a user does not write: the standard library, installed packages and this one."""
 
 
+MISSING = object()
+
+CHANGING = ("append", "extend", "insert", "add", "update", "setdefault", "remove", "discard", "pop", "popitem", "clear")
+"""Methods that change a container."""
+
+
 def fingerprint(train: Callable[..., Any] | None, names: Iterable[str]) -> dict[str, str]:
     """Digests of the code behind a study: by file, and by function for a loop and what it calls in its own file.
 
     Files are followed through their imports, as far as they are a user's own. Of the file that defines the loop only
-    the functions and classes count that the loop uses: that file also says which arms and seeds to run.
+    the functions, classes and values count that the loop uses: that file also says which arms and seeds to run. Of
+    what a loop was given (arguments, enclosing variables, attributes), plain values count, of others the type.
 
     Args:
         train: the loop of a user; None for the built-in one.
@@ -43,34 +54,74 @@ def fingerprint(train: Callable[..., Any] | None, names: Iterable[str]) -> dict[
 
 
 def _add_object(value: Any, found: dict[str, str]) -> None:
-    """Add a function or class, what it uses of its own file, and the files that it imports."""
+    """Add a function, class or object, what it was given, what it uses of its own file, and the files it imports."""
+    given: dict[str, Any] = {}
     while isinstance(value, partial):
+        given |= value.keywords | ({"arguments": value.args} if value.args else {})
         value = value.func
-    value = inspect.unwrap(value) if inspect.isroutine(value) or isinstance(value, type) else type(value)
-    module = inspect.getmodule(value)
-    if module is None or (module.__name__ != "__main__" and not _is_own(getattr(module, "__file__", None))):
+    value = value.__self__ if inspect.ismethod(value) else inspect.unwrap(value)
+    if not inspect.isroutine(value) and not isinstance(value, type):
+        given |= getattr(value, "__dict__", {})
+        value = type(value)
+    module, name = inspect.getmodule(value), value.__qualname__
+    if name in found:
         return
-    if value.__qualname__ in found:
-        return
-    codes = list(_codes(value))
-    try:
-        source = inspect.getsource(value).encode()
-    except (OSError, TypeError):
-        source = b"".join(code.co_code + repr(code.co_names).encode() for code in codes)
-    found[value.__qualname__] = _digest(source)
-    for name in sorted({name for code in codes for name in _names(code)}):
-        used = vars(module).get(name)
-        if isinstance(used, ModuleType):
-            _add_module(used.__name__, found)
-        elif inspect.isroutine(used) or isinstance(used, type):
-            if used.__module__ == value.__module__:
-                _add_object(used, found)
+    used: dict[str, Any] = {}
+    if module is not None and (module.__name__ == "__main__" or _is_own(getattr(module, "__file__", None))):
+        codes = list(_codes(value))
+        try:
+            source = inspect.getsource(value).encode()
+        except (OSError, TypeError):
+            source = b"".join(code.co_code + repr(code.co_names).encode() for code in codes)
+        found[name] = _digest(source)
+        collected = _collected(source)
+        if inspect.isfunction(value):
+            cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+            given |= {key: cell.cell_contents for key, cell in cells if cell != CellType() and key not in collected}
+            given |= {"defaults": value.__defaults__} if value.__defaults__ else {}
+            given |= value.__kwdefaults__ or {}
+        used = {key: vars(module).get(key, MISSING) for code in codes for key in _names(code) - collected}
+    used |= {f"{key} of {name}": each for key, each in given.items()}
+    for key, each in sorted(used.items()):
+        if each is MISSING:
+            _add_module(key, found)
+        elif isinstance(each, ModuleType):
+            _add_module(each.__name__, found)
+        elif inspect.isroutine(each) or isinstance(each, type):
+            if each.__module__ == value.__module__:
+                _add_object(each, found)
             else:
-                _add_module(used.__module__, found)
-        elif isinstance(used, int | float | str):
-            found[name] = _digest(repr(used).encode())
-        elif used is None:
-            _add_module(name, found)
+                _add_module(str(each.__module__), found)
+        else:
+            found[key] = _digest(_plain(each).encode())
+
+
+def _plain(value: Any) -> str:
+    """The text of numbers, texts and containers of these, in every process the same; of all else only the type."""
+    kind = type(value).__qualname__
+    if isinstance(value, SimpleNamespace | Namespace) or is_dataclass(value):
+        value = getattr(value, "__dict__", {})
+    if isinstance(value, dict):
+        return f"{kind}({[(_plain(key), _plain(each)) for key, each in value.items()]})"
+    if isinstance(value, set | frozenset):
+        return f"{kind}({sorted(map(_plain, value))})"
+    if isinstance(value, list | tuple):
+        return f"{kind}({list(map(_plain, value))})"
+    return repr(value) if isinstance(value, int | float | complex | str | bytes | Path | np.generic | None) else kind
+
+
+def _collected(source: bytes) -> set[str]:
+    """Names of containers that code changes: what it collects is no setting."""
+    try:
+        nodes = ast.walk(ast.parse(textwrap.dedent(source.decode())))
+    except (SyntaxError, ValueError):  # a part of an expression, as of a lambda; bytecode
+        return set()
+    return {
+        node.value.id
+        for node in nodes
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.value, ast.Name)
+        if not isinstance(node.ctx, ast.Load) or (isinstance(node, ast.Attribute) and node.attr in CHANGING)
+    }
 
 
 def _add_module(name: str, found: dict[str, str]) -> None:

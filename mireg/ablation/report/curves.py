@@ -13,7 +13,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mireg.ablation.errors import UserError, nearest
+from mireg.ablation.errors import UserError, check, nearest, one_line
 from mireg.ablation.study.metric import MODES, Metric
 
 COLUMNS = ("study", "arm", "seed", "step")
@@ -22,8 +22,10 @@ COLUMNS = ("study", "arm", "seed", "step")
 LOWER = re.compile(r"(^|[\W_])(loss|error|err|perplexity|ppl|nll|mse|rmse|mae)($|[\W_])", re.IGNORECASE)
 """Names of metrics that are better the lower they are."""
 
-RUN_NAME = re.compile(r"(?P<arm>.*?)[-_. ]*(?:(?:seed|run|version|s)[-_=. ]*)?(?P<seed>\d+)", re.IGNORECASE)
-"""Names of the folders of TensorBoard runs, after which arm and seed are read."""
+RUN_NAME = re.compile(
+    r"(?P<arm>.*?)((^|[-_. ]+)((seed|run|version|s)[-_=. ]*)?|seed[-_=. ]*)(?P<seed>\d+)", re.IGNORECASE
+)
+"""Names of the folders of TensorBoard runs, after which arm and seed are read; resnet18 is an arm without a seed."""
 
 Row = Mapping[str, Any]
 
@@ -53,18 +55,21 @@ def read_curves(source: Any, metric: str | None, mode: str | None, goal: float |
         raise UserError(f"{place}: there are no rows: give columns {', '.join(COLUMNS)} and the metric")
     name = _metric_column(place, list(rows[0]), metric)
     measured = Metric(name, mode or MODES.get(name) or ("min" if LOWER.search(name) else "max"))
+    measured.check_goal(goal)
     runs: dict[tuple[str, str, int], list[dict[str, float]]] = {}
     for number, row in enumerate(rows, start=2):  # as in a file, whose first line is the header
         where = f"{place}, line {number}"
         if (value := _number(where, row, name)) is None:
             continue
-        if measured.is_share and value > 1 + 1e-6:
-            raise UserError(f"{where}: an accuracy of {value:g} is above 1: divide it by 100, or rename its column")
-        run = str(row["study"]), str(row["arm"]), _whole(where, row, "seed")
+        measured.check(where, value)
+        run = _name(where, row, "study"), _name(where, row, "arm"), _whole(where, row, "seed")
         point: dict[str, float] = {"step": _whole(where, row, "step"), "value": value}
-        for key, column in (("seconds", "seconds"), ("test", f"test_{name}")):
+        for key, column in (("seconds", "seconds"), ("test", measured.final)):
             if (known := _number(where, row, column)) is not None:
+                good = 0 <= known < math.inf if key == "seconds" else math.isfinite(known)
+                check(f"{where}: {column}", known, good, "give a finite number (seconds: from 0 on), or nothing")
                 point[key] = known
+        measured.check(where, point.get("test", 0))
         runs.setdefault(run, []).append(point)
     budgets: dict[str, int] = {}
     for (study, arm, seed), points in runs.items():
@@ -168,7 +173,7 @@ def _rows(source: Any) -> list[Row]:
     if isinstance(source, str | Path):
         try:
             with Path(source).open(newline="", encoding="utf-8-sig") as file:
-                return list(csv.DictReader(file))
+                return _table(str(source), csv.DictReader(file, skipinitialspace=True))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"cannot read {source} ({reason}): give a CSV file or a folder of runs") from error
@@ -176,6 +181,25 @@ def _rows(source: Any) -> list[Row]:
         return list(source)
     frame = source.to_dicts() if hasattr(source, "to_dicts") else source.to_dict("records")
     return [{key: None if value != value else value for key, value in row.items()} for row in frame]  # NaN is missing
+
+
+def _table(place: str, table: csv.DictReader[str]) -> list[Row]:
+    """The rows of a CSV file, without regard to spaces and, in the known columns, to case in its header."""
+    header = list(table.fieldnames or ())
+    for delimiter in (";", "\t"):
+        if len(header) == 1 and delimiter in header[0]:
+            raise UserError(f"{place}: the delimiter is {delimiter!r}: use commas, and write decimals with a point")
+    header = [one_line(name) for name in header]
+    header = [name.lower() if name.lower() in (*COLUMNS, "seconds") else name for name in header]
+    for name in filter(None, header):
+        if header.count(name) > 1:
+            raise UserError(f"{place}: column {name!r} is there twice: rename or remove one")
+    table.fieldnames = header
+    rows: list[Any] = list(table)
+    for number, row in enumerate(rows, start=2):
+        if any(row.pop(None, ())):
+            raise UserError(f"{place}, line {number}: more fields than columns: write decimals with a point")
+    return rows
 
 
 def _scalars(folder: Path, metric: str | None) -> tuple[list[dict[str, Any]], str]:
@@ -241,6 +265,13 @@ def _metric_column(place: str, columns: Sequence[str], metric: str | None) -> st
     raise UserError(f"{place} {problem}: choose --metric from {', '.join(measured)}")
 
 
+def _name(where: str, row: Row, name: str) -> str:
+    """A name in a row, in one line."""
+    text = "" if row.get(name) is None else one_line(row[name])
+    check(f"{where}: {name}", text, bool(text), "give a name")
+    return text
+
+
 def _number(where: str, row: Row, name: str) -> float | None:
     """A number of a row; None for an empty field."""
     value = row.get(name)
@@ -254,6 +285,6 @@ def _number(where: str, row: Row, name: str) -> float | None:
 
 def _whole(where: str, row: Row, name: str) -> int:
     number = _number(where, row, name)
-    if number is None or not number.is_integer() or number < 0:
-        raise UserError(f"{where}: {name} is {row.get(name)!r}: give a whole number")
+    if number is None or not number.is_integer() or not 0 <= number <= 2**53:  # above, a float is not exact
+        raise UserError(f"{where}: {name} is {row.get(name)!r}: give a whole number, at most 2**53")
     return int(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import math
@@ -64,6 +65,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
+    "text.parse_math": False,  # names may have a dollar sign
     "svg.fonttype": "none",
     "svg.hashsalt": "mireg",
     "pdf.fonttype": 42,
@@ -136,7 +138,10 @@ def cell_charts(cell: dict[str, Any], runs: Runs, look: Look) -> list[Chart]:
 
 
 def _file_name(cell: Mapping[str, Any], chart: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", f"{cell['cell']}-{chart}")
+    """A name of its own for each chart; a digest tells apart those of which not every character can stay."""
+    whole = f"{cell['cell']}-{chart}"
+    name = re.sub(r"[^\w.-]+", "-", whole)[:100]
+    return name if name == whole else f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def picture(cell: Mapping[str, Any]) -> str:
@@ -182,7 +187,8 @@ def _with_legend(
         axes = figure.add_subplot()
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3 if max(map(len, labels)) <= 15 else 2)
+        columns = 3 if all(len(label) <= 15 for label in labels) else 2
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
     return Chart(name, caption, drawn, (4.8, 3 + 0.2 * math.ceil(lines / 2)), for_papers)
 
@@ -281,6 +287,7 @@ def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: Look) -> Non
         axes.set_ylim(0, 1)
     elif axes.dataLim.ymin > 0 and axes.dataLim.ymax > WIDE * axes.dataLim.ymin:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _weakest_link(axes: Axes, runs: Runs, look: Look) -> None:

@@ -67,7 +67,7 @@ def report(
     """
     if not curves:
         raise UserError("no curves to report on: give a CSV file, records, or a folder of runs")
-    baseline = baseline or BASELINE
+    baseline, folder = baseline or BASELINE, destination(curves, out)
     studies: dict[str, list[dict[str, Any]]] = {}
     arms: list[str] = []
     for source in curves:
@@ -93,7 +93,6 @@ def report(
         summary = summarise(" and ".join(studies), joined, list(dict.fromkeys(arms)), baseline=baseline)
     if len(studies) > 1:
         summary["side_by_side"] = side_by_side(studies)
-    folder = destination(curves, out)
     options = {"baseline": baseline, "goal": goal, "metric": metric, "mode": mode, "out": folder}
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
     named = [shlex.quote(str(source)) if isinstance(source, str | Path) else "CURVES" for source in curves]
@@ -163,12 +162,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def destination(curves: Sequence[Any], out: str | Path | None) -> Path:
-    """The folder of the report."""
-    if out is not None:
-        return Path(out)
-    if len(curves) == 1 and is_study(curves[0]):
+    """The folder of the report, which overwrites neither its sources nor, unasked, that of another study."""
+    if out is None and len(curves) == 1 and is_study(curves[0]):
         return Path(curves[0])
-    return Path("out") / "-".join(map(name_of, curves))
+    folder = Path("out") / "-".join(map(name_of, curves)) if out is None else Path(out)
+    if out is None and is_study(folder):
+        raise UserError(f"{folder} is the folder of another study: give --out (out=)")
+    for source in curves:
+        written = [(folder / name).resolve() for name in ("runs.csv", "curves.csv")]
+        if isinstance(source, str | Path) and Path(source).resolve() in written:
+            raise UserError(f"{source} would be overwritten by the report: give another --out (out=)")
+    return folder
 
 
 def name_of(source: Any) -> str:
@@ -192,6 +196,7 @@ def _changed(run: dict[str, Any], goal: float | None, metric: str | None, mode: 
         if given not in (None, has):
             raise UserError(f"--{name} {given}: the runs of {run['cell']} have {name} {has}; leave --{name} out")
     target = cell["target"] if goal is None else goal
+    own.check_goal(target)
     return {**run, "spec": {**run["spec"], "cell": {**cell, "target": target}}}
 
 

@@ -41,14 +41,16 @@ def ratio(
         baseline_limit: the same for the baseline, if it differs.
 
     Returns:
-        ``ratio`` (None if both medians are misses), ``bound`` (None, ``"at least"`` or ``"at most"``), and ``ci95``, a
-        percentile bootstrap over paired seeds (None with fewer than 2).
+        ``ratio`` (None if both medians are misses, or a value is 0), ``bound`` (None, ``"at least"`` or ``"at most"``),
+        and ``ci95``, a percentile bootstrap over paired seeds (None with fewer than 2).
 
     >>> found = ratio([600, None, None], [100, 200, 125], limit=1000)
     >>> found["ratio"], found["bound"]
     (8.0, 'at least')
     """
     ours, theirs = _censored(arm, limit), _censored(baseline, limit if baseline_limit is None else baseline_limit)
+    if not (ours.all() and theirs.all()):  # a goal reached in no time has no speed
+        return {"ratio": None, "bound": None, "ci95": None}
     missed = (median(baseline) is None, median(arm) is None)
     bound = {(True, False): "at least", (False, True): "at most"}.get(missed)
     interval = None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mireg.ablation.arms import BASELINE, TERM
+from mireg.ablation.errors import UserError
 from mireg.ablation.report.statistics import holm, logrank_p_value, median, paired_p_value, ratio, student
 from mireg.ablation.study.metric import Metric, to_target
 
@@ -67,8 +68,10 @@ def _runs(results: Iterable[dict[str, Any]], cell: str, arm: str) -> Runs:
 
 def _cell(name: str, by_arm: Mapping[str, Runs], baseline: str) -> dict[str, Any]:
     runs = [run for of_arm in by_arm.values() for run in of_arm.values()]
-    cell = runs[0]["spec"]["cell"]
+    cell, budget = runs[0]["spec"]["cell"], max(run["spec"]["cell"]["steps"] for run in runs)
     metric = Metric.of(cell)
+    if cell["target"] is not None and not budget and any(run["curve"] for run in runs):
+        raise UserError(f"{name}: all points are of step 0, and a goal is reached after it: log later ones, or no goal")
     timed = all("seconds" in point for run in runs for point in run["curve"])
     whole = [run["seconds"] for run in runs if run["failure"] is None]
     shortest = min(whole, default=0.0) if timed else None
@@ -87,7 +90,7 @@ def _cell(name: str, by_arm: Mapping[str, Runs], baseline: str) -> dict[str, Any
         "mode": metric.mode,
         "target": cell["target"],
         "baseline": baseline,
-        "budget_steps": max(run["spec"]["cell"]["steps"] for run in runs),
+        "budget_steps": budget,
         "final_split": runs[0].get("final_split", "test"),
         "devices": sorted({run["device"] for run in runs if "device" in run}),
         "arms": summaries,
@@ -149,11 +152,11 @@ def versus(baseline: Runs, arm: Runs) -> dict[str, Any]:
     found: dict[str, Any] = {"n_pairs": len(pairs[0]), "reached": None}
     found |= dict.fromkeys(("steps_ratio", "bound", "ci95", "p_value", "logrank_p_value"))
     found |= {"seconds_ratio": None, "seconds_ci95": None, difference_key(metric): _interval(gains)}
-    if not pairs[0] or goal is None:
+    limit = max((run["spec"]["cell"]["steps"] for run in itertools.chain(*pairs)), default=0)
+    if not limit or goal is None:
         return found
     points = [[to_target(run["curve"], goal, metric) or {} for run in runs] for runs in pairs]
     theirs, ours = ([point.get("step") for point in of] for of in points)
-    limit = max(run["spec"]["cell"]["steps"] for run in itertools.chain(*pairs))
     in_steps = ratio(theirs, ours, limit)
     found |= {
         "reached": [sum(step is not None for step in steps) for steps in (ours, theirs)],
@@ -162,10 +165,12 @@ def versus(baseline: Runs, arm: Runs) -> dict[str, Any]:
         "p_value": paired_p_value(theirs, ours, limit),
         "logrank_p_value": logrank_p_value(theirs, ours, limit),
     }
-    if all("seconds" in point for run in itertools.chain(*pairs) for point in run["curve"]):
+    watched = [[run["seconds"] for run in runs] for runs in pairs]
+    longest = max(filter(None, itertools.chain(*watched)), default=None)
+    if longest and all("seconds" in point for run in itertools.chain(*pairs) for point in run["curve"]):
         before, after = ([point.get("seconds") for point in of] for of in points)
-        watched = [[run["seconds"] for run in runs] for runs in pairs]
-        in_seconds = ratio(before, after, watched[1], watched[0])
+        limits = [[longest if known is None else known for known in of] for of in watched]  # None: broke at once
+        in_seconds = ratio(before, after, limits[1], limits[0])
         found |= {"seconds_ratio": in_seconds["ratio"], "seconds_ci95": in_seconds["ci95"]}
     return found
 

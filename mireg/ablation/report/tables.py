@@ -197,7 +197,8 @@ def print_table(summary: dict[str, Any], console: Console) -> None:
 
 def as_markdown(summary: dict[str, Any]) -> str:
     """Format the verdicts and tables of all cells in Markdown."""
-    return "\n\n".join(filter(None, [f"# {heading(summary)}", caution(summary), tables(summary)]))
+    top = f"# {heading(summary)}".translate(IN_MARKDOWN)
+    return "\n\n".join(filter(None, [top, caution(summary), tables(summary)]))
 
 
 def caution(summary: dict[str, Any]) -> str:
@@ -211,10 +212,10 @@ def tables(summary: dict[str, Any], level: int = 2) -> str:
     """A section in Markdown per cell with its verdict and tables, and sections with tables over all cells."""
     parts, mark = [], "#" * level
     for cell in summary["cells"]:
-        parts += [f"{mark} {title(cell)}", "", headline(cell), ""]
+        parts += [f"{mark} {title(cell)}".translate(IN_MARKDOWN), "", headline(cell).translate(IN_MARKDOWN), ""]
         for table in (comparison(cell), details(cell)):
             parts += [*markdown(table), ""]
-        parts += [bounds(cell), ""] if bounds(cell) else []
+        parts += [bounds(cell).translate(IN_MARKDOWN), ""] if bounds(cell) else []
     for name, about, table in overviews(summary):
         parts += [f"{mark} {name}", "", about, "", *markdown(table), ""]
     return "\n".join(parts)
@@ -222,9 +223,13 @@ def tables(summary: dict[str, Any], level: int = 2) -> str:
 
 def markdown(table: Table, align: str = "--:") -> list[str]:
     """A table as lines of Markdown; all columns but the first are aligned to the right, as numbers are."""
-    lines = [f"| {' | '.join(table)} |", "|---" + f"|{align}" * (len(table) - 1) + "|"]
-    return lines + [f"| {' | '.join(row)} |" for row in zip(*table.values(), strict=True)]
+    rows = [[text.translate(IN_MARKDOWN) for text in row] for row in (table, *zip(*table.values(), strict=True))]
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return [head, "|---" + f"|{align}" * (len(table) - 1) + "|", *body]
 
+
+IN_MARKDOWN = str.maketrans({"|": r"\|", "<": "&lt;"})
+"""What Markdown would read as a column or as HTML, escaped."""
 
 IN_LATEX = str.maketrans({c: rf"\{c}" for c in "%&#_{}$"} | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"})
 """What LaTeX would read as a command, escaped."""

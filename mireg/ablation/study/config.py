@@ -335,12 +335,9 @@ def _check_arms(arms: tuple[str, ...], *, of_loop: bool = False) -> None:
 
 
 def _check_goal(cell: Cell) -> None:
-    goal = cell.target
-    if goal is not None and cell.metric == "accuracy":
-        check("goal", goal, 0 < goal <= 1, "give an accuracy above 0 and at most 1")
-    elif goal is not None:
-        own = cell.metric != "loss" or cell.task is not None or isinstance(cell, Loop)
-        check("goal", goal, math.isfinite(goal) and (own or goal > 0), "give a loss above 0, which none goes below")
+    cell.measured.check_goal(cell.target)
+    if cell.target is not None and cell.metric == "loss" and cell.task is None and not isinstance(cell, Loop):
+        check("goal", cell.target, cell.target > 0, "give a loss above 0, which none goes below")
 
 
 def _check_rates(*rates: float) -> None:

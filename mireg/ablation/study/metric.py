@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mireg.ablation.errors import check
+from mireg.ablation.errors import UserError, check
 
 MODES = {"accuracy": "max", "loss": "min"}
 """Directions of the metrics that the built-in trainer measures."""
@@ -48,6 +48,19 @@ class Metric:
     def worst(self) -> float:
         """The value of a failed run: 0 for a share, else infinitely bad."""
         return 0.0 if self.is_share else self.gain(-math.inf)
+
+    def check(self, where: str, value: float) -> None:
+        """Refuse a share outside 0 and 1, such as a percentage; NaN is a run that broke."""
+        if self.is_share and (value < 0 or value > 1 + 1e-6):
+            side = "below 0" if value < 0 else "above 1"
+            raise UserError(f"{where}: an accuracy of {value:g} is {side}: divide it by 100, or give it another name")
+
+    def check_goal(self, goal: float | None) -> None:
+        """Refuse a goal that no run can reach."""
+        if goal is not None and self.is_share:
+            check("goal", goal, 0 < goal <= 1, "give an accuracy above 0 and at most 1")
+        elif goal is not None:
+            check("goal", goal, math.isfinite(goal), "give a finite number")
 
     def gain(self, difference: float) -> float:
         """A difference, signed so that an improvement is positive."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import mireg.ablation
 from eval import report as module
 from mireg.ablation.command import main
 from mireg.ablation.errors import UserError
-from mireg.ablation.report.curves import as_curves, read_curves
+from mireg.ablation.report.curves import RUN_NAME, as_curves, read_curves
 from mireg.ablation.report.sources import report
 from tests.ablation.report.synthetic import TARGET, result, write_study
 
@@ -195,12 +196,14 @@ def test_two_studies_side_by_side(rows: Rows, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     paths = written(tmp_path, rows), written(tmp_path / "new", faster)
     renamed = Path(paths[1]).rename(tmp_path / "new" / "new.csv")
-    assert main(["report", paths[0], str(renamed), "--baseline", "adam", "--goal", "0.8", "--out", str(tmp_path)]) == 0
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    out = tmp_path / "both"
+    words = ["--baseline", "adam", "--goal", "0.8", "--out", str(out)]
+    assert main(["report", paths[0], str(renamed), *words]) == 0
+    summary = json.loads((out / "summary.json").read_text())
     assert [cell["cell"] for cell in summary["cells"]] == ["curves/s", "new/s"]
     ratios = {row["arm"]: row["steps_ratio"] for row in summary["side_by_side"]}
     assert ratios == {"adam": 2, "lion": 2}
-    assert "| new | s | adam | 2.0x [2.0, 2.0] | 0.031 |" in (tmp_path / "report.md").read_text()
+    assert "| new | s | adam | 2.0x [2.0, 2.0] | 0.031 |" in (out / "report.md").read_text()
 
 
 def test_another_goal_and_baseline_for_a_study(runs: Rows, tmp_path: Path) -> None:
@@ -230,3 +233,127 @@ def test_the_module_takes_the_same_options(
     assert "mireg report" in page
     assert "python -m eval" not in page
     assert np.isclose(json.loads((tmp_path / "out" / "summary.json").read_text())["cells"][0]["target"], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("broken", "seconds", "ratio"),
+    [
+        ([("lion", 2)], 1.0, 5 / 3),
+        ([("lion", 2)], None, 5 / 3),
+        ([("lion", seed) for seed in range(6)], None, 0.5),  # a bound
+        ([(arm, seed) for seed in range(6) for arm in ("adam", "lion")], None, None),
+    ],
+)
+def test_runs_that_broke_at_once_are_reported(
+    rows: Rows, tmp_path: Path, broken: list[tuple[str, int]], seconds: float | None, ratio: float | None
+) -> None:
+    kept = [row for row in rows if (row["arm"], row["seed"]) not in broken]
+    for arm, seed in broken:
+        kept.append({"study": "s", "arm": arm, "seed": seed, "step": 10, "f1": "nan", "seconds": seconds})
+    (cell,) = report(kept, baseline="adam", goal=0.5, out=tmp_path)["cells"]
+    arms = cell["arms"].values()
+    assert sum(arm["n_failed"] for arm in arms) == 12 - sum(arm["n_reached"] for arm in arms) == len(broken)
+    assert cell["arms"]["lion"]["vs_none"]["seconds_ratio"] == ratio
+
+
+@pytest.mark.parametrize("name", ["curves.csv", "runs.csv"])
+def test_a_report_does_not_overwrite_its_source(rows: Rows, tmp_path: Path, name: str) -> None:
+    path = Path(written(tmp_path, rows)).rename(tmp_path / name)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=f"{name} would be overwritten by the report: give another --out"):
+        report(path, baseline="adam", out=tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_a_report_does_not_go_into_a_study_unasked(
+    rows: Rows, runs: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out/curves/runs/R1/none/seed-0").mkdir(parents=True)
+    (tmp_path / "out/curves/runs/R1/none/seed-0/result.json").write_text("{}")
+    with pytest.raises(UserError, match="out/curves is the folder of another study: give --out"):
+        report(written(tmp_path, rows), baseline="adam")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"goal": np.nan}, "goal=nan: give a finite number"),
+        ({}, {"goal": np.inf}, "goal=inf: give a finite number"),
+        ({"seconds": "nan"}, {}, "line 2: seconds=nan: give a finite number"),
+        ({"seconds": -1}, {}, "line 2: seconds=-1.0: give a finite number"),
+        ({"test_f1": "nan"}, {}, "line 2: test_f1=nan: give a finite number"),
+        ({"step": 1e20}, {}, r"line 2: step is '1e\+20': give a whole number, at most 2\*\*53"),
+        ({"arm": ""}, {}, "line 2: arm='': give a name"),
+        ({"study": " "}, {}, "line 2: study='': give a name"),
+        ({"accuracy": 90}, {"metric": "accuracy"}, "an accuracy of 90 is above 1: divide it by 100"),
+        ({"accuracy": -0.5}, {"metric": "accuracy"}, "an accuracy of -0.5 is below 0"),
+        ({"accuracy": 0.5, "test_accuracy": 90}, {"metric": "accuracy"}, "an accuracy of 90 is above 1"),
+        ({"accuracy": 0.5}, {"metric": "accuracy", "goal": 90}, "goal=90: give an accuracy above 0 and at most 1"),
+    ],
+)
+def test_values_that_make_no_report(
+    rows: Rows, tmp_path: Path, change: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    path = written(tmp_path, [{**row, **change} for row in rows])
+    with pytest.raises(UserError, match=message):
+        report(path, baseline="adam", out=tmp_path / "out", **({"metric": "f1"} | options))
+
+
+def test_a_goal_needs_a_point_after_step_0(rows: Rows, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="s: all points are of step 0, and a goal is reached after it"):
+        report([row for row in rows if row["step"] == 0], baseline="adam", goal=0.5, out=tmp_path)
+
+
+def test_no_seconds_are_no_speed(rows: Rows, tmp_path: Path) -> None:
+    (cell,) = report([{**row, "seconds": 0} for row in rows], baseline="adam", goal=0.5, out=tmp_path)["cells"]
+    assert (cell["arms"]["lion"]["vs_none"]["seconds_ratio"], cell["arms"]["lion"]["n_reached"]) == (None, 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study;arm;seed;step;f1\ns;a;0;1;0,5\n", "the delimiter is ';': use commas, and write decimals with a point"),
+        ("study\tarm\tseed\tstep\tf1\ns\ta\t0\t1\t0.5\n", r"the delimiter is '\\t': use commas"),
+        ("study,arm,seed,step,f1\ns,a,0,1,0,5\n", "line 2: more fields than columns: write decimals with a point"),
+        ("study,arm,seed,step,f1,f1\ns,a,0,1,0.5,0.6\n", "column 'f1' is there twice: rename or remove one"),
+    ],
+)
+def test_tables_that_are_not_as_they_should_be(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_curves(tmp_path / "c.csv", None, None, None)
+
+
+def test_spaces_and_case_of_a_header_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("Study, Arm, Seed, STEP, F1 , Seconds\ns, a, 0, 1, 0.5, 2\n")
+    (run,) = read_curves(tmp_path / "c.csv", None, None, None)
+    assert (run["cell"], run["arm"], run["test_F1"], run["seconds"]) == ("s", "a", 0.5, 2)
+
+
+def test_a_number_in_a_name_is_no_seed(tmp_path: Path) -> None:
+    for name in ("resnet18", "resnet50"):
+        with SummaryWriter(str(tmp_path / name)) as writer:
+            writer.add_scalar("acc", 1.0, 1)
+    with pytest.raises(UserError, match="resnet18: no arm and seed in its name"):
+        report(tmp_path, baseline="resnet")
+    names = ("resnet18-seed-3", "resnet18_3", "resnet18.v3", "seed3", "3", "adamseed3", "s-3", "version_3")
+    found = [RUN_NAME.fullmatch(name) for name in names]
+    assert [match and match["arm"] for match in found] == ["resnet18", "resnet18", None, "", "", "adam", "", ""]
+
+
+@pytest.mark.parametrize("odd", ["a|b <i>c</i>\nd", r"lr=$\foo{$"])
+def test_names_with_signs_that_mean_something_elsewhere(rows: Rows, tmp_path: Path, odd: str) -> None:
+    renamed = [{odd if k == "f1" else k: odd if v == "lion" else v for k, v in row.items()} for row in rows]
+    report(written(tmp_path, renamed), baseline="adam", goal=0.5, out=tmp_path / "out")
+    lines = [line for line in (tmp_path / "out/report.md").read_text().splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines[:4]}) == 1
+    assert not any("<" in line for line in lines)
+
+
+def test_studies_whose_names_differ_in_a_sign_have_figures_of_their_own(rows: Rows, tmp_path: Path) -> None:
+    both = [{**row, "study": name, "f1": row["f1"] / part} for name, part in (("a b", 1), ("a-b", 2)) for row in rows]
+    report(both, baseline="adam", out=tmp_path)
+    pictures = sorted((tmp_path / "figures").glob("a-b-f1*.png"))
+    assert len(pictures) == 2
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()

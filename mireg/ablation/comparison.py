@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,10 @@ def compare(
     """
     check("goal", goal, goal is None or target is None, "give goal or target, which is the same, but not both")
     check("fresh", fresh, not (fresh and keep), "give fresh or keep, not both")
-    _check(train, seeds, workers)
-    study = _study(train, goal if target is None else target, metric, mode, arms, seeds, lrs)
-    folder = Path("out") / study.name if out is None else Path(out)
+    goal = goal if target is None else target
+    _check(train, arms, seeds, goal, workers)
+    study = _study(train, None if goal is None else float(goal), metric, mode, arms, seeds, lrs)
+    folder = Path("out") / study.name if out is None else Path(out).expanduser()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     threads = max(1, torch.get_num_threads() // workers) if workers > 1 else None
     setup = Setup(folder, train, device, threads, CHECKPOINT_SECONDS)
@@ -145,10 +147,12 @@ def _name(train: Train) -> str:
     return getattr(train, "__name__", type(train).__name__)
 
 
-def _check(train: Train, seeds: int, workers: int) -> None:
+def _check(train: Train, arms: Sequence[str], seeds: int, goal: float | None, workers: int) -> None:
     check("train", train, callable(train), "give a function of a run")
-    check("seeds", seeds, seeds >= 1, "give at least 1")
-    check("workers", workers, workers >= 1, "give at least 1")
+    check("arms", arms, not isinstance(arms, str), "give a tuple of names")
+    check("goal", goal, goal is None or isinstance(goal, Real), "give a number")
+    for name, value in (("seeds", seeds), ("workers", workers)):
+        check(name, value, isinstance(value, Integral) and value >= 1, "give at least 1, a whole number")
     if workers == 1:
         return
     if multiprocessing.parent_process() is not None:

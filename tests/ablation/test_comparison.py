@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -150,6 +151,38 @@ def forgets(run: Run) -> None:
     run.log(1, loss=0.5)
 
 
+def breaks_at_once(run: Run) -> None:
+    run.wrap(nn.Linear(2, 2))
+    run.log(1, accuracy=math.nan if run.arm == "mi" else 0.6)
+
+
+def misses_a_file(run: Run) -> None:
+    run.log(1, accuracy=0.5)
+    if run.arm == "mi":
+        Path("/nowhere/data.bin").read_bytes()
+
+
+def counts_oddly(step: Any) -> Any:
+    return lambda run: run.log(step, accuracy=0.5)
+
+
+def in_per_cent(run: Run) -> None:
+    run.log(1, accuracy=85)
+
+
+def only_at_0(run: Run) -> None:
+    run.log(0, accuracy=0.5)
+
+
+class Arrays:
+    def state_dict(self) -> dict[str, Any]:
+        return {"x": np.arange(3)}
+
+
+def saves_arrays(run: Run) -> None:
+    run.save(1, model=nn.Linear(2, 2), table=Arrays())
+
+
 def goes_back(run: Run) -> None:
     run.log(2, accuracy=0.5)
     run.log(1, accuracy=0.5)
@@ -174,15 +207,65 @@ def test_a_metric_that_is_not_finite_ends_its_run(tmp_path: Path) -> None:
     assert (arms["none"]["n_failed"], arms["mi"]["n_failed"]) == (0, 1)
 
 
+def test_a_run_that_breaks_at_its_first_point_is_one_of_its_arm(tmp_path: Path) -> None:
+    arms = compare(breaks_at_once, seeds=1, goal=0.5, out=tmp_path)["cells"][0]["arms"]
+    assert (arms["none"]["n_failed"], arms["mi"]["n_failed"], arms["mi"]["final_accuracy"]["mean"]) == (0, 1, None)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_that_a_loop_cannot_read_is_an_error_of_its_run(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(FileNotFoundError if workers == 1 else RuntimeError) as raised:
+        compare(misses_a_file, ("mi", "other", "none"), seeds=1, out=tmp_path, workers=workers)
+    text = "".join(getattr(raised.value, "__notes__", [str(raised.value)]))
+    assert "misses_a_file/mi/seed-0: FileNotFoundError: [Errno 2] No such file" in text
+    assert len(list(tmp_path.glob("runs/*/*/*/result.json"))) == 2
+
+
+@pytest.mark.parametrize("step", [np.int64(3), torch.tensor(3)])
+def test_a_step_may_be_an_integer_of_any_kind(tmp_path: Path, step: Any) -> None:
+    cell = compare(counts_oddly(step), ("none",), seeds=1, out=tmp_path)["cells"][0]
+    assert cell["budget_steps"] == 3
+
+
+def test_a_goal_needs_a_point_after_step_0(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="only_at_0: all points are of step 0, and a goal is reached after it"):
+        compare(only_at_0, ("none",), seeds=1, goal=0.4, out=tmp_path)
+
+
+@pytest.mark.parametrize("record", [None, "{}"])
+def test_fresh_removes_no_folder_that_is_of_no_study(tmp_path: Path, record: str | None) -> None:
+    (tmp_path / "tuning").mkdir()
+    (tmp_path / "tuning/notes.txt").write_text("mine")
+    if record:
+        (tmp_path / "study.json").write_text(record)
+    with pytest.raises(UserError, match="tuning is of no study, and is not removed: move it, or give another --out"):
+        compare(only_at_0, ("none",), seeds=1, out=tmp_path, fresh=True)
+    assert (tmp_path / "tuning/notes.txt").read_text() == "mine"
+
+
+def test_home_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    compare(only_at_0, ("none",), seeds=1, out="~/results")
+    assert (tmp_path / "results/summary.json").exists()
+
+
 @pytest.mark.parametrize(
     ("loop", "error", "message"),
     [
-        (forgets, UserError, r"forgets/none/seed-0: the loop never called run.log\(step, accuracy=...\)"),
+        (forgets, UserError, r"forgets/none/seed-0: the loop never called run.log\(step, accuracy=...\), only loss"),
+        (counts_oddly(1.5), ValueError, r"run.log\(1.5, ...\): give a whole number, the training steps so far"),
+        (counts_oddly(-5), ValueError, r"run.log\(-5, ...\): give a whole number"),
+        (counts_oddly("3"), ValueError, r"run.log\('3', ...\): give a whole number"),
+        (in_per_cent, UserError, "in_per_cent/none/seed-0, step 1: an accuracy of 85 is above 1: divide it by 100"),
+        (saves_arrays, UserError, r"run.save\(table=...\): its state could not be restored: .*turn NumPy arrays into"),
         (goes_back, ValueError, r"run.log\(1, ...\) came after run.log\(2, ...\): steps must grow"),
         (unwrapped, RuntimeError, r"run.mi_loss\(\) came before run.wrap\(network\)"),
     ],
 )
-def test_mistakes_in_a_loop(tmp_path: Path, loop: Any, error: type[Exception], message: str) -> None:
+def test_mistakes_in_a_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop: Any, error: type[Exception], message: str
+) -> None:
+    monkeypatch.setattr("mireg.ablation.comparison.CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(error, match=message):
         compare(loop, seeds=1, arms=("none",), out=tmp_path)
 
@@ -200,6 +283,10 @@ def test_mistakes_in_a_loop(tmp_path: Path, loop: Any, error: type[Exception], m
         ({"arms": ("mi", "mi")}, "name each once"),
         ({"seeds": 0}, "seeds=0: give at least 1"),
         ({"workers": 0}, "workers=0: give at least 1"),
+        ({"workers": 1.5}, "workers=1.5: give at least 1, a whole number"),
+        ({"seeds": 2.5}, "seeds=2.5: give at least 1, a whole number"),
+        ({"goal": "0.5"}, "goal='0.5': give a number"),
+        ({"arms": "mi"}, "arms='mi': give a tuple of names"),
         ({"mode": "least"}, "mode='least': choose from max, min"),
         ({"metric": "loss", "mode": "max"}, "mode='max': loss has mode 'min'; give it"),
     ],

@@ -13,6 +13,7 @@ import torch
 
 from mireg.ablation.errors import Stopped, UserError, cannot_write, one_line
 from mireg.ablation.events import EventHandler, ShouldStop, note
+from mireg.ablation.storage.files import WriteError
 from mireg.ablation.storage.lock import locked
 from mireg.ablation.storage.provenance import RUNS
 from mireg.ablation.study.config import RunSpec
@@ -62,7 +63,7 @@ def perform(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop:
     Raises:
         Stopped: if ``stop`` returned True; the run's state is saved if the loop can be.
         UserError: if data are missing or damaged.
-        OSError: if a file cannot be written.
+        WriteError: if a file cannot be written.
     """
     if setup.threads is not None:
         torch.set_num_threads(setup.threads)
@@ -86,7 +87,7 @@ def attempt(spec: RunSpec, setup: Setup, group: Group, tell: EventHandler, stop:
         return "refused", str(error)
     except BrokenPipeError:  # nobody listens any more
         raise
-    except OSError as error:
+    except WriteError as error:
         return "refused", cannot_write(error)
     except Exception as error:
         return "crashed", described(error)

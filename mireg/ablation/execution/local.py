@@ -18,6 +18,7 @@ from mireg.ablation.errors import Stopped, UserError
 from mireg.ablation.events import EventHandler, ShouldStop, note
 from mireg.ablation.execution.job import RETRIES, Execute, Failures, Setup, attempt, crashed, described, perform
 from mireg.ablation.execution.signals import graceful
+from mireg.ablation.storage.files import WriteError
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.training.group import Group
 
@@ -38,7 +39,7 @@ def _here(specs: Sequence[RunSpec], setup: Setup, group: Group, tell: EventHandl
     for spec in specs:
         try:
             perform(spec, setup, group, tell, stop)
-        except (Stopped, UserError, OSError):
+        except (Stopped, UserError, WriteError):
             raise
         except Exception as error:
             if group.size > 1:

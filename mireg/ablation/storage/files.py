@@ -7,10 +7,25 @@ import io
 import json
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+class WriteError(OSError):
+    """A file of this package cannot be written; any other OSError during a run is one of the user's code."""
+
+
+@contextmanager
+def writing(path: Path | None = None) -> Iterator[None]:
+    """Raise a :class:`WriteError` for an OSError inside, with the path, if there is one."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(path or error.filename or "") or None) from error
 
 
 class DamagedError(Exception):
@@ -21,10 +36,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically: a reader, even after a crash, sees either the old or the new content.
 
     Raises:
-        OSError: with the path, if the file cannot be written; the old content is kept.
+        WriteError: with the path, if the file cannot be written; the old content is kept.
     """
     temporary = path.with_name(f"{path.name}.tmp")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
@@ -34,8 +49,6 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_json(path: Path, value: object) -> None:
@@ -87,6 +100,18 @@ def read_tensors(path: Path, device: torch.device) -> Any:
         return torch.load(data, map_location=device, weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
         raise DamagedError(f"{path} is damaged") from error
+
+
+def is_plain(state: object) -> bool:
+    """Whether :func:`read_tensors` would load a state: it holds tensors and plain values, and no NumPy array."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    try:
+        torch.load(buffer, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return False
+    return True
 
 
 def _digest(value: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mireg.ablation.errors import UserError
+from mireg.ablation.storage.files import WriteError
 
 LOCK = "lock"
 """The file in the folder that is locked; its text names the process that locked it last."""
@@ -24,7 +25,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
     Raises:
         UserError: if another process still holds it; names that process.
-        OSError: with the path, if the folder cannot be written.
+        WriteError: with the path, if the folder cannot be written.
     """
     path = folder / LOCK
     try:
@@ -39,7 +40,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
             owner = path.read_text() or owner
         raise UserError(f"{folder} is in use by {owner}: wait for it, stop it, or give another --out") from None
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise WriteError(error.errno, error.strerror, str(path)) from error
     try:
         yield
     finally:

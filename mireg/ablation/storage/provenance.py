@@ -51,7 +51,7 @@ def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool
     """
     notes = []
     record = read_json(out / RECORD)
-    if not isinstance(record, dict) or not {"configuration", "invocations"} <= set(record):
+    if not _is_record(record):
         if (out / RECORD).exists():
             notes.append(f"{out / RECORD} is damaged or of an earlier version: it is written anew")
         record = {"study": study.name, "arms": [], "seeds": [], "configuration": {}, "invocations": []}
@@ -93,9 +93,15 @@ def record_study(study: Study, out: Path, code: Mapping[str, str], *, keep: bool
     return notes
 
 
+def _is_record(found: Any) -> bool:
+    return isinstance(found, dict) and {"configuration", "invocations"} <= set(found)
+
+
 def remove_results(out: Path) -> None:
-    """Remove what a study has written into its folder, except its reports."""
+    """Remove what a study has written into its folder, except its reports; refuse folders that are of no study."""
     for folder in (out / RUNS, out / "tuning"):
+        if folder.exists() and not _is_record(read_json(out / RECORD)):
+            raise UserError(f"{folder} is of no study, and is not removed: move it, or give another --out (out=)")
         shutil.rmtree(folder, ignore_errors=True)
     for file in (out / RECORD, out / TUNING):
         file.unlink(missing_ok=True)

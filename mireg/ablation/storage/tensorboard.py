@@ -10,6 +10,7 @@ from typing import Any
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
+from mireg.ablation.storage.files import writing
 from mireg.ablation.study.metric import Metric
 
 
@@ -49,17 +50,20 @@ class Tracker:
 
     def add(self, scalars: Mapping[str, float | None], step: int) -> None:
         """Write numbers by tag, except None; one event for all of them costs a tenth of ``add_scalar`` for each."""
-        if self._writer:
-            values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items() if v is not None]
-            writer: Any = self._writer.file_writer
-            writer.add_summary(Summary(value=values), step)
+        with writing():
+            if self._writer:
+                values = [Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items() if v is not None]
+                writer: Any = self._writer.file_writer
+                writer.add_summary(Summary(value=values), step)
 
     def flush(self) -> None:
         """Write the logged values to the file."""
-        if self._writer:
-            self._writer.flush()
+        with writing():
+            if self._writer:
+                self._writer.flush()
 
     def close(self) -> None:
         """Flush and close the event file, if there is one."""
         if (writer := vars(self).get("_writer")) is not None:
-            writer.close()
+            with writing():
+                writer.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mireg.ablation.arms import ARMS, BASELINE, LossTerm, arm
 from mireg.ablation.errors import Stopped, UserError, nearest
 from mireg.ablation.events import EventHandler, ShouldStop, note
 from mireg.ablation.random_state import random_state, seed_everything, set_random_state
-from mireg.ablation.storage.files import DamagedError, read_tensors, write_result, write_tensors
+from mireg.ablation.storage.files import DamagedError, is_plain, read_tensors, write_result, write_tensors
 from mireg.ablation.storage.provenance import plain, refuse_changes, settings
 from mireg.ablation.storage.tensorboard import Tracker
 from mireg.ablation.study.config import RunSpec
@@ -69,7 +70,8 @@ class Run:
         self._stop = stop
         self._checkpoint_seconds = checkpoint_seconds
         self._checkpoint = folder / "checkpoint.pt"
-        self._read_arm = self._saves = self._started = False
+        self._read_arm = self._saves = self._started = self._is_plain = False
+        self._logged: dict[str, None] = {}  # names beside the metric's
         self._untimed = 0
         self._saved_at = time.monotonic()
         self._began = clock(self.device)
@@ -176,12 +178,15 @@ class Run:
             **numbers: numbers by name. The one with the metric's name is compared.
 
         Raises:
-            ValueError: if the step does not increase.
+            ValueError: if the step is not a whole number, or does not increase.
+            UserError: if an accuracy is given in per cent.
         """
+        step = _whole(step)
         with self.untimed():
             self._start(0)
             metric = self.spec.cell.measured
             others = {key: float(number) for key, number in numbers.items() if key != metric.name}
+            self._logged |= dict.fromkeys(others)
             if others:
                 self.tracker.add({f"logged/{name}": number for name, number in others.items()}, step)
             if metric.name in numbers:
@@ -194,6 +199,7 @@ class Run:
         last = self.curve[-1] if self.curve else {"step": 0, "seconds": 0.0}
         if self.curve and step <= last["step"]:
             raise ValueError(f"run.log({step}, ...) came after run.log({last['step']}, ...): steps must grow")
+        metric.check(f"{self.spec.path}, step {step}", value)
         if not math.isfinite(value):
             self.failure = f"step {step}, arm {self.spec.arm}: {metric.name} is {value}; a lower learning rate may help"
             raise Ended
@@ -234,12 +240,18 @@ class Run:
 
         Raises:
             Stopped: if the run is asked to stop, once the checkpoint is written.
+            UserError: if the state of an object could not be restored.
         """
+        step = _whole(step)
         with self.untimed():
             self._saves = True
             stopping = self.group.any(self._stop())
             late = time.monotonic() - self._saved_at >= self._checkpoint_seconds
             if self.group.writes and (stopping or late):
+                states = {name: thing.state_dict() for name, thing in objects.items()}
+                if not self._is_plain:
+                    _check_plain(states)
+                    self._is_plain = True
                 self.tracker.flush()
                 write_tensors(
                     self._checkpoint,
@@ -249,7 +261,7 @@ class Run:
                         "seconds": self.seconds,
                         "curve": self.curve,
                         "pairing": self.pairing,
-                        "objects": {name: thing.state_dict() for name, thing in objects.items()},
+                        "objects": states,
                         "random": random_state(self.device),
                         "terms": [term.state_dict() for term in self.terms],
                     },
@@ -305,16 +317,16 @@ class Run:
             OSError: if a file cannot be written; the last checkpoint is kept.
         """
         spec, metric = self.spec, self.spec.cell.measured
-        if not self.curve:
-            never = f"the loop never called run.log(step, {metric.name}=...)"
-            raise UserError(f"{spec.path}: {self.failure or never}")
+        if not self.curve and not self.failure:
+            logged = f", only {', '.join(self._logged)}" if self._logged else ""
+            raise UserError(f"{spec.path}: the loop never called run.log(step, {metric.name}=...){logged}")
         if not self._is_known and not self._read_arm:
             raise UserError(
                 f"{spec.path}: arm {spec.arm!r} changed nothing{nearest(spec.arm, ARMS)}: it is none of mireg's, and "
                 "the loop never read run.arm"
             )
         record = spec.as_dict()
-        record["cell"]["steps"] = spec.cell.steps or self.curve[-1]["step"]
+        record["cell"]["steps"] = spec.cell.steps or (self.curve[-1]["step"] if self.curve else 0)
         result = {
             "cell": spec.cell.name,
             "arm": spec.arm,
@@ -325,7 +337,7 @@ class Run:
             "verdict": self.terms[-1].verdict if self.terms else "",
             "seconds": round(self.seconds, 4),
             "final_split": "validation",
-            metric.final: None if spec.tuning else self.curve[-1][metric.validation],
+            metric.final: self.curve[-1][metric.validation] if self.curve and not spec.tuning else None,
             "pairing": self.pairing,
             **self.outcome,
             "curve": self.curve,
@@ -351,6 +363,26 @@ def perform(run: Run, train: Callable[[Run], object]) -> None:
             run.write()
     finally:
         run.tracker.close()
+
+
+def _whole(step: Any) -> int:
+    """A step as a Python integer, whatever kind of integer it is."""
+    try:
+        whole = operator.index(step)
+    except TypeError:
+        whole = -1
+    if whole < 0:
+        raise ValueError(f"run.log({step!r}, ...): give a whole number, the training steps so far")
+    return whole
+
+
+def _check_plain(states: Mapping[str, Any]) -> None:
+    for name, state in states.items():
+        if not is_plain(state):
+            raise UserError(
+                f"run.save({name}=...): its state could not be restored: keep tensors, numbers and texts in it, and "
+                "turn NumPy arrays into tensors (torch.as_tensor)"
+            )
 
 
 def _digest(before: str, parts: Iterable[bytes]) -> str:

@@ -265,7 +265,12 @@ class TestOwnCell:
     @pytest.mark.parametrize(
         ("argv", "parts"),
         [
-            (["--preset", "demo", "--model", "mlp"], ["--preset demo does not go with --dataset or --model"]),
+            (["--preset", "demo", "--model", "mlp"], ["--preset demo does not go with --dataset, --model or --task"]),
+            (["--dataset", "digits", "--weight", "nan"], ["weight=nan: give at least 0, a finite number"]),
+            (
+                ["--preset", "demo", "--task", "regression"],
+                ["--preset demo does not go with --dataset, --model or --task"],
+            ),
             (["--cells", "R1", "--model", "mlp"], ["--cells does not go with --dataset or --model"]),
             (["--model", "mpl"], ["unknown model 'mpl' (did you mean mlp?)", "gpt", "timm:NAME"]),
             (["--model", "timm:resnet_18"], ["timm has no model 'resnet_18' (did you mean resnet18?)"]),

@@ -54,7 +54,9 @@ def check_settings(owner: Any) -> None:
         if choices:
             check(name, value, value in choices, f"choose from {', '.join(choices)}")
         if least is not None and value is not None:
-            check(name, value, math.isfinite(value) and value >= least, f"give at least {least}")
+            finite = math.isfinite(value)
+            remedy = f"give at least {least}{'' if finite else ', a finite number'}"
+            check(name, value, finite and value >= least, remedy)
 
 
 def changes_of(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:

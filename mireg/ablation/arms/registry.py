@@ -91,13 +91,17 @@ def own_arm(name: str) -> Arm:
     if "parameters" in wanted:
         return Arm(about, make_optimizer=make())
     if set(wanted) <= set(OF_CHANGE):
-        change = make()
-        return Arm(about, initialise=lambda network, inputs: change(**_pick(wanted, network=network, inputs=inputs)))
+        return Arm(about, initialise=partial(_change, make(), name, wanted))
     return Arm(about, partial(OwnTerm, name=name, make=make, wanted=wanted))
 
 
-def _pick(names: Collection[str], **values: Any) -> dict[str, Any]:
-    return {name: values[name] for name in names}
+def _change(change: Callable[..., Any], name: str, wanted: Collection[str], network: nn.Module, inputs: Any) -> Any:
+    """What a user's function makes of a network."""
+    values = {"network": network, "inputs": inputs}
+    changed = change(**{key: values[key] for key in wanted})
+    if changed is not None and not isinstance(changed, nn.Module):
+        raise UserError(f"arm {name} returned {type(changed).__name__}: return a network, or None to keep this one")
+    return changed
 
 
 def _rewards(name: str, about: str, **how: Any) -> Arm:

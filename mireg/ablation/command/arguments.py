@@ -37,7 +37,7 @@ class Arguments:
     )
     print_config: bool = setting("Print the settings as such a file, and stop.", False)
     preset: str | None = setting(
-        "Named study, by default demo; --list prints them. It does not go with --dataset or --model.", None
+        "Named study, by default demo; --list prints them. It does not go with --dataset, --model, --task.", None
     )
     list: bool = setting("Print presets, datasets, models, arms and estimators, and stop.", False)
     cells: tuple[str, ...] = setting("Those of the preset's cells to run; by default all.", ())

@@ -53,7 +53,7 @@ def chosen_study(arguments: Arguments, catalogue: Catalogue) -> Study:
     own = is_own(arguments)
     if own and arguments.preset is not None:
         raise UserError(
-            f"--preset {arguments.preset} does not go with --dataset or --model: these make a study of their own"
+            f"--preset {arguments.preset} does not go with --dataset, --model or --task: these make their own study"
         )
     if arguments.fresh and arguments.keep:
         raise UserError("give --fresh or --keep, not both")

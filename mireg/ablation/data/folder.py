@@ -69,7 +69,7 @@ def _files(path: Path, classes: Sequence[str]) -> Files:
         folder = path / name
         files = sorted(file for file in folder.glob("*") if file.is_file() and not file.name.startswith("."))
         if not files:
-            raise UserError(f"{folder} holds no image: put the images of that class there, or remove the folder")
+            raise UserError(f"{folder} holds no image: put the images of that class there, or remove the class")
         found += [(file, label) for file in files]
     return found
 
@@ -88,6 +88,8 @@ def _read(files: Sequence[Path]) -> Tensor:
     for file in files:
         try:
             with Image.open(file) as image:
+                if image.mode[0] in "IF":
+                    raise UserError(f"{file} has pixels of more than 8 bits ({image.mode}): bring all images to 8 bits")
                 if not images:
                     mode, size = "L" if image.mode in ("1", "L", "LA") else "RGB", image.size
                 if image.size != size:

@@ -200,8 +200,9 @@ def _inferred(name: str, parts: list[Samples], task: Callable[[int], Task] | Non
     if bool((targets == targets[:1]).all()) and task not in (tasks.next_token, tasks.reconstruction):
         raise UserError(f"{name}: all train targets are the same, {targets[0].tolist()}: there is nothing to learn")
     for part, samples in zip(PARTS, parts, strict=False):
-        if task in (tasks.classification, tasks.next_token) and samples.targets.min() < 0:
-            raise UserError(f"{name}: {part} targets hold {int(samples.targets.min())}: count classes from 0")
+        counted = samples.targets[samples.targets != -100]  # which loss, metric and term skip
+        if task in (tasks.classification, tasks.next_token) and (counted < 0).any():
+            raise UserError(f"{name}: {part} targets hold {int(counted.min())}: count classes from 0")
     return task(max(_outputs(task, arguments(part.inputs)[0], part.targets) for part in parts))
 
 

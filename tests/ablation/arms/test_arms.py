@@ -14,7 +14,7 @@ from torch import nn
 import mireg
 import models
 from mireg import estimators
-from mireg.ablation.arms import ARMS, Term
+from mireg.ablation.arms import ARMS, Term, arm
 from mireg.ablation.arms.loss_term import NoTerm
 from mireg.ablation.arms.lsuv import lsuv
 from mireg.ablation.errors import UserError
@@ -91,6 +91,16 @@ def test_a_change_of_the_network_is_part_of_the_cell() -> None:
     assert cell.as_trained("warm-up").warmup_steps == 2
     assert replace(cell, steps=300).as_trained("warm-up").warmup_steps == 100
     assert replace(cell, warmup_steps=1).as_trained("he").warmup_steps == 1
+
+
+def returns_a_number(network: nn.Module) -> Any:
+    """Changes no network."""
+    return 3
+
+
+def test_what_a_custom_change_of_the_network_must_return() -> None:
+    with pytest.raises(UserError, match="returned int: return a network, or None to keep this one"):
+        arm(f"{__name__}:returns_a_number").initialised(nn.Linear(2, 2), torch.ones(2, 2))
 
 
 def test_an_unknown_arm_has_a_hint() -> None:

@@ -76,6 +76,13 @@ def spoil(tmp_path: Path, how: str) -> Sequence[str]:
         case "empty":
             (tmp_path / "c").mkdir()
             return (f"{tmp_path / 'c'} holds no image",)
+        case "16 bits":
+            Image.fromarray(np.full((4, 6), 300, np.uint16)).save(tmp_path / "b" / "004.png")
+            return str(tmp_path / "b" / "004.png"), "has pixels of more than 8 bits", "bring all images to 8 bits"
+        case "lacking":
+            for folder in ("train/a", "train/b", "test/a"):
+                fill(tmp_path / folder, 10, 0)
+            return f"{tmp_path / 'test' / 'b'} holds no image", "or remove the class"
         case "extra":
             for name in ("a", "b"):
                 fill(tmp_path / "train" / name, 10, 0)
@@ -93,7 +100,9 @@ def spoil(tmp_path: Path, how: str) -> Sequence[str]:
             return (f"{tmp_path} has too few class folders, 1: give at least 2",)
 
 
-@pytest.mark.parametrize("how", ["unreadable", "cut", "size", "empty", "extra", "no test", "one class"])
+@pytest.mark.parametrize(
+    "how", ["unreadable", "cut", "size", "empty", "16 bits", "lacking", "extra", "no test", "one class"]
+)
 def test_refused(tmp_path: Path, how: str) -> None:
     parts = spoil(tmp_path, how)
     with pytest.raises(UserError) as error:

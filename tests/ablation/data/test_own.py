@@ -73,6 +73,15 @@ def test_classification_in_every_form(here: Path, body: str) -> None:
     assert data.final is data.validation
 
 
+def test_samples_without_a_class_are_skipped(here: Path) -> None:
+    data = loaded(here, "Y[::3] = -100; return (X, Y), (X, Y)")
+    inputs, targets = data.train.batch(slice(None))
+    assert (data.task.name, data.outputs) == ("classification", 3)
+    outputs, wanted = inputs[:, :3], targets != -100
+    for of in (data.task.loss, data.task.metrics["accuracy"][0]):
+        assert float(of(outputs, targets)) == pytest.approx(float(of(outputs[wanted], targets[wanted])))
+
+
 def test_regression(here: Path) -> None:
     data = loaded(here, "return (X, X[:, 0]), (X, X[:, 0]), (X[:2], X[:2, 0])")
     assert (data.task.name, data.outputs) == ("regression", 1)
@@ -164,6 +173,7 @@ def test_bytes_are_standardised_over_the_training_part(here: Path) -> None:
         ("return (X, Y), (X[:, :4], Y)", "validation inputs are float32 (12, 4), those of train float32 (12, 5)"),
         ("return (X, Y), (X, Y * 1.0)", "validation targets are float32 (12, 1), those of train int64 (12,)"),
         ("return (X, Y - 1), (X, Y)", "train targets hold -1: count classes from 0"),
+        ("Y[0] = -100; Y[1] = -1; return (X, Y), (X, Y)", "train targets hold -1: count classes from 0"),
         ("return (X, Y * 0), (X, Y)", "all train targets are the same, 0: there is nothing to learn"),
         ("return (X, Y * 0.0 + 2), (X, Y * 1.0)", "all train targets are the same, [2.0]: there is nothing to learn"),
         (

@@ -55,6 +55,7 @@ class MIRegularizer:
     Attributes:
         terms: the last estimate of each layer by name, ``"layer→target"`` and ``"input→layer"``, in nats, detached.
         counted: share of the target's rows that count, 0-dim, 0 if too few do; None without a target.
+        seen: c, how clearly any layer knows of the target, 0-dim; None before the first target.
         acts: whether the last use rewarded anything, 0-dim: without a target, layers may have lost nothing.
         note: why the last use added no term; empty if it added one.
 
@@ -70,6 +71,7 @@ class MIRegularizer:
             raise ValueError(f"samples={samples}: an estimate needs at least {FEWEST_ROWS} samples")
         self.estimator, self.weight, self.samples, self.gather = estimator, weight, samples, gather
         self.counted: Tensor | None = None
+        self.seen: Tensor | None = None
         self.acts: Tensor | None = None
         self.note = ""
         self._watch = FiniteWatch()
@@ -148,7 +150,8 @@ class MIRegularizer:
         self.counted = rows.counted(FEWEST_ROWS)
         parts, found = [INPUT_PART * lost.square()], [f"{names[0]}→{names[i]}" for i in used]
         if self.counted is not None:
-            parts.append((self.counted.square() * self._kept.seen(nats[1])).expand_as(lost))
+            self.seen = self._kept.seen(nats[1])
+            parts.append((self.counted.square() * self.seen).expand_as(lost))
             found += [f"{names[i]}→{TARGET}" for i in used]
         self.terms |= dict(zip(found, nats.flatten().unbind(), strict=True))
         self._watch(nats.flatten(), found, self.steps - 1)

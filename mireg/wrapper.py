@@ -182,6 +182,8 @@ class MIRegularized(nn.Module):
             what = "the input" if regularizer.terms else what
         elif not regularizer.counted.item():
             what = "the input alone (the target tells too few rows apart)"
+        elif regularizer.seen is not None and not regularizer.seen.item():
+            what = "the input alone (no layer is seen to know of the target yet)"
         return (
             f"active: rewards information about {what} in {len(chain)} layers from {chain[0]!r} to {chain[-1]!r} "
             f"({regularizer.estimator.name})"

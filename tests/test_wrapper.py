@@ -26,7 +26,7 @@ def network() -> nn.Sequential:
 
 
 X = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(12) % 2
+Y = (X[:, 0] > 0).long()
 
 
 def test_attributes_and_items_fall_through() -> None:
@@ -436,6 +436,17 @@ class TestVerdict:
         assert model.verdict.startswith("inactive at the last step: the layers lost nothing of the input")
         assert changed(model)
         assert model.verdict.startswith("active")
+
+    def test_a_target_that_no_layer_knows_of(self) -> None:
+        model = mireg.wrap(network())
+        x, generator = torch.randn(64, 4), torch.Generator().manual_seed(0)
+        model(x)
+        model.mi_loss(torch.randint(2, (64,), generator=generator))
+        assert "the input alone (no layer is seen to know of the target yet)" in model.verdict
+        for _ in range(30):
+            model(x)
+            model.mi_loss(x[:, :1])
+        assert "rewards information about the target and the input" in model.verdict
 
     def test_every_row_alone_in_its_class(self) -> None:
         model = mireg.wrap(network())

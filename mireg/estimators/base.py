@@ -116,7 +116,8 @@ class Estimator(ABC):
                 or (n, k).
 
         Returns:
-            (L,) tensor, float32 or wider.
+            (L,) tensor, float32 or wider; zeros if too few rows count
+            (:func:`mireg.estimators.target.countable`).
 
         Raises:
             ValueError, TypeError: as for :meth:`successive`, and for a target that does not fit the rows.
@@ -124,13 +125,15 @@ class Estimator(ABC):
         check_samples(layers, fewest=1)
         check_finite(layers)
         check_target(target, len(layers[0]))
-        if target.is_floating_point():
-            check_finite([target])
+        if target.is_floating_point() and not target.isfinite().all():
+            raise ValueError("the target holds NaN or infinite values: remove those rows from the layers and from it")
         return self.estimate_about(as_matrices(layers), target)
 
     def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
         """:meth:`about` on checked (n, d_l) matrices and a checked target, without checking the values."""
         layers, target = _with_target(layers, target)
+        if len(target) < self.fewest_rows:
+            return _nothing(layers)
         code, _ = codes(target, layers[0])
         between = [side for layer in layers for side in (layer, code)]
         return self.estimate(between)[::2]
@@ -154,6 +157,11 @@ class Estimator(ABC):
 
         The hot path: it must not wait for the device.
         """
+
+    @property
+    def fewest_rows(self) -> int:
+        """With fewer rows that count, nothing is estimated about a target."""
+        return 2
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The learned parameters; none for most estimators."""
@@ -185,9 +193,7 @@ class Estimator(ABC):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             shuffled = [
-                self.successive(
-                    [rows[torch.randperm(len(rows), generator=generator).to(rows.device)] for rows in layers]
-                )
+                self.successive([rows[_order(len(rows), generator).to(rows.device)] for rows in layers])
                 for _ in range(permutations)
             ]
         return torch.stack(shuffled).mean(0)
@@ -212,6 +218,8 @@ class PairEstimator(Estimator):
 
     def estimate_about(self, layers: list[Tensor], target: Tensor) -> Tensor:
         layers, target = _with_target(layers, target)
+        if len(target) < self.fewest_rows:
+            return _nothing(layers)
         return self.estimate_pairs([*layers, codes(target, layers[0])[0]], LAST)
 
     @abstractmethod
@@ -232,6 +240,16 @@ def _with_target(layers: list[Tensor], target: Tensor) -> tuple[list[Tensor], Te
     if target.device.type == "cpu" and rows.all():
         return layers, target
     return [layer[rows] for layer in layers], target[rows]
+
+
+def _order(n: int, generator: torch.Generator) -> Tensor:
+    """A random order of n rows, on the generator's device rather than the default one."""
+    return torch.randperm(n, generator=generator, device=generator.device)
+
+
+def _nothing(layers: list[Tensor]) -> Tensor:
+    """Zeros (L,) with a gradient of 0."""
+    return torch.stack([layer[:0].sum() for layer in layers])
 
 
 def check_samples(layers: Sequence[Tensor], fewest: int = 2) -> None:

@@ -102,7 +102,8 @@ def squared_distances(layers: list[Tensor], noise_floor: float, shared_noise: fl
 
 def random_directions(stack: Tensor, count: int, seed: int) -> Tensor:
     """Random unit directions (d, count) for a stack (..., n, d), the same at every call; no global random state."""
-    drawn = torch.randn(stack.shape[-1], count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(stack.shape[-1], count, generator=generator, dtype=torch.float64, device="cpu")
     unit: Tensor = drawn / torch.linalg.vector_norm(drawn, dim=0)
     return unit.to(stack)
 
@@ -110,7 +111,7 @@ def random_directions(stack: Tensor, count: int, seed: int) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def cycle(n: int, device: torch.device, seed: int) -> Tensor:
     """A permutation (n,) without fixed points, the same at every call; no global random state."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
     return torch.empty_like(order).scatter_(0, order, order.roll(-1)).to(device)
 
 

@@ -41,6 +41,10 @@ class HSIC(PairEstimator):
         self.unbiased = unbiased
         self.noise_floor = noise_floor
 
+    @property
+    def fewest_rows(self) -> int:
+        return 4 if self.unbiased else 2
+
     def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):
             k = torch.exp(squared_distances(layers, self.noise_floor) * (-0.5 / self.bandwidth**2))
@@ -81,6 +85,10 @@ class CKA(PairEstimator):
     def __init__(self, noise_floor: float = 1e-3, unbiased: bool = False) -> None:
         self.noise_floor = noise_floor
         self.unbiased = unbiased
+
+    @property
+    def fewest_rows(self) -> int:
+        return 4 if self.unbiased else 2
 
     def estimate_pairs(self, layers: list[Tensor], partner: slice) -> Tensor:
         with in_full_precision(layers[0]):

@@ -100,7 +100,7 @@ class InfoNCE(PairEstimator):
         with torch.no_grad():
             inputs = by_width(as_matrices(layers), self._inputs)
         n = inputs.shape[1]
-        order = torch.randperm(n, generator=generator).to(inputs.device)
+        order = torch.randperm(n, generator=generator, device="cpu").to(inputs.device)
         held, trained = (inputs[:, order[: n // 5]], inputs[:, order[n // 5 :]]) if n >= 10 else (inputs, inputs)
         self._take_shape(len(layers) - 1, inputs)
         optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)
@@ -116,9 +116,9 @@ class InfoNCE(PairEstimator):
                     for weight, best in zip(self.parameters(), kept, strict=True):
                         best[better] = weight[better]
             if step < steps:
-                rows = torch.randint(trained.shape[1], (min(batch, n),), generator=generator).to(inputs.device)
+                rows = torch.randint(trained.shape[1], (min(batch, n),), generator=generator, device="cpu")
                 with torch.enable_grad():
-                    loss = -self._bound(trained[:, rows]).sum()
+                    loss = -self._bound(trained[:, rows.to(inputs.device)]).sum()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -197,7 +197,8 @@ class _Critic(nn.Module):
                     parameter.materialize(shape, like.device, like.dtype)
                 # A critic that scores all pairs equally estimates 0.
                 size = SMALL if name in ("out", "skip", "out_bias") else 1.0
-                parameter.copy_(size * torch.randn(shape, generator=generator) / math.sqrt(shape[-2]))
+                drawn = torch.randn(shape, generator=generator, device="cpu")
+                parameter.copy_(size * drawn / math.sqrt(shape[-2]))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Scores (P, n, n) of inputs (P, n, features)."""

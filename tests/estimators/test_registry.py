@@ -162,6 +162,13 @@ class TestVariant:
         assert not floor.requires_grad
         torch.testing.assert_close(floor, made(variant).null_floor(*layers, permutations=2))
 
+    def test_another_default_device_does_not_matter(self, variant: tuple[str, dict[str, Any]]) -> None:
+        layers = related(24, 2, 3)
+        floor = made(variant).null_floor(*layers, permutations=2)
+        made_on_cpu = made(variant)
+        with torch.device("meta"):
+            torch.testing.assert_close(made_on_cpu.null_floor(*layers, permutations=2), floor)
+
     def test_options_show(self, variant: tuple[str, dict[str, Any]]) -> None:
         assert repr(made(variant)).startswith(type(made(variant)).__name__ + "(")
 
@@ -223,6 +230,23 @@ class TestAboutATarget:
             made(variant).about(self.LAYERS, CLASSES.numpy())  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="NaN"):
             made(variant).about(self.LAYERS, torch.full((24,), torch.nan))
+        with pytest.raises(ValueError, match="the target holds"):
+            made(variant).about(self.LAYERS, torch.full((24,), torch.inf))
+
+    @pytest.mark.parametrize("counted", [0, 2])
+    def test_a_target_of_which_too_few_rows_count(self, variant: tuple[str, dict[str, Any]], counted: int) -> None:
+        if counted and variant[1].get("bandwidth") == "auto":
+            pytest.skip("it refuses layers as wide as that")
+        layers = [layer.clone().requires_grad_() for layer in self.LAYERS]
+        target = torch.arange(24)
+        target[:counted] = 0
+        nats = made(variant).about(layers, target)
+        assert nats.isfinite().all()
+        if counted == 0 and variant[0] != "infonce":
+            assert not nats.any()
+        if nats.requires_grad and variant[0] in DIFFERENTIABLE:
+            nats.sum().backward()
+            assert all(layer.grad.isfinite().all() for layer in layers)
 
 
 @pytest.mark.parametrize("name", UNLEARNED)

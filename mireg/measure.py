@@ -15,8 +15,8 @@ from mireg import estimators
 from mireg.batches import FindTarget, form_of, inputs_of, target_at, target_of
 from mireg.diagnostics import effective_parameters
 from mireg.estimators import Estimator
-from mireg.layers import INPUT, LayerSpec, Taps
-from mireg.rows import choose_rows, pool
+from mireg.layers import INPUT, LayerSpec, Taps, tensors_in
+from mireg.rows import choose_rows, output_for, pool
 from mireg.wrapper import MIRegularized
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def measure(
             if len(found) == max_batches:
                 break
             args, kwargs = inputs_of(module, batch)
-            caught = taps.run(*args, **kwargs)[1]
+            result, caught = taps.run(*args, **kwargs)
             rows = [pool(layer) for layer in caught.values()]
             estimator = _ready(estimator, rows, layers)
             names, samples = names or list(caught), samples or len(rows[0])
@@ -251,7 +251,7 @@ def measure(
                 continue
             found.append(estimator.successive(rows).double().cpu())
             if target is not False:
-                planes.append(_plane(list(caught.values()), _target(batch, target)).double().cpu())
+                planes.append(_plane(list(caught.values()), _target(batch, target), result).double().cpu())
             if permutations:
                 floors.append(estimator.null_floor(*rows, permutations=permutations).double().cpu())
     if not found or isinstance(estimator, str):
@@ -319,9 +319,10 @@ def _target(batch: Any, where: str | int | bool | FindTarget) -> Tensor:
     return target
 
 
-def _plane(layers: list[Tensor], target: Tensor) -> Tensor:
+def _plane(layers: list[Tensor], target: Tensor, result: object) -> Tensor:
     """Usable information (2, L) of each layer about the target and about the first layer."""
-    rows = choose_rows(layers, target, len(layers[0]), 0)
+    outputs = output_for([tensor.shape for tensor in tensors_in(result)], target)
+    rows = choose_rows(layers, target, len(layers[0]), 0, outputs=outputs)
     assert rows.target is not None
     about_target = estimators.get("usable").about(rows.layers, rows.target)
     about_input = estimators.get("usable", per_dimension=True).about(rows.layers, rows.layers[0])

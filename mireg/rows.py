@@ -26,6 +26,9 @@ POSITIONS = 4
 FEW_OUTPUTS = 4
 """Networks with no more outputs than this are not classifiers of more classes than that."""
 
+LARGEST = 1e17
+"""Values beyond it, such as fill values, are missing: the sum of their squares overflows in float32."""
+
 POOLS: tuple[Callable[[Tensor, Any], Tensor], ...] = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
 """Pooling functions by number of position dimensions, from 1."""
 
@@ -93,8 +96,8 @@ def choose_rows(
         samples: maximum number of samples.
         step: the training step, which varies the choice.
         used: indices of the layers to return rows of, by default all.
-        outputs: shape of the network's output, which says whether integers are values; None if it is not one tensor.
-        ignore_index: class of the rows to skip.
+        outputs: shape of the network's output, which says whether integers are values (:func:`output_for`), or None.
+        ignore_index: class of the rows to skip; integers that are values are missing there.
         samples_second: whether the network's output is (positions, n, ...), and so what is flattened for the loss.
 
     Raises:
@@ -127,8 +130,9 @@ def choose_rows(
         target = target.flatten()
         chosen = _labelled(target != IGNORED, samples, step) if n > samples else None
         return Rows(_pooled(read, chosen), target if chosen is None else target[chosen], kind)
+    if kind != "classes per position":
+        target = _as_values(target, layers[-1].dtype)
     if kind == "values":
-        target = target.to(layers[-1].dtype) if not target.is_floating_point() else target
         finite = target.isfinite().flatten(1).any(1) if target.ndim > 1 else target.isfinite()
         chosen = _labelled(finite, samples, step) if n > samples else None
         rows = pool(target if chosen is None else target[chosen])
@@ -148,6 +152,28 @@ def choose_rows(
     return Rows(matrices, target.flatten(2)[sample, :, place], kind)
 
 
+def output_for(shapes: Sequence[torch.Size], target: Tensor | None) -> torch.Size | None:
+    """The shape of the output that says whether a target's integers are values, of those of all outputs.
+
+    Of several, it is one of the target's own shape, if none has classes for each of these numbers; None if neither.
+    """
+    if len(shapes) == 1:
+        return shapes[0]
+    if not isinstance(target, Tensor) or target.ndim < 2 or target.numel() == len(target):
+        return None
+    has_classes = any(target.shape in (shape[:-1], shape[:1] + shape[2:]) for shape in shapes)
+    return target.shape if target.shape in shapes and not has_classes else None
+
+
+def _as_values(target: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values as floats, at least of single precision if they were integers; NaN where they are missing."""
+    if target.is_floating_point():
+        missing = target.abs() > LARGEST
+    else:
+        missing, target = target == IGNORED, target.to(torch.promote_types(dtype, torch.float32))
+    return target.masked_fill(missing, torch.nan)
+
+
 def _kind(target: Tensor, layers: Sequence[Tensor], outputs: torch.Size | None, *, look: bool) -> Kind:
     """The kind of a target (n, ...); ``look`` allows to look at its values, for which the host waits."""
     n = len(target)
@@ -159,7 +185,8 @@ def _kind(target: Tensor, layers: Sequence[Tensor], outputs: torch.Size | None, 
         if single and width == 1:
             return "values"  # a single output can't tell classes apart; of two classes, the code is the same
         if not single and target.shape == outputs:  # one output for each number: several labels, or ratings
-            return "values"
+            is_map = target.ndim > 2 and _dense(target, layers) is not None
+            return "values per position" if is_map else "values"
         if look and single and len(outputs) == 2 and width <= FEW_OUTPUTS and int(target.max()) >= width:
             raise ValueError(
                 f"the target has integers up to {int(target.max())} and the network {width} outputs: are they values? "

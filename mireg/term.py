@@ -15,7 +15,7 @@ from mireg.estimators import Estimator
 from mireg.finite import FiniteWatch
 from mireg.kept import Kept, projected
 from mireg.layers import Layout
-from mireg.rows import Rows, choose_rows
+from mireg.rows import LARGEST, Rows, choose_rows
 from mireg.schedules import Schedule
 from mireg.turns import turn
 
@@ -130,7 +130,8 @@ class MIRegularizer:
             rows = joined(rows, [step, *used])
         if len(rows.layers[0]) < FEWEST_ROWS:
             return self._nothing(f"a batch of {len(source)} samples is too small to say anything of information")
-        first = rows.layers[0].nan_to_num(0.0, 0.0, 0.0)  # what the network fills in is not information
+        first = rows.layers[0]
+        first = first.where(first.abs() <= LARGEST, 0.0)  # what the network fills in is not information
         read = [first, *rows.layers[1:]] if used[0] == 0 else rows.layers[1:]
         about = [projected(first.detach())] + ([] if rows.target is None else [rows.target])
         nats = self.estimator.estimate_parts(first.detach(), read, about)  # (parts, used): of the input, of the target

@@ -16,6 +16,7 @@ from mireg import estimators, schedules
 from mireg.estimators import Estimator
 from mireg.estimators.target import IGNORED
 from mireg.layers import LayerSpec, Taps, tensors_in
+from mireg.rows import output_for
 from mireg.schedules import Schedule
 from mireg.term import FROZEN, TARGET, MIRegularizer
 
@@ -66,7 +67,7 @@ class MIRegularized(nn.Module):
         self.taps = taps
         self.regularizer = regularizer
         self._captured: dict[str, Tensor] | None = None
-        self._outputs: torch.Size | None = None
+        self._outputs: list[torch.Size] = []
         self._passes = 0  # training passes since the last mi_loss()
         self._calls = 0  # calls of mi_loss() that counted as one step
         self._versions: int | None = None  # of the parameters, at the last mi_loss()
@@ -93,8 +94,7 @@ class MIRegularized(nn.Module):
         self._passes += 1
         self._captured = None
         result, self._captured = self.taps.run_uncompiled(*args, **kwargs)
-        found = tensors_in(result)
-        self._outputs = found[0].shape if len(found) == 1 else None
+        self._outputs = [tensor.shape for tensor in tensors_in(result) if not tensor.is_nested]
         return result
 
     @_disable_dynamo  # its hooks and its state must not become constants of a compiled step
@@ -139,7 +139,7 @@ class MIRegularized(nn.Module):
             captured or {},
             target,
             self.taps.known_layouts,
-            outputs=self._outputs,
+            outputs=output_for(self._outputs, target),
             ignore_index=ignore_index,
             samples_second=self._has_samples_second(captured or {}),
         )
@@ -228,7 +228,7 @@ class MIRegularized(nn.Module):
         if not captured:
             return False
         name, last = list(captured.items())[-1]
-        ends = () if self._outputs is None else tuple(self._outputs[:2])
+        ends = tuple(self._outputs[0][:2]) if len(self._outputs) == 1 else ()
         if len(set(ends)) == 2 and len(last) in ends:
             return ends[1] == len(last)
         return self.taps.known_layouts[name].batch == 1

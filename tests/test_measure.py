@@ -47,6 +47,18 @@ def test_a_larger_batch_is_passed_over_too() -> None:
     assert mireg.measure(network(), loader((64, 100)), layers=["1", "3"]) == first
 
 
+def test_integers_of_a_network_with_one_output_are_values() -> None:
+    net, x = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)), torch.randn(64, 4)
+    age = (40 + 10 * x[:, 0]).round()
+    found, expected = (mireg.measure(net, [(x, y)], target=True).layers for y in (age.long(), age))
+    assert found == expected
+
+
+def test_lazy_modules() -> None:
+    net = nn.Sequential(nn.LazyLinear(8), nn.Tanh(), nn.LazyLinear(8), nn.Tanh(), nn.LazyLinear(2))
+    assert [record.pair for record in mireg.measure(net, loader())] == ["input→1", "1→3"]
+
+
 def test_a_critic_that_was_never_fitted_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'infonce' has learned nothing yet, .*: fit it on samples"):
         mireg.measure(network(), loader(), layers=["1", "3"], estimator="infonce")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mireg
-from mireg.rows import FEW_OUTPUTS, POSITIONS, Rows, choose_rows
+from mireg.rows import FEW_OUTPUTS, POSITIONS, Rows, choose_rows, output_for
 
 N = 64
 
@@ -117,6 +117,7 @@ def test_kind_of_a_target_of_samples(target: Tensor, outputs: tuple[int, ...] | 
         (torch.randint(5, (N, 6), dtype=torch.uint8), None, "classes per position"),
         (torch.randint(2, (N, 6)), (N, 6), "values"),  # an output for each number: several labels
         (torch.randn(N, 6), (N, 6), "values per position"),
+        (torch.randint(2, (N, 1, 6)), (N, 1, 6), "values per position"),  # a mask
         (torch.randint(5, (N,)), (N, 5), "classes"),
     ],
     ids=name_of,
@@ -137,6 +138,36 @@ def test_labels_of_several_kinds_are_values_of_any_type(dtype: torch.dtype) -> N
     assert found.target is not None
     assert expected.target is not None
     assert torch.equal(found.target.float(), expected.target)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_integer_values_keep_their_precision(dtype: torch.dtype) -> None:
+    target = 80000 + torch.arange(N)
+    found = choose_rows([torch.randn(N, 4, dtype=dtype)] * 2, target, N, 0, outputs=torch.Size((N, 1))).target
+    assert found is not None
+    assert torch.equal(found[:, 0].long(), target)
+
+
+def test_fill_values_are_missing() -> None:
+    target = torch.randn(N, 2)
+    expected = target.clone()
+    target[3], expected[3] = 9.96921e36, torch.nan
+    found = choose_rows([torch.randn(N, 4)] * 2, target, N, 0).target
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "target", "found"),
+    [
+        ([(N, 5)], torch.zeros(N), (N, 5)),
+        ([(N, 5), (N, 8)], torch.zeros(N, 5), (N, 5)),  # logits and features
+        ([(N, 5), (N,)], torch.zeros(N), None),  # actions, and a value of each state
+        ([(N, 6, 5), (N, 6)], torch.zeros(N, 6), None),  # the same of each token
+        ([], None, None),
+    ],
+)
+def test_the_output_that_a_target_is_for(shapes: Any, target: Tensor | None, found: Any) -> None:
+    assert output_for([torch.Size(shape) for shape in shapes], target) == found
 
 
 @pytest.mark.parametrize("outputs", [2, 3, FEW_OUTPUTS])
@@ -170,6 +201,18 @@ class TestSkippedClasses:
         assert expected.target is not None
         assert torch.equal(found.target, expected.target)
         assert 255 in choose_rows(layers, target.to(dtype), N, 0).target.unique()
+
+    @pytest.mark.parametrize(("places", "shape"), [((), (N,)), ((), (N, 3)), ((6,), (N, 1, 6))])
+    def test_values_are_missing_there(self, places: tuple[int, ...], shape: tuple[int, ...]) -> None:
+        """One output, several labels, a mask of two classes."""
+        layers, outputs = [torch.randn(N, 4, *places)] * 2, torch.Size(shape)
+        labels, skipped = torch.randint(2, shape), torch.rand(shape) < 0.3
+        expected = choose_rows(layers, labels.float().masked_fill(skipped, torch.nan), N, 0, outputs=outputs)
+        for value in (-100, 255):
+            target = labels.masked_fill(skipped, value)
+            found = choose_rows(layers, target, N, 0, outputs=outputs, ignore_index=value)
+            assert found.kind == expected.kind
+            torch.testing.assert_close(found.target, expected.target, equal_nan=True)
 
     def test_the_term_skips_them(self) -> None:
         torch.manual_seed(0)

@@ -405,3 +405,10 @@ def test_an_estimate_is_rewarded_at_its_scale_and_reported_in_nats(name: str, sc
     torch.testing.assert_close(found[scale][1], found[1.0][1])
     # The bounds on the weight are for the scaled estimate, whose gradient is as many times as large.
     torch.testing.assert_close(found[scale][2], scale**2 * found[1.0][2])
+
+
+def test_fill_values_of_the_input_are_not_information() -> None:
+    model, (x, y) = mireg.wrap(network()), batch(0)
+    x[0, 0] = 9.96921e36
+    model(x)
+    assert model.mi_loss(y).isfinite()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from mireg.layers.values import tensors_in
 
@@ -67,6 +68,10 @@ class Operation:
     def shape(self, tensor: Tensor) -> Shape:
         """The shape of an operand before the operation."""
         return self._shapes[id(tensor)]
+
+    def adds_rows(self, argument: str) -> bool:
+        """Whether it adds rows of this argument to rows that an index names, as the messages to a node of a graph."""
+        return argument in ("source", "src") and self.name.startswith(("index_", "scatter"))
 
     def follow(self, argument: str, operand: Tensor, batch: Batch, result: Tensor) -> Batch | None:
         """Find the batch of an operand in a result.
@@ -208,7 +213,8 @@ def through_memory(batch: Batch, source: Tensor, result: Tensor) -> Batch:
 
 
 def _shape(tensor: Tensor) -> Shape:
-    return () if tensor.is_nested else tuple(tensor.shape)
+    """The shape of a tensor; none of a nested tensor, or of the parameter of a lazy module before its first pass."""
+    return () if tensor.is_nested or is_lazy(tensor) else tuple(tensor.shape)
 
 
 def _reshaped(batch: Batch, before: Shape, after: Shape) -> Batch | None:

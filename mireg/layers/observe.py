@@ -247,6 +247,8 @@ class Observer(TorchDispatchMode):
         found: dict[Axis, Batch | None] = {}
         for argument, tensor in operation.operands:
             for axis, batch in self._batches(tensor).items():
+                if operation.adds_rows(argument):  # where there are as many as in the input, they are samples again
+                    batch = Batch(batch.dim, self.starts[axis[0]].shape[axis[1]])
                 known = found.get(axis)
                 if axis not in found or (known is not None and known.dim == UNKNOWN):
                     found[axis] = operation.follow(argument, tensor, batch, result)
@@ -299,6 +301,8 @@ class Observer(TorchDispatchMode):
 
     def _note_channels(self, func: Any, source: int, before: Tensor, node: int, after: Tensor) -> None:
         """Infer the channel dimension: second at a convolution, last at a layer norm, then kept while its size is."""
+        if before.is_nested or after.is_nested:  # which have no sizes
+            return
         if func is torch.ops.aten.convolution.default:
             self.channels[source] = self.channels[node] = 1
         elif func is torch.ops.aten.native_layer_norm.default and before.ndim >= 3:

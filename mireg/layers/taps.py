@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -14,10 +15,32 @@ from mireg.layers.chain import Chain, Layer, chosen, named
 from mireg.layers.layout import Layout, arranged
 from mireg.layers.observe import LAST, Call, Observer, Point, Side
 from mireg.layers.select import LayerSpec, select
-from mireg.layers.values import floats_in, read
+from mireg.layers.values import floats_in, read, tensors_in
 
 MOST_OBSERVED = 8
 """Maximum number of observed passes per network: more do not help if the layers that run are chosen at random."""
+
+
+class _Eager:
+    """Switches torch.compile off, for all threads, while one is inside; then what was set before is set again."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._stance: Any = torch.compiler.set_stance("force_eager")
+            self._inside += 1
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._stance.__exit__(*exc)
+
+
+EAGER = _Eager()
 
 
 class Taps:
@@ -58,6 +81,7 @@ class Taps:
         self._observed = 0  # number of observed passes
         self._delay = 1  # passes between one that ran other layers and the next observed one
         self._wait = 0  # passes left of this delay
+        self._single: list[torch.Size] | None = None  # sizes of the inputs, if the observed pass was of one sample
 
     @property
     def chain(self) -> list[str]:
@@ -74,7 +98,8 @@ class Taps:
         Raises:
             ValueError: in the first pass, if a chosen layer does not run or has no batch dimension.
         """
-        if self.layouts is None:
+        is_other = self._single is not None and _sizes((args, kwargs)) != self._single
+        if self.layouts is None or (is_other and self._observed < MOST_OBSERVED):
             observed: tuple[Any, dict[str, Tensor]] = self.observe(*args, **kwargs)
             return observed
         if not torch.compiler.is_compiling():
@@ -92,7 +117,7 @@ class Taps:
     @_disable_dynamo
     def run_uncompiled(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
         """A :meth:`run` that is never compiled."""
-        with torch.compiler.set_stance("force_eager"):
+        with EAGER:
             return self.run(*args, **kwargs)
 
     def capture(self, name: str, side: Side, tensors: list[Tensor]) -> None:
@@ -133,7 +158,7 @@ class Taps:
         self.reason = _hidden_by()
         if self.reason:
             return self.module(*args, **kwargs), {}
-        with torch.compiler.set_stance("force_eager"), Observer(self.module, (args, kwargs)) as observer:
+        with EAGER, Observer(self.module, (args, kwargs)) as observer:
             result = self.module(*args, **kwargs)
         if self._wanted is None:
             chain, tensors = chosen(observer, self.module, result)
@@ -153,7 +178,12 @@ class Taps:
                 name, index = layer.point.call.module, layer.point.position
                 calls = [activation.tensors[index] for activation in observer.outputs if activation.module == name]
                 tensors[key] = _value(layer, calls)
-        return result, arranged({key: (self.layouts[key], tensor) for key, tensor in tensors.items()})
+        found = arranged({key: (self.layouts[key], tensor) for key, tensor in tensors.items()})
+        sizes = _sizes((args, kwargs))
+        # A batch of one does not say where the samples are.
+        single = any(len(layer) == 1 for layer in found.values()) if found else any(1 in size for size in sizes)
+        self._single = sizes if single else None
+        return result, found
 
     def _install(self) -> None:
         """Install the hooks on all watched modules again: a module may have been replaced."""
@@ -173,6 +203,11 @@ class Taps:
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles carry no activations: these belong to the graph of one pass.
         return {**self.__dict__, "_captured": None}
+
+
+def _sizes(inputs: object) -> list[torch.Size]:
+    """The first two sizes of each input, one of which is the batch."""
+    return [tensor.shape[:2] for tensor in tensors_in(inputs) if not tensor.is_nested]
 
 
 class _InputTap:

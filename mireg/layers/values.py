@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -27,8 +27,12 @@ def tensors_in(value: object) -> list[Tensor]:
 
 
 def floats_in(value: object) -> list[Tensor]:
-    """The floating-point tensors inside ``value``."""
-    return [tensor for tensor in tensors_in(value) if tensor.is_floating_point()]
+    """The floating-point tensors inside ``value``; not sparse or nested ones, which no estimate takes."""
+    return [
+        tensor
+        for tensor in tensors_in(value)
+        if tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_nested
+    ]
 
 
 def read(module: nn.Module, output: object) -> list[Tensor]:
@@ -37,10 +41,17 @@ def read(module: nn.Module, output: object) -> list[Tensor]:
     Each stacked layer of a recurrent module is represented by its final state, (n, directions * units), regardless of
     dimension order or packing.
     """
-    return _final_states(module, output) if isinstance(module, nn.RNNBase) else floats_in(output)[:1]
+    states = _final_states(module, output) if isinstance(module, nn.RNNBase) else []
+    return states or floats_in(output)[:1]
 
 
-def _final_states(module: nn.RNNBase, output: Any) -> list[Tensor]:
-    state = output[1][0] if isinstance(output[1], tuple) else output[1]
+def _final_states(module: nn.RNNBase, output: object) -> list[Tensor]:
+    """No states if the output is not (output, state), as of a subclass that returns something else."""
+    match output:
+        case (_, (Tensor() as state, Tensor())) | (_, Tensor() as state):
+            if state.ndim < 2 or len(state) != module.num_layers * (1 + module.bidirectional):
+                return []
+        case _:
+            return []
     layers: Tensor = state.unflatten(0, (module.num_layers, -1)).transpose(1, 2).flatten(2)
     return list(layers.unbind())

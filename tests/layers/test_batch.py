@@ -178,3 +178,25 @@ def test_edges_of_a_graph_keep_the_nodes_as_rows(sparse: bool) -> None:
     layers = taps.run(torch.randn(7, 5), edges.to_sparse() if sparse else edges)[1]
     assert len(layers) == 3
     assert all(layer.shape == (7, 5) for layer in layers.values())
+
+
+@pytest.mark.parametrize("edges", [500, 4 * 128])
+@pytest.mark.parametrize("scatter", [False, True])
+def test_messages_keep_the_nodes_as_rows(scatter: bool, edges: int) -> None:
+    class Messages(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(5, 5) for _ in range(3)])
+
+        def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+            for layer in self.layers:
+                sent, nobody = layer(x)[ends[0]], torch.zeros_like(x)
+                if scatter:
+                    x = nobody.scatter_add(0, ends[1, :, None].expand_as(sent), sent).tanh()
+                else:
+                    x = nobody.index_add_(0, ends[1], sent).tanh()
+            return x
+
+    layers = Taps(Messages()).run(torch.randn(128, 5), torch.randint(128, (2, edges)))[1]
+    assert len(layers) == 3
+    assert all(layer.shape == (128, 5) for layer in layers.values())

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import eval_frame
 from torch.autograd import forward_ad
 from torch.nn.functional import avg_pool1d
 from torch.utils.checkpoint import checkpoint
 
 from mireg.layers import Taps
-from mireg.layers.taps import MOST_OBSERVED
+from mireg.layers.taps import EAGER, MOST_OBSERVED
 from tests.networks import NETWORKS
 
 
@@ -46,6 +49,95 @@ def test_batches_of_another_size() -> None:
     taps = Taps(case.make())
     taps.run(*case.args())
     assert all(layer.shape[0] == 3 for layer in taps.run(torch.randn(7, 3, 16))[1].values())
+
+
+class Recurrent(nn.Module):
+    def __init__(self, cell: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.rnn, self.head = cell(8, 16, 2, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("cell", [nn.GRU, nn.LSTM])
+def test_a_first_pass_of_one_sample_does_not_settle_the_layers(cell: Callable[..., nn.Module]) -> None:
+    taps = Taps(Recurrent(cell))
+    for _ in range(2):
+        taps.run(torch.randn(1, 5, 8))
+    assert taps._observed == 1
+    for _ in range(2):
+        layers = taps.run(torch.randn(32, 5, 8))[1]
+        assert list(layers) == ["input", "rnn[0]", "rnn[1]"]
+        assert all(len(layer) == 32 for layer in layers.values())
+    assert taps._observed == 2
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 3)
+        self.a, self.b, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.encoder(x, src_key_padding_mask=mask)[:, 0]
+        return self.head(self.b(self.a(x).tanh()).tanh())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_frozen_encoder_that_packs_its_samples() -> None:
+    net = Encoder()
+    net.encoder.requires_grad_(False).eval()
+    mask = torch.arange(6) >= torch.tensor([3] * 16 + [6] * 16)[:, None]
+    taps = Taps(net)
+    for _ in range(2):
+        layers = taps.run(torch.randn(32, 6, 8), mask)[1]
+        assert list(layers)[-2:] == ["a", "b"]
+        assert all(len(layer) == 32 for layer in layers.values())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_sparse_input_is_left_out(layout: torch.layout) -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.rest = nn.Parameter(torch.randn(8, 4)), Net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(torch.sparse.mm(x, self.weight))
+
+    taps = Taps(Words())
+    for _ in range(2):
+        layers = taps.run(torch.randn(32, 8).relu().to_sparse(layout=layout))[1]
+        assert "input" not in layers
+        assert len(layers) > 2
+        assert all(len(layer) == 32 for layer in layers.values())
+
+
+def stance() -> str:
+    return eval_frame._stance.stance
+
+
+def test_overlapping_threads_leave_the_compiler_as_it_was() -> None:
+    first_in, first_out = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with EAGER:
+            first_in.set()
+            inside.wait(10)
+        first_out.set()
+
+    inside = threading.Event()
+    thread = threading.Thread(target=first)
+    thread.start()
+    first_in.wait(10)
+    with EAGER:
+        inside.set()
+        first_out.wait(10)
+        assert stance() == "force_eager"
+    thread.join()
+    assert stance() == "default"
 
 
 def test_an_overwritten_output_is_copied() -> None:

@@ -36,3 +36,28 @@ def test_final_states_of_recurrent_layers(cell: Callable[..., nn.RNNBase], bidir
     alone, _ = rnn(rows[1])
     assert states[1].shape == (3, 8 if bidirectional else 4)
     torch.testing.assert_close(states[1][1, :4], alone[-1, :4])  # forward direction, last step
+
+
+class LastOutput(nn.LSTM):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)[0][:, -1]
+
+
+class Outputs(nn.GRU):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        output = super().forward(x)[0]
+        return output, output[:, -1]
+
+
+@pytest.mark.parametrize("cell", [LastOutput, Outputs])
+def test_a_recurrent_module_that_returns_no_state(cell: Callable[..., nn.RNNBase]) -> None:
+    rnn = cell(3, 4, num_layers=2, batch_first=True)
+    output = rnn(torch.randn(7, 5, 3))
+    (found,) = read(rnn, output)
+    assert found is floats_in(output)[0]
+
+
+def test_sparse_and_nested_tensors_are_left_out() -> None:
+    dense = torch.eye(3)
+    nested = torch.nested.nested_tensor([dense, dense[:2]])
+    assert floats_in((dense.to_sparse(), dense.to_sparse_csr(), nested, dense)) == [dense]

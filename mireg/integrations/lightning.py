@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
 
 from mireg.batches import FindTarget, TargetOf, target_of
 from mireg.wrapper import MIRegularized, wrap
@@ -24,8 +23,9 @@ class MIRegularization(Callback):
     watch the latter.
 
     Args:
-        network: name of the LightningModule's attribute that holds the network; each ``training_step`` must call the
-            network once.
+        network: name of the LightningModule's attribute that holds the network, or of a submodule (``"model.body"``),
+            made in its ``__init__``; each ``training_step`` must call the network once. Several networks take a
+            callback each.
         target: key, attribute or index of the target in a batch, or a function of the batch; by default it is found
             where batches usually have it (:func:`mireg.batches.find_target`). If there is none, the term is label-free.
         options: options of :func:`mireg.wrap`.
@@ -49,25 +49,33 @@ class MIRegularization(Callback):
                 f"{type(pl_module).__name__} optimises by hand (automatic_optimization=False), where a callback can't "
                 "add to the loss: wrap the network with mireg.wrap and add its mi_loss() in training_step"
             )
-        network = getattr(pl_module, self.network, None)
-        if not isinstance(network, nn.Module):
-            raise ValueError(f"network={self.network!r}: {type(pl_module).__name__} has no such submodule")
+        try:
+            network = pl_module.get_submodule(self.network)
+        except AttributeError:
+            raise ValueError(
+                f"network={self.network!r}: {type(pl_module).__name__} has no such submodule. It must be there before "
+                "fit: make it in __init__, not in setup() or configure_model()"
+            ) from None
         self._model = wrap(network, **self.options)
         if self._state and trainer.global_step:  # this Trainer goes on
             self._model.regularizer.load_state_dict(self._state)
-        setattr(pl_module, self.network, self._model)
+        pl_module.set_submodule(self.network, self._model)
         step = functools.partial(_add_term, self._model, self.target, pl_module, pl_module.training_step)
         pl_module.training_step = step  # type: ignore[method-assign]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._model is not None:
             self._state = self._model.regularizer.state_dict()
-            setattr(pl_module, self.network, self._model.unwrap())
-            del pl_module.training_step
+            pl_module.set_submodule(self.network, self._model.unwrap())
+            vars(pl_module).pop("training_step", None)  # another callback may have removed it
             self._model = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out
+
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(network=self.network)
 
     def state_dict(self) -> dict[str, Any]:
         return self._state if self._model is None else self._model.regularizer.state_dict()

@@ -197,6 +197,41 @@ def test_names_a_missing_network(tmp_path: Path) -> None:
         fit(Classifier(), tmp_path, MIRegularization("nowt"))
 
 
+def test_a_network_that_is_made_too_late(tmp_path: Path) -> None:
+    class Late(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            del self.network
+
+        def configure_model(self) -> None:
+            self.network = build("mlp", {"depth": 3, "width": 8}, (1, 4, 4), 3)
+
+    with pytest.raises(ValueError, match=r"make it in __init__, not in setup\(\) or configure_model\(\)"):
+        fit(Late(), tmp_path, MIRegularization("network"))
+
+
+class Both(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict({"network": build("mlp", {"depth": 3, "width": 8}, (1, 4, 4), 3)})
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        images, labels = batch
+        return cross_entropy(self.network(images) + self.inner["network"](images), labels)
+
+
+def test_a_callback_for_each_of_two_networks(tmp_path: Path) -> None:
+    module, names = Both(), ("network", "inner.network")
+    networks = [module.get_submodule(name) for name in names]
+    callbacks = [MIRegularization(name, weight=0.5) for name in names]
+    trainer = trainer_of(tmp_path, *callbacks)
+    trainer.fit(module, loader())
+    trainer.save_checkpoint(tmp_path / "kept.ckpt")
+    assert [callback.state_dict()["steps"] for callback in callbacks] == [4, 4]
+    assert [module.get_submodule(name) for name in names] == networks
+    assert "training_step" not in vars(module)
+
+
 def test_refuses_what_it_cannot_add_to(tmp_path: Path) -> None:
     module = Classifier()
     module.automatic_optimization = False

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from mireg.estimators.base import NEXT, PairEstimator, in_full_precision
 from mireg.estimators.closed_form import closed_form
-from mireg.estimators.gram import TINY, by_width, compress, cycle, noise_variance, random_directions, standardise
+from mireg.estimators.gram import (
+    TINY,
+    by_width,
+    check_noise,
+    compress,
+    cycle,
+    noise_variance,
+    random_directions,
+    standardise,
+)
 
 
 class Binning(PairEstimator):
@@ -92,8 +101,7 @@ class Binning(PairEstimator):
             raise ValueError(f"slicing={slicing!r}: choose random or covarying")
         if not (math.isfinite(noise) and noise > 0):
             raise ValueError(f"noise={noise}: must be a positive number, or a constant layer is 0 / 0")
-        if not (math.isfinite(shared_noise) and shared_noise >= 0):
-            raise ValueError(f"shared_noise={shared_noise}: must be a finite number of at least 0")
+        check_noise(noise_floor=noise_floor, shared_noise=shared_noise)
         if shared_noise and slicing != "covarying":
             raise ValueError(f"shared_noise={shared_noise}: for slicing='covarying' alone")
         self.bins = bins

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mireg.estimators.base import PairEstimator, in_full_precision
-from mireg.estimators.gram import by_width, standardise
+from mireg.estimators.gram import by_width, check_noise, standardise
 
 
 class Gaussian(PairEstimator):
@@ -50,6 +50,7 @@ class Gaussian(PairEstimator):
             raise ValueError(f"noise={noise}: must be a positive number, or MI is infinite for a deterministic layer")
         if space not in ("auto", "feature", "sample"):
             raise ValueError(f"space={space!r}: choose auto, feature or sample")
+        check_noise(noise_floor=noise_floor)
         self.noise = noise
         self.space = space
         self.noise_floor = noise_floor

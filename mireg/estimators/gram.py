@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -13,6 +14,13 @@ from torch import Tensor
 
 TINY = 1e-20
 """Squared norm below which a layer counts as exactly constant; only prevents 0/0."""
+
+
+def check_noise(**options: float) -> None:
+    """Raise unless these options, noise floors and variances, are finite and at least 0."""
+    for name, value in options.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name}={value!r}: must be a finite number of at least 0")
 
 
 def standardise(layer: Tensor, noise_floor: float, noise: float | Tensor = 0.0) -> Tensor:

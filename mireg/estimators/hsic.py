@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mireg.estimators.base import PairEstimator, in_full_precision
-from mireg.estimators.gram import TINY, gram, squared_distances
+from mireg.estimators.gram import TINY, check_noise, gram, squared_distances
 
 
 class HSIC(PairEstimator):
@@ -37,6 +37,7 @@ class HSIC(PairEstimator):
     def __init__(self, bandwidth: float = 1.0, unbiased: bool = False, noise_floor: float = 1e-5) -> None:
         if not (math.isfinite(bandwidth) and bandwidth > 0):
             raise ValueError(f"bandwidth={bandwidth}: must be a positive number")
+        check_noise(noise_floor=noise_floor)
         self.bandwidth = bandwidth
         self.unbiased = unbiased
         self.noise_floor = noise_floor
@@ -83,6 +84,7 @@ class CKA(PairEstimator):
     measures: ClassVar[str] = "dependence"
 
     def __init__(self, noise_floor: float = 1e-3, unbiased: bool = False) -> None:
+        check_noise(noise_floor=noise_floor)
         self.noise_floor = noise_floor
         self.unbiased = unbiased
 

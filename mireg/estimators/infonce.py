@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from mireg.estimators.base import NEXT, PairEstimator, as_matrices, check_finite, check_samples, in_full_precision
-from mireg.estimators.gram import by_width, compress, random_directions
+from mireg.estimators.gram import by_width, check_noise, compress, random_directions
 
 
 class InfoNCE(PairEstimator):
@@ -52,6 +52,7 @@ class InfoNCE(PairEstimator):
         for option, value in (("features", features), ("hidden", hidden), ("embedding", embedding)):
             if value < 1:
                 raise ValueError(f"{option}={value}: at least 1 is needed")
+        check_noise(noise_floor=noise_floor)
         self.features = features
         self.hidden = hidden
         self.embedding = embedding

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mireg.estimators.base import PairEstimator, in_full_precision, paired
 from mireg.estimators.closed_form import closed_form
-from mireg.estimators.gram import compress, squared_distances
+from mireg.estimators.gram import check_noise, compress, squared_distances
 
 
 class KDE(PairEstimator):
@@ -71,6 +71,7 @@ class KDE(PairEstimator):
             self.bandwidth = (bandwidth,) if isinstance(bandwidth, int | float) else tuple(bandwidth)
             if not self.bandwidth or not all(math.isfinite(b) and b > 0 for b in self.bandwidth):
                 raise ValueError(f"bandwidth={bandwidth!r}: every bandwidth must be a positive number")
+        check_noise(noise_floor=noise_floor, shared_noise=shared_noise)
         self.noise_floor = noise_floor
         self.shared_noise = shared_noise
 

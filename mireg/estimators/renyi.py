@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mireg.estimators.base import PairEstimator, in_full_precision
-from mireg.estimators.gram import squared_distances
+from mireg.estimators.gram import check_noise, squared_distances
 
 
 class Renyi(PairEstimator):
@@ -41,6 +41,7 @@ class Renyi(PairEstimator):
             raise ValueError(f"alpha={alpha}: must be positive and not 1; take 1.01 for nearly Shannon's entropy")
         if bandwidth is not None and not (math.isfinite(bandwidth) and bandwidth > 0):
             raise ValueError(f"bandwidth={bandwidth}: must be a positive number, or None")
+        check_noise(noise_floor=noise_floor)
         self.alpha = alpha
         self.bandwidth = bandwidth
         self.noise_floor = noise_floor

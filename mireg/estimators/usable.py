@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mireg.estimators.base import Estimator, in_full_precision
-from mireg.estimators.gram import TINY, by_width, grouped
+from mireg.estimators.gram import TINY, by_width, check_noise, grouped
 from mireg.estimators.target import codes
 
 RIDGES = tuple(10.0**power for power in (-3, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 6))
@@ -80,8 +80,7 @@ class Usable(Estimator):
         self.ridge = ridge
         self.per_dimension = per_dimension
         self.noise_floor = noise_floor
-        if not (math.isfinite(shared_noise) and shared_noise >= 0):
-            raise ValueError(f"shared_noise={shared_noise!r}: must be a finite number of at least 0")
+        check_noise(noise_floor=noise_floor, shared_noise=shared_noise)
         self.shared_noise = shared_noise
 
     def estimate(self, layers: list[Tensor]) -> Tensor:

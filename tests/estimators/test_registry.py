@@ -362,6 +362,9 @@ def test_unknown_estimator_and_option() -> None:
         ("infonce", {"hidden": 0}),
         ("ksg", {"k": 0}),
         ("hard_binning", {"bins": 1}),
+        ("kde", {"shared_noise": -1.0}),
+        *((name, {"noise_floor": -1.0}) for name in UNLEARNED if name not in ("ksg", "hard_binning")),
+        ("infonce", {"noise_floor": math.nan}),
     ],
 )
 def test_bad_options_are_named(name: str, options: dict[str, Any]) -> None:

@@ -142,6 +142,8 @@ def inputs_of(module: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str,
     >>> inputs_of(nn.Linear(4, 2), ("x", "y"))
     (('x',), {})
     """
+    if _is_plain(batch) and not batch:
+        raise ValueError(f"a batch is an empty {type(batch).__name__}: it must hold the network's inputs")
     takes = inspect.signature(module.forward).parameters.values()
     if isinstance(batch, Mapping):
         if any(p.kind is p.VAR_KEYWORD for p in takes):

@@ -220,7 +220,9 @@ def measure(
 
     Raises:
         NoPairsError: if there are fewer than two layers.
-        ValueError: if the loader is empty, a learned estimator has not been fitted, or a requested target is missing.
+        TypeError: if the loader is a single tensor.
+        ValueError: if the loader or a batch is empty, a learned estimator has not been fitted, or a requested target is
+            missing.
 
     >>> _ = torch.manual_seed(0)
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
@@ -234,6 +236,10 @@ def measure(
     """
     if isinstance(module, MIRegularized):
         module = module._network
+    if isinstance(loader, Tensor):
+        raise TypeError("the loader is a Tensor: give the batches, such as [x] or [(x, y)]")
+    if max_batches is not None and max_batches < 1:
+        raise ValueError(f"max_batches={max_batches}: at least 1 batch is needed")
     names, samples = list[str](), 0
     found: list[Tensor] = []
     floors: list[Tensor] = []
@@ -310,7 +316,10 @@ def pairs(layers: Iterable[str]) -> list[str]:
 def _target(batch: Any, where: str | int | bool | FindTarget) -> Tensor:
     """The target of a batch; True finds it."""
     find = where if callable(where) else target_of
-    target = find(batch) if callable(where) or where is True else target_at(batch, (where,))
+    try:
+        target = find(batch) if callable(where) or where is True else target_at(batch, (where,))
+    except KeyError as error:
+        raise ValueError(*error.args) from None
     if target is None:
         raise ValueError(
             f"target={where!r} finds no target in a batch that is {form_of(batch)}: give its key or index, or a "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 Schedule = Callable[[int], float]
 """Maps the step, counted from 0 in calls of ``mi_loss()``, to a weight of at least 0."""
@@ -62,6 +63,10 @@ STEPS = 400
 """Steps over which a weight that is a number falls to 0."""
 
 
+LARGEST = 1e30
+"""Largest weight that is a number: the term is computed in float32."""
+
+
 def as_schedule(weight: float | Schedule, steps: int | None = None) -> Schedule:
     """Turn a number into a line that falls to 0; return a schedule unchanged.
 
@@ -71,7 +76,7 @@ def as_schedule(weight: float | Schedule, steps: int | None = None) -> Schedule:
 
     Raises:
         TypeError: if ``weight`` is neither a number nor callable.
-        ValueError: if a number is negative or not finite, or ``steps`` is below 1 or beside a schedule.
+        ValueError: if a number is negative, above 1e30 or not finite, or ``steps`` is below 1 or beside a schedule.
 
     >>> as_schedule(4.0, 100)(50), as_schedule(Constant(1.0))(50)
     (2.0, 1.0)
@@ -80,10 +85,12 @@ def as_schedule(weight: float | Schedule, steps: int | None = None) -> Schedule:
         if steps is not None:
             raise ValueError(f"steps={steps}: the weight is a schedule, which says itself how long it lasts")
         return weight
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps={steps}: the weight falls to 0 over at least 1 step")
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
+    if steps is not None and not (isinstance(steps, Real) and steps >= 1):
+        raise ValueError(f"steps={steps!r}: the weight falls to 0 over at least 1 step")
+    if isinstance(weight, bool) or not isinstance(weight, Real):
         raise TypeError(f"weight={weight!r}: give a number or a schedule, such as mireg.schedules.Linear(0.3, 500)")
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"weight={weight!r}: must be finite and at least 0 (0 switches the term off)")
+    if not 0 <= weight <= LARGEST:
+        raise ValueError(
+            f"weight={weight!r}: must be finite and at least 0 (0 switches the term off), and at most {LARGEST:g}"
+        )
     return Linear(float(weight), STEPS if steps is None else steps)

@@ -67,20 +67,19 @@ class MIRegularizer:
         if not estimator.is_differentiable or estimator.is_learned:
             why = "learns a critic" if estimator.is_learned else "has no gradient"
             raise ValueError(f"estimator {estimator.name!r} {why}: it can measure, not regularize")
-        if samples < FEWEST_ROWS:
-            raise ValueError(f"samples={samples}: an estimate needs at least {FEWEST_ROWS} samples")
+        if not hasattr(samples, "__index__") or samples < FEWEST_ROWS:
+            raise ValueError(f"samples={samples!r}: an estimate needs at least {FEWEST_ROWS} samples")
         self.estimator, self.weight, self.samples, self.gather = estimator, weight, samples, gather
         self.counted: Tensor | None = None
         self.seen: Tensor | None = None
         self.acts: Tensor | None = None
-        self.note = ""
         self._watch = FiniteWatch()
         self.restart()
 
     def start_at(self, step: int) -> None:
         """Move to a step of the schedule, for example to resume a run from its step count alone."""
         weight = self.weight(step)
-        if not (math.isfinite(weight) and weight >= 0):
+        if weight is None or not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight is {weight!r} at step {step}: a schedule must give finite values of at least 0")
         self.steps, self.active = step, weight != 0
 
@@ -167,6 +166,7 @@ class MIRegularizer:
         """Forget all that was seen of a training, and go back to the first step."""
         self.balance, self._kept = Balance(exchange=self.gather), Kept(self.estimator.certain)
         self.terms: dict[str, Tensor] = {}
+        self.counted, self.acts, self.note = None, None, ""
         self.start_at(0)
 
     def state_dict(self) -> dict[str, Any]:

@@ -135,14 +135,18 @@ class MIRegularized(nn.Module):
                 "mi_loss() has nothing to work on: call it once after each forward of the wrapped model, made in "
                 "training mode (model.train()), outside torch.no_grad(), and through the wrapper, not the bare module"
             )
-        term = self.regularizer.step(
-            captured or {},
-            target,
-            self.taps.known_layouts,
-            outputs=output_for(self._outputs, target),
-            ignore_index=ignore_index,
-            samples_second=self._has_samples_second(captured or {}),
-        )
+        try:
+            term = self.regularizer.step(
+                captured or {},
+                target,
+                self.taps.known_layouts,
+                outputs=output_for(self._outputs, target),
+                ignore_index=ignore_index,
+                samples_second=self._has_samples_second(captured or {}),
+            )
+        except (TypeError, ValueError):  # of the target, which may be corrected
+            self._captured, self._passes = captured, passes
+            raise
         self._announce()
         if term is None or not term.requires_grad:
             return self._zero()
@@ -166,6 +170,8 @@ class MIRegularized(nn.Module):
             return f"inactive: {self.taps.reason}"
         if not chain:
             return "not known yet: no training forward has run"
+        if not (regularizer.note or regularizer.terms):
+            return "not known yet: mi_loss() has not been called"
         if regularizer.note:
             return f"inactive at the last step: {regularizer.note}"
         if regularizer.acts is not None and not regularizer.acts.item():
@@ -179,7 +185,7 @@ class MIRegularized(nn.Module):
             return "inverted: its sign was changed, and information is punished; add what mi_loss() returns"
         what = "the target and the input"
         if regularizer.counted is None:
-            what = "the input" if regularizer.terms else what
+            what = "the input"
         elif not regularizer.counted.item():
             what = "the input alone (the target tells too few rows apart)"
         elif regularizer.seen is not None and not regularizer.seen.item():
@@ -350,6 +356,13 @@ class MIRegularized(nn.Module):
     def __getitem__(self, key: Any) -> Any:
         return self._network[key]  # type: ignore[index]  # a network without indexing raises its own error
 
+    def __setitem__(self, key: Any, value: nn.Module) -> None:
+        self._network[key] = value  # type: ignore[operator]
+
+    def __delitem__(self, key: Any) -> None:
+        del self._network[key]  # type: ignore[operator]
+        self._share()  # of an nn.Sequential, the modules are now in another dict
+
     def __len__(self) -> int:
         return len(self._network)  # type: ignore[arg-type]
 
@@ -439,7 +452,8 @@ def wrap(
     Raises:
         ValueError: if the estimator is unknown or not differentiable, a pattern matches no module, the weight is
             negative or not finite, or the network has an attribute that the wrapper would hide.
-        TypeError: if ``module`` is not a module, or is already wrapped.
+        TypeError: if ``module`` is not a module, or it or a part of it is already wrapped, or an option has another
+            type.
 
     Source: Hodas & Stinis, Doing the impossible: why neural networks can be trained at all, Frontiers
     in Psychology 9:1185, 2018, for the role of MI between layers; Xu et al., A theory of usable information
@@ -456,8 +470,9 @@ def wrap(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"wrap() takes a torch.nn.Module, not {type(module).__name__}")
-    if isinstance(module, MIRegularized):
-        raise TypeError("the network is wrapped already: call unwrap() first")
+    for name, part in module.named_modules():
+        if isinstance(part, MIRegularized):
+            raise TypeError(f"{name or 'the network'} is wrapped already: call unwrap() first")
     if isinstance(module, nn.DataParallel):
         raise TypeError(NO_COPIES)
     hidden = [name for name in PUBLIC if hasattr(module, name)]
@@ -467,6 +482,8 @@ def wrap(
         )
     if isinstance(estimator, str):
         estimator = estimators.get(estimator)
+    if not isinstance(estimator, Estimator):
+        raise TypeError(f"estimator={estimator!r}: give a name or an instance, such as mireg.estimators.KDE()")
     schedule = schedules.as_schedule(weight, steps)
     regularizer = MIRegularizer(estimator.for_training(), schedule, samples=samples, gather=gather)
     return MIRegularized(module, Taps(module, layers), regularizer)

@@ -150,6 +150,21 @@ def test_a_batch_without_a_target_says_so() -> None:
         mireg.measure(network(), [torch.randn(64, 4)], layers=["1", "3"], target=True)
 
 
+@pytest.mark.parametrize(
+    ("batches", "options", "error", "message"),
+    [
+        (torch.zeros(64, 4), {}, TypeError, "the loader is a Tensor: give the batches"),
+        ([()], {}, ValueError, "a batch is an empty tuple"),
+        (loader(), {"max_batches": 0}, ValueError, "max_batches=0: at least 1"),
+        (loader(), {"target": "age"}, ValueError, "target 'age' is not in a batch that is a tuple of Tensor"),
+    ],
+    ids=str,
+)
+def test_mistakes(batches: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        mireg.measure(network(), batches, **options)
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,17 @@ def test_attributes_and_items_fall_through() -> None:
     assert model[0] is net[0]
     with pytest.raises(AttributeError, match="nope"):
         _ = model.nope
+
+
+def test_items_are_set_deleted_and_appended() -> None:
+    model, head = mireg.wrap(network()), nn.Linear(8, 3)
+    model[4] = head
+    assert model.module[4] is head
+    del model[3]
+    model.append(nn.Tanh())
+    assert [type(part) for part in model] == [nn.Linear, nn.Tanh, nn.Linear, nn.Linear, nn.Tanh]
+    assert list(dict(model.named_children())) == list(dict(model.module.named_children())) == list("01234")
+    assert model(X).shape == (12, 3)
 
 
 class Scaled(nn.Module):
@@ -118,6 +130,13 @@ class TestWrites:
         ({"steps": 0}, ValueError, "steps=0: the weight falls to 0 over at least 1 step"),
         ({"weight": Constant(1.0), "steps": 5}, ValueError, "steps=5: the weight is a schedule"),
         ({"layers": "nope"}, ValueError, "matches no module"),
+        ({"layers": [nn.Tanh()]}, TypeError, r"layers=Tanh\(\): give 'auto', a module name"),
+        ({"estimator": mireg.estimators.KDE}, TypeError, "estimator=<class .*KDE'>: give a name or an instance"),
+        ({"estimator": None}, TypeError, "estimator=None: give a name or an instance"),
+        ({"samples": "128"}, ValueError, "samples='128': an estimate needs at least 8"),
+        ({"steps": "100"}, ValueError, "steps='100': the weight falls to 0 over at least 1 step"),
+        ({"weight": 1e39}, ValueError, r"weight=1e\+39: must be finite"),
+        ({"weight": lambda step: None}, ValueError, "weight is None at step 0"),
     ],
 )
 def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -128,8 +147,22 @@ def test_bad_options(options: dict[str, Any], error: type[Exception], message: s
 def test_wrapped_twice_or_not_at_all() -> None:
     with pytest.raises(TypeError, match="wrapped already"):
         mireg.wrap(mireg.wrap(network()))
+    with pytest.raises(TypeError, match="0 is wrapped already"):
+        mireg.wrap(nn.Sequential(mireg.wrap(network()), nn.Linear(2, 2)))
     with pytest.raises(TypeError, match=r"takes a torch\.nn\.Module, not function"):
         mireg.wrap(lambda x: x)  # type: ignore[arg-type]
+
+
+def test_a_weight_of_numpy() -> None:
+    assert mireg.wrap(network(), weight=np.float32(4)).regularizer.weight(0) == 4
+
+
+def test_a_refused_target_may_be_corrected() -> None:
+    model = mireg.wrap(network())
+    model(X)
+    with pytest.raises(ValueError, match="the target has shape"):
+        model.mi_loss(Y[:5])
+    assert model.mi_loss(Y) != 0
 
 
 def test_one_term_a_forward() -> None:
@@ -462,6 +495,21 @@ class TestVerdict:
         assert torch.equal(model(X), net(X))
         with pytest.raises(RuntimeError, match="the network was unwrapped"):
             model.mi_loss(Y)
+
+    def test_mi_loss_not_called_yet(self) -> None:
+        model = mireg.wrap(network())
+        model(X)
+        assert model.verdict == "not known yet: mi_loss() has not been called"
+        model.mi_loss(Y)
+        assert model.verdict.startswith("active")
+
+    def test_restarted(self) -> None:
+        model = mireg.wrap(network())
+        model(X[:4])
+        model.mi_loss(Y[:4])
+        assert model.verdict.startswith("inactive at the last step")
+        model.restart()
+        assert model.verdict == "not known yet: mi_loss() has not been called"
 
     def test_mi_loss_not_called(self) -> None:
         model = mireg.wrap(network())

@@ -54,7 +54,7 @@ def _selects(spec: LayerSpec, name: str, module: nn.Module) -> bool:
         return fnmatch.fnmatchcase(name, spec)
     if isinstance(spec, type):
         return isinstance(module, spec)
-    if callable(spec):
+    if callable(spec) and not isinstance(spec, nn.Module):
         return bool(spec(name, module))
     raise TypeError(
         f"layers={spec!r}: give 'auto', a module name or glob, a module type, a predicate, or a list of them"

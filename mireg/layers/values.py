@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 
 
-def tensors_in(value: object) -> list[Tensor]:
-    """Every tensor inside nested tuples, lists, mappings and dataclasses, in order."""
+def tensors_in(value: object, seen: tuple[int, ...] = ()) -> list[Tensor]:
+    """Every tensor inside nested tuples, lists, mappings and dataclasses, in order.
+
+    Args:
+        value: what may hold tensors.
+        seen: ids of the dataclasses around it, which it may refer to.
+    """
     if isinstance(value, Tensor):
         return [value]
     items: Iterable[object] = ()
@@ -19,10 +24,13 @@ def tensors_in(value: object) -> list[Tensor]:
     elif isinstance(value, (tuple, list)):
         items = value
     elif is_dataclass(value) and not isinstance(value, type):
-        items = [getattr(value, field.name) for field in fields(value)]
+        if id(value) in seen:
+            return []
+        seen = (*seen, id(value))
+        items = [getattr(value, field.name, None) for field in fields(value)]
     found = []
     for item in items:
-        found += tensors_in(item)  # not a generator: torch.compile in PyTorch 2.8 cannot trace one
+        found += tensors_in(item, seen)  # not a generator: torch.compile in PyTorch 2.8 cannot trace one
     return found
 
 

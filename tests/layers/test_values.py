@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -23,6 +23,18 @@ def test_tensors_in_nested_values() -> None:
     tensors = [torch.tensor(i) for i in range(3)]
     assert list(tensors_in(Output(tensors[0], (tensors[1], {"k": tensors[2]})))) == tensors
     assert floats_in((torch.tensor(1), None, torch.tensor(2.0))) == [2.0]
+
+
+def test_a_dataclass_that_refers_to_itself_and_has_no_value_yet() -> None:
+    @dataclass
+    class Node:
+        x: Tensor
+        parts: list[Node]
+        cache: Tensor = field(init=False)
+
+    node = Node(torch.zeros(1), [])
+    node.parts += [Node(torch.ones(1), [node]), node]
+    assert tensors_in(node) == [0, 1]
 
 
 @pytest.mark.parametrize("cell", [nn.RNN, nn.GRU, nn.LSTM])
@@ -57,6 +69,8 @@ def test_a_recurrent_module_that_returns_no_state(cell: Callable[..., nn.RNNBase
     assert found is floats_in(output)[0]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
 def test_sparse_and_nested_tensors_are_left_out() -> None:
     dense = torch.eye(3)
     nested = torch.nested.nested_tensor([dense, dense[:2]])

@@ -41,9 +41,10 @@ def test_attributes_and_items_fall_through() -> None:
 
 
 def test_items_are_set_deleted_and_appended() -> None:
-    model, head = mireg.wrap(network()), nn.Linear(8, 3)
+    net, head = network(), nn.Linear(8, 3)
+    model = mireg.wrap(net)
     model[4] = head
-    assert model.module[4] is head
+    assert net[4] is head
     del model[3]
     model.append(nn.Tanh())
     assert [type(part) for part in model] == [nn.Linear, nn.Tanh, nn.Linear, nn.Linear, nn.Tanh]
@@ -154,7 +155,8 @@ def test_wrapped_twice_or_not_at_all() -> None:
 
 
 def test_a_weight_of_numpy() -> None:
-    assert mireg.wrap(network(), weight=np.float32(4)).regularizer.weight(0) == 4
+    weight: Any = np.float32(4)
+    assert mireg.wrap(network(), weight=weight).regularizer.weight(0) == 4
 
 
 def test_a_refused_target_may_be_corrected() -> None:

@@ -65,7 +65,6 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
-    "text.parse_math": False,  # names may have a dollar sign
     "svg.fonttype": "none",
     "svg.hashsalt": "mireg",
     "pdf.fonttype": 42,
@@ -124,7 +123,8 @@ def save(chart: Chart, folder: Path | None = None) -> str:
 def _rendered(chart: Chart, form: str, ink: str | None = None, **options: Any) -> bytes:
     """Draw a chart in a form, with text in a colour of its own if one is given."""
     buffer = io.BytesIO()
-    with mpl.rc_context(STYLE | (dict.fromkeys(INKED, ink) if ink else {})):
+    plain = {"text.parse_math": False}  # names may have a dollar sign
+    with mpl.rc_context(STYLE | plain | (dict.fromkeys(INKED, ink) if ink else {})):
         figure = Figure(figsize=chart.size, layout="constrained")
         chart.draw(figure)
         figure.savefig(buffer, format=form, transparent=True, **options)

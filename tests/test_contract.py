@@ -49,7 +49,9 @@ def reward(model: mireg.MIRegularized) -> float:
     lost = share_lost(torch.stack(list(kept.values())), model.regularizer.estimator.certain).square().tolist()[1:]
     of_input = sum(share * terms[f"input→{name}"].item() for share, name in zip(lost, trained, strict=True))
     of_target = sum(terms[f"{name}→target"].item() for name in trained)
-    return (of_target + INPUT_PART * of_input) / len(trained)
+    seen = model.regularizer.seen
+    assert seen is not None
+    return (seen.item() * of_target + INPUT_PART * of_input) / len(trained)
 
 
 class TestTargets:
@@ -75,7 +77,7 @@ class TestTargets:
         assert (term.ndim, term.dtype) == (0, torch.float32)
         assert list(model.mi_terms()) == ["input→1", "input→3", "input→target", "1→target", "3→target"]
         assert torch.isfinite(values(model)).all()
-        assert term.item() == pytest.approx(-reward(model), rel=1e-5)  # the input can't be taught
+        assert term.item() == pytest.approx(-SMALLEST_RATIO * reward(model), rel=1e-5)  # the input can't be taught
         term.backward()
         assert all(p.grad.isfinite().all() and p.grad.any() for p in net[:4].parameters())
 
@@ -329,7 +331,7 @@ class TestBalance:
             model(x)
             return -model.mi_loss(y).item() / reward(model)
 
-        assert m(task, 1.0) == pytest.approx(1)  # as before the first pass
+        assert m(task, 1.0) == pytest.approx(SMALLEST_RATIO)  # as before the first pass
         assert m(4.0, 16.0) == pytest.approx(0.5)
         assert m(task, 1.0) == pytest.approx(0.5)
         assert m(0.0, 0.0) == pytest.approx(0.5)
@@ -340,11 +342,13 @@ class TestBalance:
         """Its outputs over time are another tensor than the final state, where no gradient of the task is then seen."""
         torch.manual_seed(0)
         model = mireg.wrap(Recurrent(nn.GRU, batch_first=True, num_layers=2), weight=Constant(1.0))
-        x, y = torch.randn(N, 7, 5), batch()[1]
+        x = torch.randn(N, 7, 5)
+        y = (x[:, -1, 0] > 0).long()
         for _ in range(3):
             (cross_entropy(model(x), y) + model.mi_loss(y)).backward()
         model(x)
         assert model.mi_loss(y).item() == pytest.approx(-SMALLEST_RATIO * reward(model), rel=1e-3)
+        assert reward(model) > 0.01
 
     def test_dead_network(self) -> None:
         net = network()

@@ -124,7 +124,15 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             known = [flag(name) for name in self.how]
             raise UserError(f"unknown option {unknown[0]}{nearest(unknown[0].partition('=')[0], known)}")
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(values).items()}
+        return {name: self._value(name, value) for name, value in vars(values).items()}
+
+    def _value(self, name: str, value: Any) -> Any:
+        """Several values as a tuple. Of an only value ``--``, which argparse takes for a separator, it leaves none."""
+        if not isinstance(value, list):
+            return value
+        if "nargs" not in self.how[name]:
+            self.error(f"{flag(name)}: '--' is no value")
+        return tuple(value)
 
     def read_file(self, path: Path) -> dict[str, Any]:
         """What a file with settings sets; its meaning and its errors are those of the same words of a command line."""
@@ -135,6 +143,8 @@ class _Parser(argparse.ArgumentParser):
                 words += [flag(name)] if value else []
             else:
                 items = value if "nargs" in how and isinstance(value, list) else [value]
+                if "--" in items:
+                    raise UserError(f"{path}: {flag(name)}: '--' is no value")
                 words += [f"{flag(name)}={str(x).lower() if isinstance(x, bool) else x}" for x in items]
         try:
             values = self.read(words)

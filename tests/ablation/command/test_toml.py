@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import train
 from mireg.ablation.command.arguments import KINDS, NOT_IN_FILES, Arguments, parse
 from mireg.ablation.command.toml import as_toml
+from mireg.ablation.errors import UserError
 from mireg.ablation.setting import settings_of
 from mireg.ablation.study.presets import PRESETS
 
@@ -75,6 +76,16 @@ class TestFile:
         assert (printed["steps"], printed["seeds"], printed["arms"], printed["lr"]) == (8, 2, ["none", "mi"], 1.0)
         assert "target" not in printed
 
+    def test_a_separator_is_no_value(self, tmp_path: Path) -> None:
+        for option in ("--preset", "--steps", "--executor"):
+            with pytest.raises(UserError, match=f"^{option}: '--' is no value"):
+                parse([f"{option}=--"], "train.py")
+        path = tmp_path / "study.toml"
+        for line in ('out = "--"', 'arms = ["none", "--"]'):
+            path.write_text(line)
+            with pytest.raises(UserError, match=f"study.toml: --{line[:3]}[a-z]*: '--' is no value"):
+                parse(["--config", str(path)], "train.py")
+
     @settings(max_examples=100)
     @given(
         st.fixed_dictionaries(
@@ -92,6 +103,7 @@ class TestFile:
     )
     def test_what_is_printed_reads_back(self, tmp_path: Path, values: dict[str, Any]) -> None:
         assume("\0" not in str(values.values()) and "\\x00" not in str(values.values()))
+        assume(not {"--", Path("--")} & {*values.values(), *values.get("arms", ())})
         path = tmp_path / "study.toml"
         path.write_text(as_toml(values), encoding="utf-8")
         study: dict[str, Any] = {name: values.pop(name) for name in ("arms", "steps", "lr") if name in values}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,12 @@ class Kept:
         now = nats.float().amax()
         self.best = _running(now if self.best is None else self.best.to(now), now)
         return (self.best / CLEAR).clamp(0.0, 1.0).nan_to_num(0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": dict(self.means), "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.means, self.best = dict(state["kept"]), state["best"]
 
 
 def _running(before: Tensor, now: Tensor) -> Tensor:

@@ -234,16 +234,10 @@ def measure(
     1: 0.52 of the target, 1.86 of the input
     3: 0.54 of the target, 1.59 of the input
     """
-    if isinstance(module, MIRegularized):
-        module = module._network
-    if isinstance(loader, Tensor):
-        raise TypeError("the loader is a Tensor: give the batches, such as [x] or [(x, y)]")
-    if max_batches is not None and max_batches < 1:
-        raise ValueError(f"max_batches={max_batches}: at least 1 batch is needed")
-    names, samples = list[str](), 0
-    found: list[Tensor] = []
-    floors: list[Tensor] = []
-    planes: list[Tensor] = []  # (2, L) each: about the target, about the input
+    _check(loader, max_batches)
+    module = module._network if isinstance(module, MIRegularized) else module
+    names, samples, found, floors = list[str](), 0, list[Tensor](), list[Tensor]()
+    planes = list[Tensor]()  # (2, L) each: about the target, about the input
     with _evaluated(module, layers) as taps, torch.no_grad():
         for batch in loader:
             if len(found) == max_batches:
@@ -274,6 +268,13 @@ def measure(
     plane = [names, *torch.stack(planes).mean(0).tolist()] if planes else []
     layer_records = itertools.starmap(LayerRecord, zip(*plane, strict=True))
     return Measurement(estimator.name, samples, tuple(records), estimator.measures, tuple(layer_records))
+
+
+def _check(loader: object, max_batches: int | None) -> None:
+    if isinstance(loader, Tensor):
+        raise TypeError("the loader is a Tensor: give the batches, such as [x] or [(x, y)]")
+    if max_batches is not None and max_batches < 1:
+        raise ValueError(f"max_batches={max_batches}: at least 1 batch is needed")
 
 
 @contextmanager

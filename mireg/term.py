@@ -171,16 +171,12 @@ class MIRegularizer:
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs. Changes nothing."""
-        state = {
-            "steps": self.steps,
-            "kept": dict(self._kept.means),
-            "best": self._kept.best,
-            "terms": dict(self.terms),
-        }
-        return state | self.balance.state_dict()
+        state = {"steps": self.steps, "terms": dict(self.terms)}
+        return state | self._kept.state_dict() | self.balance.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state returned by :meth:`state_dict`."""
-        self._kept.means, self._kept.best, self.terms = dict(state["kept"]), state["best"], dict(state["terms"])
+        self.terms = dict(state["terms"])
+        self._kept.load_state_dict(state)
         self.balance.load_state_dict(state)
         self.start_at(state["steps"])

@@ -25,8 +25,8 @@ class Balance:
     """A running mean of ``|d task / d T_L| / |d I_L / d T_L|`` at the last layer T_L, from 0.001 to 3.
 
     Hooks on T_L read both gradients during the normal backward pass, so no second one is needed; the ratio of a step
-    takes effect at the next step. It starts at the first ratio. Until then m is 0.001: at 1, the
-    first gradient of the term can be a hundred times the task's, which Adam's second moment then remembers.
+    takes effect at the next step. It starts at the first ratio. Until then m is 0.001: at 1, the first gradient of the
+    term can be a hundred times the task's, which Adam's second moment then remembers.
 
     Args:
         exchange: whether the ranks of data-parallel training use the same ratio, from the sums of their squared norms.

@@ -63,7 +63,7 @@ STEPS = 400
 """Steps over which a weight that is a number falls to 0."""
 
 
-LARGEST = 1e30
+LARGEST_WEIGHT = 1e30
 """Largest weight that is a number: the term is computed in float32."""
 
 
@@ -89,8 +89,9 @@ def as_schedule(weight: float | Schedule, steps: int | None = None) -> Schedule:
         raise ValueError(f"steps={steps!r}: the weight falls to 0 over at least 1 step")
     if isinstance(weight, bool) or not isinstance(weight, Real):
         raise TypeError(f"weight={weight!r}: give a number or a schedule, such as mireg.schedules.Linear(0.3, 500)")
-    if not 0 <= weight <= LARGEST:
+    if not 0 <= weight <= LARGEST_WEIGHT:
         raise ValueError(
-            f"weight={weight!r}: must be finite and at least 0 (0 switches the term off), and at most {LARGEST:g}"
+            f"weight={weight!r}: must be finite and at least 0 (0 switches the term off), "
+            f"and at most {LARGEST_WEIGHT:g}"
         )
     return Linear(float(weight), STEPS if steps is None else steps)

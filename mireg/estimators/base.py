@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mireg.estimators.gram import random_order
 from mireg.estimators.target import check_target, codes, countable
 
 Share = TypeVar("Share")
@@ -193,7 +194,7 @@ class Estimator(ABC):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             shuffled = [
-                self.successive([rows[_order(len(rows), generator).to(rows.device)] for rows in layers])
+                self.successive([rows[random_order(len(rows), generator).to(rows.device)] for rows in layers])
                 for _ in range(permutations)
             ]
         return torch.stack(shuffled).mean(0)
@@ -240,11 +241,6 @@ def _with_target(layers: list[Tensor], target: Tensor) -> tuple[list[Tensor], Te
     if target.device.type == "cpu" and rows.all():
         return layers, target
     return [layer[rows] for layer in layers], target[rows]
-
-
-def _order(n: int, generator: torch.Generator) -> Tensor:
-    """A random order of n rows, on the generator's device rather than the default one."""
-    return torch.randperm(n, generator=generator, device=generator.device)
 
 
 def _nothing(layers: list[Tensor]) -> Tensor:

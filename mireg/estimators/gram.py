@@ -116,10 +116,15 @@ def random_directions(stack: Tensor, count: int, seed: int) -> Tensor:
     return unit.to(stack)
 
 
+def random_order(n: int, generator: torch.Generator) -> Tensor:
+    """A permutation (n,) on the generator's device, which need not be the default one."""
+    return torch.randperm(n, generator=generator, device=generator.device)
+
+
 @functools.lru_cache(maxsize=64)
 def cycle(n: int, device: torch.device, seed: int) -> Tensor:
     """A permutation (n,) without fixed points, the same at every call; no global random state."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed), device="cpu")
+    order = random_order(n, torch.Generator().manual_seed(seed))
     return torch.empty_like(order).scatter_(0, order, order.roll(-1)).to(device)
 
 

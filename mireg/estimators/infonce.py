@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from mireg.estimators.base import NEXT, PairEstimator, as_matrices, check_finite, check_samples, in_full_precision
-from mireg.estimators.gram import by_width, check_noise, compress, random_directions
+from mireg.estimators.gram import by_width, check_noise, compress, random_directions, random_order
 
 
 class InfoNCE(PairEstimator):
@@ -101,7 +101,7 @@ class InfoNCE(PairEstimator):
         with torch.no_grad():
             inputs = by_width(as_matrices(layers), self._inputs)
         n = inputs.shape[1]
-        order = torch.randperm(n, generator=generator, device="cpu").to(inputs.device)
+        order = random_order(n, generator).to(inputs.device)
         held, trained = (inputs[:, order[: n // 5]], inputs[:, order[n // 5 :]]) if n >= 10 else (inputs, inputs)
         self._take_shape(len(layers) - 1, inputs)
         optimizer = torch.optim.Adam(self.parameters(), lr=learning_rate)

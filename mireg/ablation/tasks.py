@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
-from mireg.ablation.errors import check
+from mireg.ablation.errors import UserError, check
+from mireg.ablation.user_code import import_name
 
 Loss = Callable[[Any, Any], Tensor]
 """A function of a network's outputs and the targets; returns a 0-dim tensor."""
@@ -137,6 +138,17 @@ TASKS: dict[str, Callable[[int], Task]] = {
     "reconstruction": reconstruction,
 }
 """Tasks by name, as functions of the number of outputs."""
+
+
+def named_task(name: str) -> Task | Callable[[int], Task]:
+    """A task of :data:`TASKS`, which needs a number of outputs, or one of the user's own, ``package.module:TASK``."""
+    if ":" not in name:
+        check("task", name, name in TASKS, f"choose from {', '.join(TASKS)}, or package.module:TASK")
+        return TASKS[name]
+    found = import_name(name)
+    if not isinstance(found, Task):
+        raise UserError(f"{name} is a {type(found).__name__}: give a mireg.ablation.Task")
+    return found
 
 
 def natural_loss(outputs: Tensor, targets: Tensor) -> Tensor:

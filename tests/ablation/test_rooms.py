@@ -14,7 +14,8 @@ ABLATION = ROOT / "mireg" / "ablation"
 
 ORDER = (
     {"errors", "events"},
-    {"setting", "user_code", "tasks", "random_state", "fingerprint"},
+    {"setting", "user_code", "random_state", "fingerprint"},
+    {"tasks"},
     {"arms", "data"},
     {"study"},
     {"storage"},

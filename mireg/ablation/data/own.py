@@ -16,8 +16,8 @@ from torch.utils.data import TensorDataset
 from mireg.ablation import tasks
 from mireg.ablation.data.dataset import PARTS, Dataset, Samples, mean_and_std
 from mireg.ablation.data.loaded import Loaded
-from mireg.ablation.errors import UserError, check, one_line
-from mireg.ablation.tasks import TASKS, Task, arguments
+from mireg.ablation.errors import UserError, one_line
+from mireg.ablation.tasks import Task, arguments, named_task
 from mireg.ablation.user_code import blame, import_name
 
 
@@ -32,6 +32,7 @@ def load_own(name: str, task: str | None = None) -> Dataset:
     Raises:
         UserError: if the function is missing or fails, or its data are unsuitable for training.
     """
+    asked = named_task(task) if task else None
     loader = import_name(name)
     if not callable(loader):
         raise UserError(f"{name}: {type(loader).__name__} is not a function")
@@ -45,7 +46,7 @@ def load_own(name: str, task: str | None = None) -> Dataset:
         raise UserError(
             f"{name} returned {_described(found)}: return a tuple (train, validation) or (train, validation, test)"
         )
-    own = named_task(task) if task else returned
+    own = asked or returned
     if any(_is_loaded(part) for part in parts):
         return _of_batches(name, parts, own)
     rebuilds = own == tasks.reconstruction or (isinstance(own, Task) and own.name == "reconstruction")
@@ -60,17 +61,6 @@ def load_own(name: str, task: str | None = None) -> Dataset:
     if rebuilds:
         samples = [replace(part, targets=None) for part in samples]
     return Dataset(name, own, *_standardised(samples))
-
-
-def named_task(name: str) -> Task | Callable[[int], Task]:
-    """A task of :data:`TASKS`, which needs a number of outputs, or one of the user's own, ``package.module:TASK``."""
-    if ":" not in name:
-        check("task", name, name in TASKS, f"choose from {', '.join(TASKS)}, or package.module:TASK")
-        return TASKS[name]
-    found = import_name(name)
-    if not isinstance(found, Task):
-        raise UserError(f"{name} is {_described(found)}: give a mireg.ablation.Task")
-    return found
 
 
 def with_task(data: Dataset, name: str) -> Dataset:

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 import mireg
 import models
 from mireg import estimators
-from mireg.ablation.storage.provenance import processor
+from mireg.ablation.storage.invocation import processor
 from mireg.schedules import Schedule
 from mireg.timing import active_steps, ratio, step_times
 from mireg.wrapper import DEFAULT_WEIGHT

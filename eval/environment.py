@@ -11,7 +11,7 @@ import scipy
 import sklearn
 import torch
 
-from mireg.ablation.storage.provenance import processor
+from mireg.ablation.storage.invocation import processor
 from mireg.version import __version__
 
 

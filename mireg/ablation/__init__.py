@@ -7,7 +7,7 @@ Subpackages, each of which imports only those before it:
 - ``tasks``: losses, metrics and the outputs that a network needs
 - ``arms``: the compared arms; ``data``: data sets
 - ``study``: cells, arms and seeds, the metric, named studies, the choice of learning rates
-- ``storage``: files, checkpoints, locks, provenance, curves for TensorBoard
+- ``storage``: files, locks, the record of a study, curves for TensorBoard
 - ``training``: a single run, of the built-in loop or a user's own
 - ``report``: the results of a study
 - ``execution``: many runs, in this process, in workers or on Ray

@@ -17,7 +17,8 @@ from eval import report as command
 from mireg.ablation import report
 from mireg.ablation.report.sources import load_results
 from mireg.ablation.storage.files import DamagedError, write_json
-from mireg.ablation.storage.provenance import processor, read_tuning, write_tuning
+from mireg.ablation.storage.invocation import processor
+from mireg.ablation.storage.rates import read_tuning, write_tuning
 from mireg.ablation.study import presets
 from mireg.ablation.study.config import Cell, Study, Tuning
 from tests.ablation.report.synthetic import result, write_study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def test_every_arm_of_a_natural_cell_builds_at_its_own_rate(name: str) -> None:
     assert not CONVERGENCE.tuning_runs(cell)
     arms = CONVERGENCE.arms_of(cell)
     assert arms[:5] == ("none", "mi", "mi-label-free", "target-shuffled", "deep-supervision")
-    for spec in CONVERGENCE.runs([cell]):
+    for spec in replace(CONVERGENCE, cells=(cell,)).runs():
         assert spec.lr == cell.lr
         changed = ARMS[spec.arm].model_options
         assert not changed or changed.items() - cell.model_options.items(), f"{spec.arm} changes nothing"

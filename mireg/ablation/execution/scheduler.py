@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mireg.ablation.arms import BASELINE
@@ -14,9 +14,12 @@ from mireg.ablation.events import EventHandler, note
 from mireg.ablation.execution.job import Execute, Setup
 from mireg.ablation.execution.preflight import preflight
 from mireg.ablation.fingerprint import fingerprint
-from mireg.ablation.storage import provenance
 from mireg.ablation.storage.files import DamagedError, read_result
+from mireg.ablation.storage.invocation import record_invocation
 from mireg.ablation.storage.lock import locked
+from mireg.ablation.storage.provenance import RECORD, record_study, remove_results
+from mireg.ablation.storage.rates import read_tuning, write_tuning
+from mireg.ablation.storage.settings import refuse_changes, settings
 from mireg.ablation.study.config import RunSpec, Study
 from mireg.ablation.study.pairing import unpaired
 from mireg.ablation.study.tuning import choose
@@ -57,17 +60,18 @@ def run_study(
             these are checked before the first step.
         OSError: if a file cannot be written.
     """
+    runs, trials = study.runs(), {cell.name: study.tuning_runs(cell) for cell in study.cells}
     if isinstance(setup.train, Trainer):
-        preflight(study.runs(), setup.train, group)
+        preflight(runs, setup.train, group)
     named = [name for cell in study.cells for name in (cell.model, cell.dataset, cell.task or "")]
     code = fingerprint(None if isinstance(setup.train, Trainer) else setup.train, [*named, *study.all_arms])
     with locked(setup.out) if group.writes else nullcontext():
         if group.writes:
             if fresh:
-                provenance.remove_results(setup.out)
-            for text in provenance.record_study(study, setup.out, code, keep=keep):
+                remove_results(setup.out)
+            for text in record_study(study, runs, setup.out, code, keep=keep):
                 tell(note(text))
-        results = _Work(setup, execute, group, tell).perform(study)
+        results = _Work(setup, execute, group, tell).perform(runs, trials)
         for cell, arms in unpaired(results).items():
             for arm, what in arms.items():
                 tell(note(f"{cell}: arm {arm!r} and {BASELINE!r} of a seed do not have equal {' and '.join(what)}"))
@@ -83,35 +87,32 @@ class _Work:
     group: Group
     tell: EventHandler
 
-    def perform(self, study: Study) -> list[dict[str, Any]]:
-        """Perform the missing runs; with tuning, by cell: the tuning runs, the choice of rates, the runs with them.
+    def perform(self, runs: list[RunSpec], trials: dict[str, list[RunSpec]]) -> list[dict[str, Any]]:
+        """Perform the missing runs; with tuning runs, cell by cell: these, the choice of rates, the runs with them.
 
         A choice on record stands. If a tuning run fails, no rates are chosen, and the cell is left for the next call.
         """
         out, writes = self.setup.out, self.group.writes
-        chosen = self._shared(provenance.read_tuning(out))
-        tuning = {
-            cell.name: [spec for spec in study.tuning_runs(cell) if spec.arm not in chosen.get(cell.name, {})]
-            for cell in study.cells
-        }
-        every = [*study.runs(), *itertools.chain(*tuning.values())]
+        chosen = self._shared(read_tuning(out))
+        wanted = {name: [spec for spec in of if spec.arm not in chosen.get(name, {})] for name, of in trials.items()}
+        every = [*runs, *itertools.chain(*wanted.values())]
         finished = sum((self.setup.folder(spec) / "result.json").exists() for spec in every)
         self.tell({"event": "study", "runs": len(every), "finished": finished})
-        if not study.tuning:
-            return self._results(study.runs())
+        if not any(trials.values()):
+            return self._results(runs)
         results = []
-        for cell in study.cells:
-            trials = tuning[cell.name]
-            tried = self._results(trials)
+        for name, specs in wanted.items():
+            tried = self._results(specs)
             if lost := self._shared([result for result in tried if "curve" not in result]):
                 results += lost if writes else []
                 continue
-            choice = self._shared(choose(zip(trials, tried, strict=False)))  # none where nothing is written
+            choice = self._shared(choose(zip(specs, tried, strict=False)))  # none where nothing is written
             if choice and writes:
-                provenance.write_tuning(out, cell.name, choice)
-            choice = chosen.get(cell.name, {}) | choice
-            rates = {arm: choice[arm]["lr"] for arm in study.arms_of(cell)} if study.is_tuned(cell) else {}
-            results += self._results(study.runs([replace(cell, arm_lr=rates)]))
+                write_tuning(out, name, choice)
+            choice = chosen.get(name, {}) | choice
+            rates = {spec.arm: choice[spec.arm]["lr"] for spec in trials[name]}
+            of_cell = [spec for spec in runs if spec.cell.name == name]
+            results += self._results([spec.at(rates) for spec in of_cell] if rates else of_cell)
         return results
 
     def _results(self, runs: Sequence[RunSpec]) -> list[dict[str, Any]]:
@@ -120,7 +121,7 @@ class _Work:
         found = {spec.path: self._finished(spec) for spec in runs if writes}
         missing = self._shared([spec for spec in runs if found.get(spec.path) is None])
         if missing and writes:
-            provenance.record_invocation(self.setup.out, str(self.setup.device), len(missing))
+            record_invocation(self.setup.out / RECORD, str(self.setup.device), len(missing))
         failures = self.execute(missing) if missing else {}
         for spec in missing if writes else ():
             if spec.path in failures:
@@ -145,8 +146,8 @@ class _Work:
         except DamagedError as damage:
             self.tell(note(f"{damage}: {spec.path} is run again"))
             return None
-        old, new = (provenance.settings(known) for known in (result["spec"], spec.as_dict()))
-        provenance.refuse_changes(f"{spec.path} in {self.setup.out}", old, new)
+        old, new = (settings(known) for known in (result["spec"], spec.as_dict()))
+        refuse_changes(f"{spec.path} in {self.setup.out}", old, new)
         return result
 
     def _shared(self, value: T) -> T:

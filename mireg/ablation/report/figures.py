@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -24,7 +23,6 @@ from mireg.ablation.arms import ARMS
 from mireg.ablation.report.statistics import performance_profile
 from mireg.ablation.report.summary import step_ms
 from mireg.ablation.report.text import metric_name
-from mireg.ablation.storage.files import write_bytes
 from mireg.ablation.study.metric import Metric, to_target
 
 COLOURS = ("#808080", "#2f7fd1", "#e07b00", "#1f9e62", "#d1495b", "#8d6bd1", "#b5771a", "#d357a5", "#0fa3b1")
@@ -108,16 +106,17 @@ def runs_of(cell: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Ru
     return {arm: [dict(r) for r in results if r["cell"] == cell["cell"] and r["arm"] == arm] for arm in cell["arms"]}
 
 
-def save(chart: Chart, folder: Path | None = None) -> str:
-    """Draw a chart as SVG in the page's own text colour; with a folder, also write it as PNG, SVG and PDF."""
+def drawn(chart: Chart) -> tuple[str, dict[str, bytes]]:
+    """A chart as SVG in the page's own text colour and, if it is for papers, as PNG, SVG and PDF, by file name."""
     text = _rendered(chart, "svg", INK, metadata={"Date": None, "Creator": None}).decode()
     text = re.sub(r"(\d\.\d\d)\d+(?!\d*<)", r"\1", text)
-    if folder is not None:
-        write_bytes(folder / f"{chart.name}.svg", text.replace(INK, GREY).encode())
-        write_bytes(folder / f"{chart.name}.png", _rendered(chart, "png", GREY, dpi=160))
-        write_bytes(folder / f"{chart.name}.pdf", _rendered(chart, "pdf", metadata={"CreationDate": None}))
+    files = {}
+    if chart.for_papers:
+        files[f"{chart.name}.svg"] = text.replace(INK, GREY).encode()
+        files[f"{chart.name}.png"] = _rendered(chart, "png", GREY, dpi=160)
+        files[f"{chart.name}.pdf"] = _rendered(chart, "pdf", metadata={"CreationDate": None})
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    return re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
+    return re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL), files
 
 
 def _rendered(chart: Chart, form: str, ink: str | None = None, **options: Any) -> bytes:

@@ -41,22 +41,17 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
     ``summary.json``; ``report.html``, the page; ``report.md`` and ``tables.tex``, the tables; ``runs.csv``, a row per
     run; ``curves.csv``, a row per point; and ``figures/``, the main charts as PNG, SVG and PDF.
     """
-    write_summary(folder, summary)
-    write_bytes(folder / "tables.tex", as_latex(summary).encode())
-    write_bytes(folder / "runs.csv", as_csv(results, summary).encode())
     cells = summary["cells"]
     runs = {cell["cell"]: figures.runs_of(cell, results) for cell in cells}
-    in_order = itertools.chain.from_iterable(itertools.chain(*of.values()) for of in runs.values())
-    write_bytes(folder / "curves.csv", as_curves(list(in_order)).encode())
     look = figures.lines(list(dict.fromkeys(arm for cell in cells for arm in cell["arms"])))
     charts = {cell["cell"]: figures.cell_charts(cell, runs[cell["cell"]], look) for cell in cells}
     overall = figures.profile_charts(cells, look)
     every = itertools.chain(overall, *charts.values())
-    drawn = {c.name: figures.save(c, folder / figures.FOLDER if c.for_papers else None) for c in every}
+    drawn = {chart.name: figures.drawn(chart) for chart in every}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["svg"] = lambda chart: Markup(drawn[chart.name])
+    environment.filters["svg"] = lambda chart: Markup(drawn[chart.name][0])
     environment.globals |= {use.__name__: use for use in (bounds, comparison, details, headline, title, verdicts, zip)}
     page = environment.get_template("report.html.j2").render(
         summary=summary,
@@ -71,7 +66,18 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
         command=study.get("report") or f"mireg report {folder}",
         study={key: value for key, value in study.items() if key not in ("study", "arms", "report")},
     )
-    write_bytes(folder / "report.html", page.encode())
+    in_order = itertools.chain.from_iterable(itertools.chain(*of.values()) for of in runs.values())
+    texts = {
+        "tables.tex": as_latex(summary),
+        "runs.csv": as_csv(results, summary),
+        "curves.csv": as_curves(list(in_order)),
+        "report.html": page,
+    }
+    files = {name: text.encode() for name, text in texts.items()}
+    files |= {f"{figures.FOLDER}/{name}": data for _, of_chart in drawn.values() for name, data in of_chart.items()}
+    write_summary(folder, summary)
+    for name, data in files.items():
+        write_bytes(folder / name, data)
 
 
 def print_places(folder: Path, console: Console) -> None:

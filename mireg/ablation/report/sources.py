@@ -19,7 +19,8 @@ from mireg.ablation.report.page import print_places, publish, write_summary
 from mireg.ablation.report.summary import side_by_side, summarise
 from mireg.ablation.report.tables import print_table
 from mireg.ablation.storage.files import DamagedError, read_json, read_result
-from mireg.ablation.storage.provenance import RECORD, read_tuning
+from mireg.ablation.storage.provenance import RECORD
+from mireg.ablation.storage.rates import read_tuning
 from mireg.ablation.study.metric import Metric
 
 ARCHIVE = "results.jsonl.gz"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -127,6 +127,11 @@ class Cell:
             return int(self.model_options.get("context", CONTEXT))
         except ValueError:
             raise UserError(f"context={self.model_options['context']!r}: give a whole number") from None
+
+    @property
+    def steps_of_tuning(self) -> int:
+        """Budget of a tuning run."""
+        return min(self.steps, self.tuning_steps or self.steps)
 
     def lr_of(self, arm: str) -> float:
         """The learning rate of an arm."""
@@ -259,13 +264,12 @@ class Study:
         """Whether the arms of a cell have several learning rates to choose from."""
         return self.tuning is not None and len(cell.tuning_lrs or self.tuning.lrs) > 1
 
-    def runs(self, cells: Iterable[Cell] | None = None) -> list[RunSpec]:
-        """All runs, or those of some cells, ordered by seed first, so that an interrupted study has complete pairs."""
-        chosen = self.cells if cells is None else tuple(cells)
+    def runs(self) -> list[RunSpec]:
+        """All runs, ordered by seed first, so that an interrupted study has complete pairs."""
         return [
             RunSpec(self._at_its_rate(cell, arm).as_trained(arm), arm, seed, self.term)
             for seed in self.seed_numbers
-            for cell in chosen
+            for cell in self.cells
             for arm in self.arms_of(cell)
             if seed < self.first_seed + self.seeds_of(cell)
         ]
@@ -280,13 +284,30 @@ class Study:
         """The runs for choosing the learning rates of a cell's arms; none if there is no choice."""
         if self.tuning is None or not self.is_tuned(cell):
             return []
-        steps = min(cell.steps, cell.tuning_steps or cell.steps)
         return [
-            RunSpec(replace(cell.as_trained(arm), steps=steps, lr=lr, arm_lr={}), arm, seed, self.term, tuning=True)
+            RunSpec(
+                replace(cell.as_trained(arm), steps=cell.steps_of_tuning, lr=lr, arm_lr={}),
+                arm,
+                seed,
+                self.term,
+                tuning=True,
+            )
             for seed in self.tuning.seed_numbers
             for arm in self.arms_of(cell)
             for lr in self.lrs_of(cell, arm)
         ]
+
+    def tuning_settings(self) -> dict[str, Any]:
+        """The grid, its seeds and, by cell, the budget of a tuning run and any separate grid; empty without tuning."""
+        if self.tuning is None:
+            return {}
+        steps = {cell.name: cell.steps_of_tuning for cell in self.cells if self.is_tuned(cell)}
+        own: dict[str, dict[str, tuple[float, ...]]] = {}
+        for cell in self.cells:
+            rates = {arm: self.lrs_of(cell, arm) for arm in self.arms_of(cell)}
+            if other := {arm: lrs for arm, lrs in rates.items() if lrs != self.tuning.lrs}:
+                own[cell.name] = other
+        return {**asdict(self.tuning), "steps": steps, "lrs_of": own}
 
 
 @dataclass(frozen=True)
@@ -311,6 +332,10 @@ class RunSpec:
     def lr(self) -> float:
         """The learning rate."""
         return self.cell.lr_of(self.arm)
+
+    def at(self, rates: Mapping[str, float]) -> RunSpec:
+        """The run with the learning rates that tuning has chosen for the arms of its cell."""
+        return replace(self, cell=replace(self.cell, arm_lr=rates))
 
     @property
     def path(self) -> str:

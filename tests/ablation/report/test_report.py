@@ -325,7 +325,8 @@ def test_charts_are_small_and_their_ticks_whole() -> None:
         axes.plot([0.851, 0.87], [0, 1 / 3])
         axes.set_xticks([0.855, 0.865])
 
-    svg = figures.save(figures.Chart("name", "caption", draw, (4, 3)))
+    svg, files = figures.drawn(figures.Chart("name", "caption", draw, (4, 3)))
+    assert not files
     assert ">0.855<" in svg
     assert not re.search(r'd="[^"]*\d\.\d{3}', svg)
 

@@ -21,8 +21,20 @@ from eval import archive, convergence, forecast
 from eval.cells import CONVERGENCE
 from eval.saved import with_steps_saved
 from mireg.ablation.command import report as command
-from mireg.ablation.report import print_table, tables, write_tables
-from mireg.ablation.storage.files import DamagedError, read_json, write_bytes
+from mireg.ablation.report import print_table, tables
+from mireg.ablation.report.sources import load_results, summary_of
+from mireg.ablation.report.tables import as_markdown
+from mireg.ablation.storage.files import DamagedError, read_json, write_bytes, write_json
+from mireg.ablation.storage.provenance import RECORD
+
+
+def write_tables(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Write ``summary.json`` and ``report.md`` of a study's folder or archive, and return its runs and the summary."""
+    results = load_results(folder)
+    summary = summary_of(folder, results, read_json(folder / RECORD) or {"study": folder.name, "arms": []})
+    write_json(folder / "summary.json", summary)
+    write_bytes(folder / "report.md", as_markdown(summary).encode())
+    return results, summary
 
 
 def fill(folder: Path, *pages: Path) -> dict[str, Any]:
@@ -34,7 +46,7 @@ def fill(folder: Path, *pages: Path) -> dict[str, Any]:
     Raises:
         ValueError: if a page has no markers.
     """
-    results, _, summary = write_tables(folder)
+    results, summary = write_tables(folder)
     full = dict(summary)
     if summary["study"] == CONVERGENCE.name:
         full = convergence.judged(with_steps_saved(summary, results))
@@ -90,7 +102,7 @@ def main() -> int:
         if arguments.archive:
             write_tables(folder)
             archive.add(folder, kept)
-        summary = fill(kept, *arguments.page) if arguments.page else write_tables(kept)[2]
+        summary = fill(kept, *arguments.page) if arguments.page else write_tables(kept)[1]
     except (OSError, ValueError, DamagedError) as error:
         print(f"eval.report: {error}", file=sys.stderr)
         return 2

@@ -59,11 +59,11 @@ def tables(folder: Path) -> list[bytes]:
 
 
 def test_tables_come_out_the_same(tmp_path: Path) -> None:
-    report.write(study(tmp_path / "study", "H1", "R1"))
+    report.report(study(tmp_path / "study", "H1", "R1"))
     kept = tmp_path / "kept"
     archive.add(tmp_path / "study", kept)
     assert len(load_results(kept)) == 2 * 3 * 11
-    report.write(kept)
+    report.report(kept)
     assert tables(kept) == tables(tmp_path / "study")
     page = (kept / "report.html").read_text()
     assert "By step: validation accuracy" in page
@@ -106,7 +106,7 @@ def test_cells_are_added_and_replaced_whole(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     archive.add(study(tmp_path / "first", "R1", "R2"), kept)
     archive.add(study(tmp_path / "second", "R2", "H1", mi=200, seeds=3), kept)
-    cells = {cell["cell"]: cell["arms"]["mi"] for cell in report.write(kept)["cells"]}
+    cells = {cell["cell"]: cell["arms"]["mi"] for cell in report.report(kept)["cells"]}
     assert list(cells) == ["H1", "R1", "R2"]
     assert [cells[name]["n_seeds"] for name in cells] == [3, 11, 3]
     assert cells["R2"]["steps_to_target"]["median"] == 200
@@ -132,12 +132,12 @@ def test_arms_join_those_of_the_same_cell(tmp_path: Path) -> None:
     archive.add(configured(tmp_path / "first", "none", "mi"), kept)
     archive.add(configured(tmp_path / "second", "lbe"), kept)
     archive.add(configured(tmp_path / "second", "lbe"), kept)
-    (cell,) = report.write(kept)["cells"]
+    (cell,) = report.report(kept)["cells"]
     assert {name: arm["n_seeds"] for name, arm in cell["arms"].items()} == {"none": 11, "mi": 11, "lbe": 11}
     record = json.loads((kept / "study.json").read_text())
     assert set(record["configuration"]["R1"]) == set(read_tuning(kept)["R1"]) == {"none", "mi", "lbe"}
     archive.add(configured(tmp_path / "other", "lbe", steps=900), kept)  # other settings: the cell is replaced
-    (cell,) = report.write(kept)["cells"]
+    (cell,) = report.report(kept)["cells"]
     assert list(cell["arms"]) == list(read_tuning(kept)["R1"]) == ["lbe"]
 
 
@@ -180,7 +180,7 @@ def test_a_study_goes_on_from_its_archive(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     archive.add(tmp_path / "more", kept)
     cells = {
-        of["cell"]: {arm: found["n_seeds"] for arm, found in of["arms"].items()} for of in report.write(kept)["cells"]
+        of["cell"]: {arm: found["n_seeds"] for arm, found in of["arms"].items()} for of in report.report(kept)["cells"]
     }
     assert cells == {"other": {"none": 1, "mi": 1}, "tiny": {"none": 2, "mi": 2}}
     made = json.loads((kept / "study.json").read_text())["made"]
@@ -234,7 +234,7 @@ def test_a_cell_at_a_given_rate_joins_tuned_ones(tmp_path: Path) -> None:
     archive.add(given, tmp_path / "kept")
     found = json.loads((tmp_path / "kept" / "study.json").read_text())["tuning"]
     assert (found["lrs"], found["steps"]) == ([1e-3], {"R1": 500})
-    assert [cell["cell"] for cell in report.write(tmp_path / "kept")["cells"]] == ["H1", "R1"]
+    assert [cell["cell"] for cell in report.report(tmp_path / "kept")["cells"]] == ["H1", "R1"]
 
 
 def test_a_cell_replaced_at_a_given_rate_loses_its_tuning(tmp_path: Path) -> None:

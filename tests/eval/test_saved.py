@@ -80,7 +80,7 @@ def test_the_summary_has_it_and_no_cells_of_the_other_budgets(tmp_path: Path) ->
         run["test_accuracy"] = line(1000 if run["arm"] == "none" else 1250, 1)[0]
     runs += [short(steps, seed, line(steps, 1)[0]) for steps in (600, 800) for seed in range(3)]
     write_study(tmp_path, runs)
-    summary = with_steps_saved(report.write(tmp_path), runs)
+    summary = with_steps_saved(report.report(tmp_path), runs)
     (cell,) = summary["cells"]
     assert cell["cell"] == "P1"
     assert cell["arms"]["mi"]["steps_saved"]["mean"] == pytest.approx(0.2)

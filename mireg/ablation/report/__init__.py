@@ -7,11 +7,11 @@ import sys
 from types import ModuleType
 
 from mireg.ablation.report.page import print_places
-from mireg.ablation.report.sources import report, show, write, write_tables
+from mireg.ablation.report.sources import report, show
 from mireg.ablation.report.summary import summarise
 from mireg.ablation.report.tables import print_table, tables
 
-__all__ = ["print_places", "print_table", "report", "show", "summarise", "tables", "write", "write_tables"]
+__all__ = ["print_places", "print_table", "report", "show", "summarise", "tables"]
 
 
 class _Callable(ModuleType):

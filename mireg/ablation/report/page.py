@@ -29,12 +29,6 @@ from mireg.ablation.storage.files import write_bytes, write_json
 from mireg.ablation.storage.provenance import RUNS
 
 
-def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write ``summary.json`` and ``report.md``."""
-    write_json(folder / "summary.json", summary)
-    write_bytes(folder / "report.md", as_markdown(summary).encode())
-
-
 def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str, Any], summary: dict[str, Any]) -> None:
     """Write a report into a folder; the record of the study is at the end of the page.
 
@@ -63,11 +57,12 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
         charts=charts,
         overviews=overviews(summary),
         settings={cell["cell"]: _settings(cell["cell"], results) for cell in cells},
-        command=study.get("report") or f"mireg report {folder}",
+        command=study["report"],
         study={key: value for key, value in study.items() if key not in ("study", "arms", "report")},
     )
     in_order = itertools.chain.from_iterable(itertools.chain(*of.values()) for of in runs.values())
     texts = {
+        "report.md": as_markdown(summary),
         "tables.tex": as_latex(summary),
         "runs.csv": as_csv(results, summary),
         "curves.csv": as_curves(list(in_order)),
@@ -75,7 +70,7 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
     }
     files = {name: text.encode() for name, text in texts.items()}
     files |= {f"{figures.FOLDER}/{name}": data for _, of_chart in drawn.values() for name, data in of_chart.items()}
-    write_summary(folder, summary)
+    write_json(folder / "summary.json", summary)
     for name, data in files.items():
         write_bytes(folder / name, data)
 

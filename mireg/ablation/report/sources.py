@@ -15,7 +15,7 @@ from rich.console import Console
 from mireg.ablation.arms import BASELINE
 from mireg.ablation.errors import UserError
 from mireg.ablation.report.curves import check_arms, read_curves
-from mireg.ablation.report.page import print_places, publish, write_summary
+from mireg.ablation.report.page import print_places, publish
 from mireg.ablation.report.summary import side_by_side, summarise
 from mireg.ablation.report.tables import print_table
 from mireg.ablation.storage.files import DamagedError, read_json, read_result
@@ -68,7 +68,7 @@ def report(
     """
     if not curves:
         raise UserError("no curves to report on: give a CSV file, records, or a folder of runs")
-    baseline, folder = baseline or BASELINE, destination(curves, out)
+    folder, compared = destination(curves, out), baseline or BASELINE
     studies: dict[str, list[dict[str, Any]]] = {}
     arms: list[str] = []
     for source in curves:
@@ -83,44 +83,23 @@ def report(
         else:
             studies[name] = read_curves(source, metric, mode, goal)
             arms += [run["arm"] for run in studies[name]]
-        check_arms(studies[name], baseline, paired=not record)
+        if baseline or not record:  # a study may have left the baseline out
+            check_arms(studies[name], compared, paired=not record)
     if len(studies) > 1:
         record, joined = {}, [_renamed(run, study) for study, results in studies.items() for run in results]
     else:
         (joined,) = studies.values()
     if record:
-        summary = summary_of(Path(curves[0]), joined, record, baseline)
+        summary = summary_of(Path(curves[0]), joined, record, compared)
     else:
-        summary = summarise(" and ".join(studies), joined, list(dict.fromkeys(arms)), baseline=baseline)
+        summary = summarise(" and ".join(studies), joined, list(dict.fromkeys(arms)), baseline=compared)
     if len(studies) > 1:
         summary["side_by_side"] = side_by_side(studies)
-    options = {"baseline": baseline, "goal": goal, "metric": metric, "mode": mode, "out": folder}
+    options = {"baseline": baseline, "goal": goal, "metric": metric, "mode": mode, "out": out}
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
     named = [shlex.quote(str(source)) if isinstance(source, str | Path) else "CURVES" for source in curves]
     publish(folder, joined, {**record, "report": " ".join(["mireg report", *named, *words])}, summary)
     return summary
-
-
-def write(folder: Path) -> dict[str, Any]:
-    """Write the report of a study's folder or archive into it, and return the summary.
-
-    :func:`mireg.ablation.report.page.publish` says what is written.
-
-    Raises:
-        FileNotFoundError: if the folder has no finished run.
-    """
-    results, study, summary = write_tables(folder)
-    publish(folder, results, study, summary)
-    return summary
-
-
-def write_tables(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """Write ``summary.json`` and ``report.md``, and return the runs, the study's record and the summary."""
-    results = load_results(folder)
-    study = read_json(folder / RECORD) or {"study": folder.name, "arms": []}
-    summary = summary_of(folder, results, study)
-    write_summary(folder, summary)
-    return results, study, summary
 
 
 def summary_of(
@@ -133,7 +112,7 @@ def summary_of(
 
 def show(folder: Path, console: Console) -> dict[str, Any]:
     """Write the report of a study's folder, print its tables and where it is, and return the summary."""
-    summary = write(folder)
+    summary = report(folder)
     print_table(summary, console)
     print_places(folder, console)
     return summary

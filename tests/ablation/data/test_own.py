@@ -135,7 +135,7 @@ def test_a_task_by_name(here: Path) -> None:
     assert inputs is targets
     with pytest.raises(UserError, match="task='ranking': choose from classification, regression"):
         load("mine:load", here, task="ranking")
-    with pytest.raises(UserError, match="mine:X is a Tensor: give a mireg.ablation.Task"):
+    with pytest.raises(UserError, match=r"mine:X is a Tensor: give a mireg\.ablation\.Task"):
         load("mine:load", here, task="mine:X")
 
 

@@ -219,7 +219,7 @@ def test_the_report_is_callable_from_the_face_of_the_package() -> None:
     face: Any = mireg.ablation.report
     with pytest.raises(UserError, match="no curves to report on"):
         face()
-    assert callable(face.write)
+    assert callable(face.show)
 
 
 def test_the_module_takes_the_same_options(

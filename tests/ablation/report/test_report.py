@@ -36,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in range(6)
     ]
     write_study(folder, runs)
-    report.write(folder)
+    report.report(folder)
     return folder
 
 
@@ -118,7 +118,7 @@ def test_a_smaller_loss_is_better(losses: list[dict[str, Any]], tmp_path: Path) 
     verdict = "mi ended at 1.425 test loss, none at 1.525 (-0.1 [-0.1, -0.1]): better."
     assert headline(cell) == verdict
     write_study(tmp_path, losses)
-    report.write(tmp_path)
+    report.report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "cell: test loss after 1000 steps" in page
     assert "After the last step: test loss" in page
@@ -181,7 +181,7 @@ def test_an_interval_does_not_leave_the_range_of_its_metric(metric: str, scale: 
 
 def test_the_page_names_arms_on_the_left_and_a_single_cell_once(tmp_path: Path) -> None:
     write_study(tmp_path, [result(arm, seed, 100) for arm in ("none", "mi") for seed in range(6)])
-    report.write(tmp_path)
+    report.report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert '<p class="verdict">mi reached' in page
     assert '<td class="name">mi</td>' in page
@@ -228,7 +228,7 @@ def test_the_main_table_fits_a_page_of_1280_pixels(tmp_path: Path) -> None:
     steps = {"none": 800, "target-shuffled": None, "deep-supervision": 100, "mi-label-free": 150}
     runs = [result(arm, seed, step) for arm, step in steps.items() for seed in range(6)]
     write_study(tmp_path, runs)
-    report.write(tmp_path)
+    report.report(tmp_path)
     with browser_page(viewport={"width": 1280, "height": 900}) as page:
         page.goto((tmp_path / "report.html").as_uri())
         keep_screenshot(page, "report-1280.png")
@@ -405,7 +405,7 @@ def test_a_large_study_stays_under_3_mb(tmp_path: Path) -> None:
     arms = ["none", "mi", "lbe"] + [f"arm-{i}" for i in range(12)]
     runs = [result("none", seed, 100, cell="R1", steps=6000) | {"arm": arm} for arm in arms for seed in range(2)]
     write_study(tmp_path, runs)
-    report.write(tmp_path)
+    report.report(tmp_path)
     assert 13 * (tmp_path / "report.html").stat().st_size < 3_000_000
 
 
@@ -413,7 +413,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     run = result("none", 0, None) | {"failure": None}
     run["spec"]["cell"]["model_options"] = {"activation": "<script>alert(1)</script>"}
     write_study(tmp_path, [run])
-    report.write(tmp_path)
+    report.report(tmp_path)
     assert "<script" not in (tmp_path / "report.html").read_text()
 
 

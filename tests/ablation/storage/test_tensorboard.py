@@ -58,7 +58,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         track(folder, arm, seed, reached) for arm, reached in (("none", None), ("mi-kde", 150)) for seed in range(2)
     ]
     write_study(folder, runs)
-    report.write(folder)
+    report.report(folder)
     return folder
 
 

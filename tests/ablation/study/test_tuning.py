@@ -206,7 +206,7 @@ class TestStudy:
         path = tuned / "runs/tiny/lbe/seed-11/result.json"
         text = path.read_bytes()
         path.unlink()
-        assert report.write(tuned)["cells"][0]["arms"]["lbe"]["n_seeds"] == 1
+        assert report.report(tuned)["cells"][0]["arms"]["lbe"]["n_seeds"] == 1
         path.write_bytes(text)
 
     @pytest.mark.parametrize(

@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mireg.ablation.data.dataset import PARTS
+from mireg.ablation.data.dataset import PARTS, Dataset
+from mireg.ablation.data.loaded import Loaded, graph
 from mireg.ablation.errors import UserError
+from mireg.ablation.tasks import classification
 
 
-@dataclass(frozen=True)
-class Graph:
-    """Nodes with features and classes, of which few are labelled for training.
+def load_graph(name: str, path: Path) -> Dataset:
+    """Load a graph from a NumPy archive (.npz) of integer arrays; the whole graph is the batch of each part.
 
-    Attributes:
-        features: (nodes, features) float32; each row sums to 1, or is 0.
-        adjacency: (nodes, nodes) sparse float32, see :func:`normalised_adjacency`.
-        labels: (nodes,) int64 classes.
-        train: (nodes,) bool, which nodes are used for training; ``validation`` and ``test`` likewise.
-    """
-
-    features: Tensor
-    adjacency: Tensor
-    labels: Tensor
-    train: Tensor
-    validation: Tensor
-    test: Tensor
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return int(self.labels.max()) + 1
-
-
-def load_graph(path: Path) -> Graph:
-    """Load a graph from a NumPy archive (.npz) of integer arrays.
+    The inputs are the features, (nodes, features) float32 whose rows sum to 1 or are 0, and the adjacency
+    (:func:`normalised_adjacency`); the targets are the classes, -100 for the nodes of other parts.
 
     ========================== =================================================================================
     ``feature_row``            the node of each nonzero feature
@@ -74,7 +54,11 @@ def load_graph(path: Path) -> Graph:
     if both := int((masks.sum(0) > 1).sum()):
         raise UserError(f"{path}: {both} nodes are in two of {', '.join(PARTS)}: keep the sets apart")
     features /= features.sum(1, keepdim=True).clamp_min(1)
-    return Graph(features, normalised_adjacency(arrays["edges"], nodes), arrays["label"], *masks)
+    inputs, labels = (features, normalised_adjacency(arrays["edges"], nodes)), arrays["label"]
+    parts = zip(PARTS, graph(inputs, labels, tuple(masks)), strict=True)
+    return Dataset(
+        name, classification(int(labels.max()) + 1), *(Loaded(batch, f"{name}: {of}") for of, batch in parts)
+    )
 
 
 def normalised_adjacency(edges: Tensor, nodes: int) -> Tensor:

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mireg.ablation.data.dataset import PARTS, Dataset, Samples, mean_and_std
+from mireg.ablation.data.dataset import Dataset, Samples, mean_and_std
 from mireg.ablation.data.folder import load_folder
 from mireg.ablation.data.graph_file import load_graph
-from mireg.ablation.data.loaded import Loaded, graph
 from mireg.ablation.data.text import load_text
 from mireg.ablation.errors import UserError
 from mireg.ablation.tasks import classification, regression
@@ -96,10 +95,7 @@ def _shakespeare(data_dir: Path, context: int) -> Dataset:
 def _cora(data_dir: Path) -> Dataset:
     """A citation graph of 2,708 papers in 7 classes, of which 140 are labelled for training (Yang et al., 2016)."""
     what = "the graph, as mireg.ablation.data.graph_file reads it"
-    found = load_graph(_there("cora", data_dir / "cora.npz", what))
-    parts = graph((found.features, found.adjacency), found.labels, (found.train, found.validation, found.test))
-    loaded = (Loaded(part, f"cora: {name}") for part, name in zip(parts, PARTS, strict=True))
-    return Dataset("cora", classification(found.classes), *loaded)
+    return load_graph("cora", _there("cora", data_dir / "cora.npz", what))
 
 
 def _there(name: str, path: Path, what: str) -> Path:

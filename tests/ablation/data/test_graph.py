@@ -32,17 +32,17 @@ def write(path: Path, **changes: Any) -> Path:
 
 
 def test_what_is_read(tmp_path: Path) -> None:
-    graph = load_graph(write(tmp_path))
-    assert graph.features.tolist() == [[0.5, 0, 0.5], [0, 1, 0], [0, 0, 0], [0, 0, 1]]
-    assert graph.labels.tolist() == [0, 1, 1, 2]
-    assert graph.classes == 3
-    assert graph.train.tolist() == [True, False, False, False]
-    assert graph.validation.tolist() == [False, False, True, False]
-    assert graph.test.tolist() == [False, True, False, True]
-    assert graph.adjacency.is_sparse
+    graph = load_graph("graph", write(tmp_path))
+    (features, adjacency), targets = graph.train.batch(slice(None))
+    assert features.tolist() == [[0.5, 0, 0.5], [0, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert graph.outputs == 3
+    assert targets.tolist() == [0, -100, -100, -100]
+    assert graph.validation.batch(slice(None))[1].tolist() == [-100, -100, 1, -100]
+    assert graph.final.batch(slice(None))[1].tolist() == [-100, 1, -100, 2]
+    assert adjacency.is_sparse
     half, sixth = 1 / 2, 6**-0.5
     wanted = [[half, sixth, 0, 0], [sixth, 1 / 3, sixth, 0], [0, sixth, half, 0], [0, 0, 0, 1]]
-    torch.testing.assert_close(graph.adjacency.to_dense(), torch.tensor(wanted))
+    torch.testing.assert_close(adjacency.to_dense(), torch.tensor(wanted))
 
 
 def test_a_pair_that_comes_twice_counts_once() -> None:
@@ -67,7 +67,7 @@ def test_a_pair_that_comes_twice_counts_once() -> None:
 def test_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = write(tmp_path, **changes)
     with pytest.raises(UserError) as error:
-        load_graph(path)
+        load_graph("graph", path)
     assert message in str(error.value)
     assert str(path) in str(error.value)
 
@@ -86,7 +86,7 @@ def test_unreadable(tmp_path: Path, content: bytes | None, message: str) -> None
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError) as error:
-        load_graph(path)
+        load_graph("graph", path)
     assert message in str(error.value)
     assert str(path) in str(error.value)
 
@@ -94,13 +94,13 @@ def test_unreadable(tmp_path: Path, content: bytes | None, message: str) -> None
 def test_a_missing_array(tmp_path: Path) -> None:
     np.savez(tmp_path / "graph.npz", label=np.array([0, 1]))
     with pytest.raises(UserError, match="has no array 'feature_row': it must have feature_row, feature_column"):
-        load_graph(tmp_path / "graph.npz")
+        load_graph("graph", tmp_path / "graph.npz")
 
 
 def test_a_single_array(tmp_path: Path) -> None:
     np.save(tmp_path / "graph.npy", np.array([0, 1]))
     with pytest.raises(UserError, match="give a NumPy archive"):
-        load_graph(tmp_path / "graph.npy")
+        load_graph("graph", tmp_path / "graph.npy")
 
 
 def test_cora_is_one_batch_whose_parts_are_told_by_its_targets(tmp_path: Path) -> None:

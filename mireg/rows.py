@@ -117,13 +117,15 @@ def choose_rows(
     target = target.detach().to(device)
     if target.is_sparse:
         target = target.to_dense()
-    if not target.is_floating_point() and not target.is_complex():
+    if target.is_complex():
+        raise TypeError("the target is complex: give its real and imaginary parts, torch.view_as_real(target)")
+    if not target.is_floating_point():
         target = target.long()  # what has the value -100 in a byte is a class
         target = target if ignore_index == IGNORED else target.masked_fill(target == ignore_index, IGNORED)
     places = math.prod(layers[-1].shape[2:])
     if target.ndim == 1 and len(target) != n and not target.is_floating_point() and len(target) == n * places:
         target = target.view(places, n).T if samples_second else target.view(n, places)
-    if target.ndim == 0 or len(target) != n or target.is_complex():
+    if target.ndim == 0 or len(target) != n:
         raise ValueError(_unfit(target, layers))
     kind = _kind(target, layers, outputs, look=step == 0 or device.type == "cpu")
     if kind == "classes":

@@ -279,7 +279,7 @@ class TestCounted:
         (torch.zeros(6, N, dtype=torch.long), ValueError, r"give target\.transpose\(0, 1\)"),
         (torch.zeros(8, dtype=torch.long), ValueError, r"a target for each of 8, .*target\[batch\]"),
         (torch.zeros(N + 1), ValueError, "give one class or row of values for each of the 64 samples"),
-        (torch.zeros(N, dtype=torch.complex64), ValueError, "give one class or row of values"),
+        (torch.zeros(N, dtype=torch.complex64), TypeError, "is complex: give its real and imaginary parts"),
     ],
     ids=name_of,
 )

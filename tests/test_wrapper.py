@@ -154,6 +154,14 @@ def test_wrapped_twice_or_not_at_all() -> None:
         mireg.wrap(lambda x: x)  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_scripted_module_is_refused() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    for made in (torch.jit.script(module), torch.jit.trace(module, torch.randn(8, 4))):
+        with pytest.raises(TypeError, match=r"scripted or traced .* wrap the module that it was made of"):
+            mireg.wrap(made)
+
+
 def test_a_weight_of_numpy() -> None:
     weight: Any = np.float32(4)
     assert mireg.wrap(network(), weight=weight).regularizer.weight(0) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from mireg.estimators.base import Estimator
@@ -33,6 +34,10 @@ def get(name: str, **options: Any) -> Estimator:
     """
     if name not in REGISTRY:
         raise ValueError(f"unknown estimator {name!r}: choose from {', '.join(names())}")
+    known = list(inspect.signature(REGISTRY[name]).parameters)
+    for option in options:
+        if option not in known:
+            raise ValueError(f"estimator {name!r} has no option {option!r}: it has {', '.join(known) or 'none'}")
     try:
         return REGISTRY[name](**options)
     except TypeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -63,12 +63,12 @@ class KDE(PairEstimator):
         shared_noise: float = 0.0,
     ) -> None:
         self.bandwidth: tuple[float, ...] | Literal["auto"]
-        if bandwidth == "auto":
-            self.bandwidth = "auto"
-        elif isinstance(bandwidth, str):
-            raise ValueError(f"bandwidth={bandwidth!r}: give a positive number, several, or 'auto'")
-        else:
-            self.bandwidth = (bandwidth,) if isinstance(bandwidth, int | float) else tuple(bandwidth)
+        self.bandwidth = "auto"
+        if bandwidth != "auto":
+            several = (bandwidth,) if isinstance(bandwidth, int | float) else bandwidth
+            if isinstance(several, str) or not isinstance(several, Iterable):
+                raise ValueError(f"bandwidth={bandwidth!r}: give a positive number, several, or 'auto'")
+            self.bandwidth = tuple(several)
             if not self.bandwidth or not all(math.isfinite(b) and b > 0 for b in self.bandwidth):
                 raise ValueError(f"bandwidth={bandwidth!r}: every bandwidth must be a positive number")
         check_noise(noise_floor=noise_floor, shared_noise=shared_noise)

@@ -338,8 +338,10 @@ def test_contract_names_are_registered() -> None:
 def test_unknown_estimator_and_option() -> None:
     with pytest.raises(ValueError, match=r"choose from binning, cka, gaussian"):
         estimators.get("mine")
-    with pytest.raises(ValueError, match=r"estimator 'kde'.*sigma"):
+    with pytest.raises(ValueError, match=r"estimator 'kde' has no option 'sigma': it has bandwidth, noise_floor"):
         estimators.get("kde", sigma=1.0)
+    with pytest.raises(ValueError, match="bandwidth=None: give a positive number, several, or 'auto'"):
+        estimators.get("kde", bandwidth=None)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ def run_study(
             these are checked before the first step.
         OSError: if a file cannot be written.
     """
-    runs, trials = study.runs(), {cell.name: study.tuning_runs(cell) for cell in study.cells}
+    runs, tuning = study.runs(), study.tuning_settings()
+    trials = {cell.name: study.tuning_runs(cell) for cell in study.cells}
     if isinstance(setup.train, Trainer):
         preflight(runs, setup.train, group)
     named = [name for cell in study.cells for name in (cell.model, cell.dataset, cell.task or "")]
@@ -69,7 +70,7 @@ def run_study(
         if group.writes:
             if fresh:
                 remove_results(setup.out)
-            for text in record_study(study, runs, setup.out, code, keep=keep):
+            for text in record_study(study.name, runs, tuning, setup.out, code, keep=keep):
                 tell(note(text))
         results = _Work(setup, execute, group, tell).perform(runs, trials)
         for cell, arms in unpaired(results).items():

@@ -12,7 +12,7 @@ from mireg.ablation.storage.files import read_json, write_json
 from mireg.ablation.storage.invocation import versions
 from mireg.ablation.storage.rates import TUNING
 from mireg.ablation.storage.settings import completed, differences, plain, refuse_changes, settings
-from mireg.ablation.study.config import RunSpec, Study
+from mireg.ablation.study.config import RunSpec
 
 RECORD = "study.json"
 
@@ -21,13 +21,20 @@ RUNS = "runs"
 
 
 def record_study(
-    study: Study, runs: Sequence[RunSpec], out: Path, code: Mapping[str, str], *, keep: bool = False
+    name: str,
+    runs: Sequence[RunSpec],
+    tuning: dict[str, Any],
+    out: Path,
+    code: Mapping[str, str],
+    *,
+    keep: bool = False,
 ) -> list[str]:
     """Record the study, with all settings resolved, in its folder; a later call may add cells, arms and seeds.
 
     Args:
-        study: the study.
+        name: name of the study.
         runs: its runs.
+        tuning: how their learning rates are chosen (:meth:`mireg.ablation.study.config.Study.tuning_settings`).
         out: its folder.
         code: digests of the user's code (:func:`mireg.ablation.fingerprint.fingerprint`).
         keep: keep results of code that has changed since.
@@ -43,25 +50,24 @@ def record_study(
     if not _is_record(record):
         if (out / RECORD).exists():
             notes.append(f"{out / RECORD} is damaged or of an earlier version: it is written anew")
-        record = {"study": study.name, "arms": [], "seeds": [], "configuration": {}, "invocations": []}
-    if record["study"] != study.name:
-        raise UserError(f"{out} holds the study {record['study']!r}, not {study.name!r}: give another --out")
+        record = {"study": name, "arms": [], "seeds": [], "configuration": {}, "invocations": []}
+    if record["study"] != name:
+        raise UserError(f"{out} holds the study {record['study']!r}, not {name!r}: give another --out")
     configuration = record["configuration"]
-    tuning, before = plain(study.tuning_settings()), record.get("tuning", {})
+    tuning, before, tuned = plain(tuning), record.get("tuning", {}), set(tuning.get("steps", ()))
     if configuration:
         if before and tuning:  # cells and arms may be added
             before, tuning = completed(before, tuning), completed(tuning, before)
         refuse_changes(f"the tuning in {out}", before, tuning)
-    cells = {cell.name: cell for cell in study.cells}
     for spec in runs:
         arms = configuration.setdefault(spec.cell.name, {})
         chosen = settings(spec.as_dict())
-        if study.is_tuned(cells[spec.cell.name]):
+        if spec.cell.name in tuned:
             del chosen["cell"]["lr"]  # not chosen yet
         refuse_changes(f"{spec.cell.name}/{spec.arm} in {out}", arms.setdefault(spec.arm, chosen), chosen)
     known = record.get("code", {})
-    has_results = any(True for name in ("result.json", "checkpoint.pt") for _ in out.rglob(name))
-    changed = [name for name in code if has_results and known.get(name, code[name]) != code[name]]
+    has_results = any(True for file in ("result.json", "checkpoint.pt") for _ in out.rglob(file))
+    changed = [part for part in code if has_results and known.get(part, code[part]) != code[part]]
     if changed and not keep:
         raise UserError(
             f"{out} holds results of other code ({', '.join(changed)} changed): begin again with --fresh "
@@ -72,8 +78,8 @@ def record_study(
         if moved := differences(earlier["versions"], now):
             notes.append(f"packages changed since the last time ({'; '.join(moved)}): results may differ in the end")
     record |= {
-        "arms": list(dict.fromkeys([*record["arms"], *study.all_arms])),
-        "seeds": sorted({*record["seeds"], *study.seed_numbers}),
+        "arms": list(dict.fromkeys([*record["arms"], *(spec.arm for spec in runs)])),
+        "seeds": sorted({*record["seeds"], *(spec.seed for spec in runs)}),
         "tuning": tuning,
         "code": {**known, **code},
         "changed_code": sorted({*record.get("changed_code", []), *changed}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,20 @@ def draw_figure(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def card(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The table of an estimator's card, as lines of Markdown: a task a row, its largest samples first."""
+    """The table of an estimator's card, as lines of Markdown: a task a row, its largest samples first; and the cost."""
     sizes = sorted({row["n"] for row in rows}, reverse=True)
     of = {(row["task"], row["n"]): row for row in rows}
     body = [
         [task, f"{true:.3f}", *(cell(of[task, n]) if (task, n) in of else "" for n in sizes)]
         for task, true in {row["task"]: row["true"] for row in rows}.items()
     ]
-    return markdown(of_rows(("task", "true MI", *(f"n = {n}" for n in sizes)), body), " ---: ")
+    cost = "; ".join(f"n = {n}: {1000 * median(row['seconds'] for row in rows if row['n'] == n):.3g}" for n in sizes)
+    head, line, *lines = markdown(of_rows(("task", "true MI", *(f"n = {n}" for n in sizes)), body), " ---: ")
+    return [
+        *(head, line.replace("|---|", "| --- |"), *lines),
+        "",
+        f"Median milliseconds for one estimate without gradient, one thread: {cost}.",
+    ]
 
 
 def cell(row: dict[str, Any]) -> str:

@@ -1,9 +1,10 @@
 """Train with and without the term, paired by seed.
 
 :func:`compare` takes a custom training loop; :class:`Study` and :func:`run_study` are the base of the command line.
-Subpackages, each of which imports only those before it:
+Its parts, each of which imports only those before it:
 
-- ``setting``: what a user can set, as fields; ``errors``, ``events``
+- ``errors``, ``events``
+- ``setting``: what a user can set, as fields; ``user_code``, ``fingerprint``: a user's own code; ``random_state``
 - ``tasks``: losses, metrics and the outputs that a network needs
 - ``arms``: the compared arms; ``data``: data sets
 - ``study``: cells, arms and seeds, the metric, named studies, the choice of learning rates
@@ -11,7 +12,7 @@ Subpackages, each of which imports only those before it:
 - ``training``: a single run, of the built-in loop or a user's own
 - ``report``: the results of a study
 - ``execution``: many runs, in this process, in workers or on Ray
-- ``command``: the command line
+- ``command``: the command line; ``comparison``: :func:`compare`
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def _study(
 def _failure(results: Sequence[Mapping[str, Any]]) -> Exception:
     """The first error, itself if it was raised in this process; its text or a note names all the runs that failed."""
     text = "; ".join(f"{each['cell']}/{each['arm']}/seed-{each['seed']}: {each['failure']}" for each in results)
-    text += "; finished runs are kept, and the same call continues"
+    text += "; finished runs are kept: the same call continues, with keep=True once your code has changed"
     error: Exception | None = results[0]["error"]
     if error is None:
         return RuntimeError(text)

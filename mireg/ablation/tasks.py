@@ -139,6 +139,9 @@ TASKS: dict[str, Callable[[int], Task]] = {
 }
 """Tasks by name, as functions of the number of outputs."""
 
+OF_VALUES = (regression,)
+"""Those whose targets are values, even where a loader gives integers: as many outputs as a sample has values."""
+
 
 def named_task(name: str) -> Task | Callable[[int], Task]:
     """A task of :data:`TASKS`, which needs a number of outputs, or one of the user's own, ``package.module:TASK``."""

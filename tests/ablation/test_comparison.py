@@ -195,7 +195,8 @@ def unwrapped(run: Run) -> None:
 def test_an_error_is_named_and_what_is_finished_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         compare(fails, seeds=1, out=tmp_path)
-    note = "fails/mi/seed-0: ZeroDivisionError: division by zero; finished runs are kept, and the same call continues"
+    note = "fails/mi/seed-0: ZeroDivisionError: division by zero; finished runs are kept: "
+    note += "the same call continues, with keep=True once your code has changed"
     assert raised.value.__notes__ == [note]
     with pytest.raises(RuntimeError, match=f"^{re.escape(note)}$"):
         compare(fails, seeds=1, out=tmp_path, workers=2)

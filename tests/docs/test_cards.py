@@ -32,10 +32,11 @@ def test_tables_are_those_of_the_truth_table(card: Path) -> None:
 
 def test_the_table_of_a_card_is_printed() -> None:
     of_one = [row for row in ROWS if row["estimator"] == "gaussian"]
-    table = {line.replace("|---|", "| --- |") for line in card(of_one)}
-    assert {
-        line for line in (DOCS / "estimators" / "gaussian.md").read_text().splitlines() if line.startswith("| ")
-    } <= table
+    lines = (DOCS / "estimators" / "gaussian.md").read_text().splitlines()
+    written, printed = {line for line in lines if line.startswith("| ")}, card(of_one)
+    assert len(written) > 20
+    assert written <= set(printed)
+    assert printed[-1].startswith("Median milliseconds for one estimate without gradient, one thread: n = 5000: 0.")
 
 
 def test_every_estimator_has_a_card_that_is_listed() -> None:

@@ -68,12 +68,11 @@ def arm(name: str) -> Arm:
     if ":" not in name:
         choices = ", ".join([*ARMS, "package.module:Arm"])
         raise UserError(f"unknown arm {name!r}{nearest(name, ARMS)}: choose from {choices}")
-    return own_arm(name)
+    return arm_of(name, import_name(name))
 
 
-def own_arm(name: str) -> Arm:
-    """Import an arm: an :class:`Arm`, a :class:`LossTerm`, or a function or class whose parameters tell what it is."""
-    found = import_name(name)
+def arm_of(name: str, found: Any) -> Arm:
+    """An arm of a function or class: an :class:`Arm`, a :class:`LossTerm`, or one whose parameters tell what it is."""
     if isinstance(found, Arm):
         return found
     about = (inspect.getdoc(found) or name).partition("\n")[0]

@@ -27,11 +27,14 @@ def print_list(console: Console, catalogue: Catalogue) -> None:
         for name, study in catalogue.presets.items()
         if all(cell.model in catalogue.names for cell in study.cells)
     }
-    tasks = {name: (inspect.getdoc(task) or "").partition("\n")[0] for name, task in TASKS.items()}
+    datasets, tasks = (
+        {name: (inspect.getdoc(make) or "").partition("\n")[0] for name, make in known.items()}
+        for known in (data.DATASETS, TASKS)
+    )
     arms = {name: arm.about for name, arm in ARMS.items()}
     for title, names in {
         "presets": presets,
-        "datasets": {**dict.fromkeys(data.DATASETS, ""), **data.FORMS},
+        "datasets": {**datasets, **data.FORMS},
         "models": {**{name: _written(catalogue.options(name)) for name in catalogue.names}, **networks.FORMS},
         "tasks": {**tasks, "package.module:TASK": "your own"},
         "arms": {**arms, "package.module:Arm": "your own, see docs/tasks.md"},

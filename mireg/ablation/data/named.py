@@ -29,7 +29,8 @@ SYSTEM_FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Folders where a Linux distribution's package installs a data set."""
 
 
-def _digits() -> Dataset:
+def _digits(data_dir: Path, context: int) -> Dataset:
+    """1,797 grey images of digits, 8 x 8 pixels, 10 classes; comes with scikit-learn."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -39,8 +40,8 @@ def _digits() -> Dataset:
     return _images("digits", (images[:1400], labels[:1400]), (images[1400:], labels[1400:]), validation=200)
 
 
-def _diabetes() -> Dataset:
-    """442 patients: 10 measurements, and the disease progression a year later, standardised."""
+def _diabetes(data_dir: Path, context: int) -> Dataset:
+    """442 patients: 10 measurements, and the disease progression a year later, standardised; with scikit-learn."""
     from sklearn.datasets import load_diabetes
 
     bunch = load_diabetes()
@@ -49,6 +50,16 @@ def _diabetes() -> Dataset:
     columns = (columns - columns[:282].mean(0)) / columns[:282].std(0)
     parts = torch.from_numpy(columns).float().split([282, 80, 80])
     return Dataset("diabetes", regression(1), *(Samples(part[:, :10], part[:, 10:]) for part in parts))
+
+
+def _fashion_mnist(data_dir: Path, context: int) -> Dataset:
+    """70,000 grey images of clothes, 28 x 28 pixels, 10 classes."""
+    return _mnist_family("fashion-mnist", "FashionMNIST", data_dir)
+
+
+def _mnist(data_dir: Path, context: int) -> Dataset:
+    """70,000 grey images of digits, 28 x 28 pixels, 10 classes."""
+    return _mnist_family("mnist", "MNIST", data_dir)
 
 
 def _mnist_family(name: str, torchvision_name: str, data_dir: Path) -> Dataset:
@@ -67,8 +78,8 @@ def _idx_folder(name: str, torchvision_name: str, data_dir: Path) -> Path:
     return raw
 
 
-def _cifar10(data_dir: Path) -> Dataset:
-    """Load CIFAR-10 from image folders, ``cifar10/train`` and ``cifar10/test``, or from its Python version."""
+def _cifar10(data_dir: Path, context: int) -> Dataset:
+    """60,000 colour images, 32 x 32 pixels, 10 classes; also as image folders, cifar10/train and cifar10/test."""
     from torchvision.datasets import CIFAR10
 
     if (data_dir / "cifar10" / "train").is_dir():
@@ -88,12 +99,13 @@ def _cifar10(data_dir: Path) -> Dataset:
 
 
 def _shakespeare(data_dir: Path, context: int) -> Dataset:
+    """The plays, 1.1 million characters: the next character of each."""
     what = "the plays, as plain text (those of the char-rnn examples, 1.1 million characters)"
     return load_text("shakespeare", _there("shakespeare", data_dir / "shakespeare.txt", what), context)
 
 
-def _cora(data_dir: Path) -> Dataset:
-    """A citation graph of 2,708 papers in 7 classes, of which 140 are labelled for training (Yang et al., 2016)."""
+def _cora(data_dir: Path, context: int) -> Dataset:
+    """A citation graph: 2,708 papers, 7 classes, 140 of them labelled for training (Yang et al., 2016)."""
     what = "the graph, as mireg.ablation.data.graph_file reads it"
     return load_graph("cora", _there("cora", data_dir / "cora.npz", what))
 
@@ -155,12 +167,12 @@ def _images(name: str, train: Pair, test: Pair, validation: int) -> Dataset:
 
 
 DATASETS: dict[str, Callable[[Path, int], Dataset]] = {
-    "digits": lambda data_dir, context: _digits(),
-    "fashion-mnist": lambda data_dir, context: _mnist_family("fashion-mnist", "FashionMNIST", data_dir),
-    "mnist": lambda data_dir, context: _mnist_family("mnist", "MNIST", data_dir),
-    "cifar10": lambda data_dir, context: _cifar10(data_dir),
-    "diabetes": lambda data_dir, context: _diabetes(),
-    "cora": lambda data_dir, context: _cora(data_dir),
-    "shakespeare": lambda data_dir, context: _shakespeare(data_dir, context),
+    "digits": _digits,
+    "fashion-mnist": _fashion_mnist,
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+    "diabetes": _diabetes,
+    "cora": _cora,
+    "shakespeare": _shakespeare,
 }
-"""Loaders by name, functions of the data folder and the context length."""
+"""Loaders by name, functions of the data folder and, for texts, of the number of characters in a sample."""

@@ -53,7 +53,7 @@ def load_own(name: str, task: str | None = None) -> Dataset:
     if rebuilds:  # a part may be the inputs alone
         parts = [(part, part) if isinstance(part, Tensor | np.ndarray) else part for part in parts]
     samples = [_samples(f"{name}: {part}", value) for part, value in zip(PARTS, parts, strict=False)]
-    if own == tasks.regression:  # integers may be values, too
+    if own in tasks.OF_VALUES:
         samples = [replace(part, targets=part.targets.float().reshape(len(part), -1)) for part in samples]
     _check_alike(name, samples)
     if not isinstance(own, Task):
@@ -217,7 +217,7 @@ def _outputs(task: Callable[[int], Task], inputs: Any, targets: Tensor) -> int:
     """Number of outputs that a network needs for these samples."""
     if task == tasks.reconstruction:
         return math.prod(inputs.shape[1:])
-    if task in (tasks.regression, tasks.multi_label):
+    if task in (*tasks.OF_VALUES, tasks.multi_label):
         return math.prod(targets.shape[1:])
     tokens = (inputs, targets) if task == tasks.next_token else (targets,)
     return max(int(part.max()) for part in tokens) + 1

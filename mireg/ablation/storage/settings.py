@@ -23,7 +23,9 @@ def settings(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def refuse_changes(where: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise an error that lists every setting that differs from those of existing results, if any does."""
     if changed := differences(old, new):
-        raise UserError(f"{where} has other settings ({'; '.join(changed)}): go back to those, or give another --out")
+        raise UserError(
+            f"{where} has other settings ({'; '.join(changed)}): go back to those, give another --out, or --fresh"
+        )
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

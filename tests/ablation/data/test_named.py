@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 
-from mireg.ablation.data import load
+from mireg.ablation.data import DATASETS, load
 from mireg.ablation.errors import UserError
 from tests.ablation.data.test_folder import fill
 
@@ -20,6 +21,11 @@ def test_diabetes_is_standardised_by_its_training_part(tmp_path: Path) -> None:
     for part in data.train.batch(slice(None)):
         torch.testing.assert_close(part.mean(0), torch.zeros(part.shape[1]), atol=1e-5, rtol=0)
         torch.testing.assert_close(part.std(0, correction=0), torch.ones(part.shape[1]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_data_set_says_what_it_is(name: str) -> None:
+    assert (inspect.getdoc(DATASETS[name]) or "").partition("\n")[0].endswith(".")
 
 
 def test_cifar10_may_be_a_folder_of_images(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, one_hot
 INPUT_PART = 0.5  # of what layers keep of the input, beside the target's part
 RIDGE, SHARED_NOISE, FLOOR, TINY = 0.1, 0.1, 1e-7, 1e-20
 PROJECTIONS, SEED, CERTAIN, CLEAR, MEMORY, TURN_GROWS = 16, 5, 1.0, 0.05, 0.9, 25
-SMALLEST_RATIO, LARGEST_RATIO, RISE, FALL = 1e-3, 3.0, 0.1, 0.005
+FIRST_RATIO, SMALLEST_RATIO, LARGEST_RATIO, RISE, FALL = 0.1, 1e-3, 3.0, 0.1, 0.005
 
 
 def usable_information(layer: Tensor, about: Tensor, noise: float) -> Tensor:
@@ -76,7 +76,7 @@ class Reward:
             reward = {i: value + seen * known[i] for i, value in reward.items()}
         total: Tensor = turns * sum(reward[i] for i in used if 0 < i < last) + reward[last]
 
-        m = SMALLEST_RATIO if self.m is None else self.m
+        m = FIRST_RATIO if self.m is None else self.m
         of_last = factor[last] + seen
         if of_last > 0:  # else it has lost nothing, and its gradient says nothing
             (by_task,) = torch.autograd.grad(task, layers[-1], retain_graph=True)

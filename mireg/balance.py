@@ -16,6 +16,10 @@ from mireg.layers import Layout
 LARGEST_RATIO, SMALLEST_RATIO = 3.0, 1e-3
 """Bounds on the ratio of gradients, which is unbounded in a dead network, whose last layer knows nothing yet."""
 
+FIRST_RATIO = 0.1
+"""m in the first step, which knows no ratio yet. A dead graph network starts only after a strong first step, and at 1 it
+delays a text classifier (docs/notebook.md)."""
+
 RISE, FALL = 0.1, 0.005
 """Rates of the running mean of the ratio, per use of the term. It rises quickly and falls slowly: a network that has
 just started to learn still needs it."""
@@ -25,8 +29,7 @@ class Balance:
     """A running mean of ``|d task / d T_L| / |d I_L / d T_L|`` at the last layer T_L, from 0.001 to 3.
 
     Hooks on T_L read both gradients during the normal backward pass, so no second one is needed; the ratio of a step
-    takes effect at the next step. It starts at the first ratio. Until then m is 0.001: at 1, the first gradient of the
-    term can be a hundred times the task's, which Adam's second moment then remembers.
+    takes effect at the next step. It starts at the first ratio; until then m is 0.1.
 
     Args:
         exchange: whether the ranks of data-parallel training use the same ratio, from the sums of their squared norms.
@@ -58,7 +61,7 @@ class Balance:
         before = torch.full_like(ratio, torch.nan) if self.ratio is None else self.ratio.to(device)
         moved = before + torch.where(ratio > before, RISE, FALL) * (ratio - before)
         self.ratio = torch.where(ranks > 0, torch.where(before.isnan(), ratio, moved), before)
-        return self.ratio.nan_to_num(SMALLEST_RATIO)
+        return self.ratio.nan_to_num(FIRST_RATIO)
 
     def watch(self, source: Tensor, branch: Tensor, layout: Layout, factor: Tensor) -> None:
         """Read the gradients of the task and of the term at the last layer in the coming backward pass.

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 import mireg
 from mireg import estimators
 from mireg.ablation.arms.reward import Shuffled
-from mireg.balance import LARGEST_RATIO, SMALLEST_RATIO
+from mireg.balance import FIRST_RATIO, LARGEST_RATIO, SMALLEST_RATIO
 from mireg.kept import projected, share_lost
 from mireg.layers import Taps
 from mireg.schedules import Constant
@@ -77,7 +77,7 @@ class TestTargets:
         assert (term.ndim, term.dtype) == (0, torch.float32)
         assert list(model.mi_terms()) == ["input→1", "input→3", "input→target", "1→target", "3→target"]
         assert torch.isfinite(values(model)).all()
-        assert term.item() == pytest.approx(-SMALLEST_RATIO * reward(model), rel=1e-5)  # the input can't be taught
+        assert term.item() == pytest.approx(-FIRST_RATIO * reward(model), rel=1e-5)  # the input can't be taught
         term.backward()
         assert all(p.grad.isfinite().all() and p.grad.any() for p in net[:4].parameters())
 
@@ -157,9 +157,13 @@ class TestTargets:
         model.mi_loss(pixels).backward()
         assert model.mi_terms()["input→target"] > 0.2
 
-    @pytest.mark.parametrize(
-        "target", [torch.zeros(N - 1, dtype=torch.long), torch.zeros(()), torch.zeros(5, 2), torch.zeros(N) + 0j]
-    )
+    def test_one_of_another_type_is_named(self) -> None:
+        model = mireg.wrap(network(), weight=1.0)
+        model(batch()[0])
+        with pytest.raises(TypeError, match="complex: give its real and imaginary parts"):
+            model.mi_loss(torch.zeros(N) + 0j)
+
+    @pytest.mark.parametrize("target", [torch.zeros(N - 1, dtype=torch.long), torch.zeros(()), torch.zeros(5, 2)])
     def test_one_that_does_not_fit_names_both_shapes(self, target: Tensor) -> None:
         model = mireg.wrap(network(), weight=1.0)
         model(batch()[0])
@@ -331,7 +335,7 @@ class TestBalance:
             model(x)
             return -model.mi_loss(y).item() / reward(model)
 
-        assert m(task, 1.0) == pytest.approx(SMALLEST_RATIO)  # as before the first pass
+        assert m(task, 1.0) == pytest.approx(FIRST_RATIO)  # as before the first pass
         assert m(4.0, 16.0) == pytest.approx(0.5)
         assert m(task, 1.0) == pytest.approx(0.5)
         assert m(0.0, 0.0) == pytest.approx(0.5)

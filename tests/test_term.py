@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 import mireg
 from mireg import estimators
 from mireg.ablation.arms.reward import Shuffled
-from mireg.balance import SMALLEST_RATIO
+from mireg.balance import FIRST_RATIO
 from mireg.kept import CLEAR, MEMORY, Kept, projected, share_lost
 from mireg.schedules import Constant
 from mireg.term import FEWEST_ROWS, INPUT_PART, PER_POSITION
@@ -115,9 +115,7 @@ def test_value(supervised: bool) -> None:
         reward = regularizer.estimator.about(rows, y) + INPUT_PART * lost.square() * about_input
     else:
         reward = INPUT_PART * lost.square() * about_input
-    torch.testing.assert_close(
-        found, -SMALLEST_RATIO * reward[1:].mean()
-    )  # nothing is known of the task's gradient yet
+    torch.testing.assert_close(found, -FIRST_RATIO * reward[1:].mean())  # nothing is known of the task's gradient yet
     assert list(regularizer.terms) == [f"0→{k}" for k in (1, 2, 3)] + [f"{k}→target" for k in range(4) if supervised]
 
 

@@ -17,7 +17,7 @@ LARGEST_RATIO, SMALLEST_RATIO = 3.0, 1e-3
 """Bounds on the ratio of gradients, which is unbounded in a dead network, whose last layer knows nothing yet."""
 
 FIRST_RATIO = 0.1
-"""m in the first step, which knows no ratio yet. A dead graph network starts only after a strong first step, and at 1 it
+"""m in the first step, which knows no ratio yet. A dead graph network starts only after a strong first step; at 1 it
 delays a text classifier (docs/notebook.md)."""
 
 RISE, FALL = 0.1, 0.005

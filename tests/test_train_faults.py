@@ -23,6 +23,7 @@ import train
 from mireg.ablation import report
 from mireg.ablation.data import named
 from mireg.ablation.execution import job, local
+from mireg.ablation.report import sources
 from mireg.ablation.storage.lock import locked
 
 TINY = [
@@ -40,7 +41,7 @@ TINY = [
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take longer than these studies."""
-    monkeypatch.setattr(report, "write", lambda out: {"cells": []})
+    monkeypatch.setattr(sources, "report", lambda out: {"cells": []})
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def _saved_figure(cells: Sequence[dict[str, Any]], look: Mapping[str, figures.Li
 
 def _save(path: Path, figure: Figure) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, transparent=True)
+    figure.savefig(buffer, format="png", dpi=100, transparent=True)
     write_bytes(path, buffer.getvalue())
 
 

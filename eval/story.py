@@ -33,7 +33,7 @@ NETWORKS = {
 }
 """Cells of the table, in order."""
 
-SHORT = ("N1", "N2", "N3", "N4", "N5", "N5s", "N6", "R3", "P1", "P3")
+SHORT = ("N1", "N2", "N3", "N4", "N5", "N6", "P7", "R3", "P1", "P3")
 """Those of the shorter table."""
 
 COLUMNS = ("network, and its goal", "plain", "`mi_loss(y)`", "`mi_loss()`", "remedy", "deep supervision", "control")

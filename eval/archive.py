@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mireg.ablation.report.sources import ARCHIVE, load_results, read_lines
+from mireg.ablation.storage.changes import differences
 from mireg.ablation.storage.files import read_json, write_bytes, write_json, write_result
 from mireg.ablation.storage.provenance import RECORD, RUNS
 from mireg.ablation.storage.rates import TUNING, read_tuning
-from mireg.ablation.storage.settings import differences
 from mireg.ablation.study.metric import Metric
 
 KEPT = ("step", "seconds", "step_ms")

@@ -470,9 +470,12 @@ def wrap(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"wrap() takes a torch.nn.Module, not {type(module).__name__}")
-    if isinstance(module, torch.jit.ScriptModule):
-        raise TypeError("a scripted or traced module lets nobody see its layers: wrap the module that it was made of")
     for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise TypeError(
+                f"{name or 'the network'} is scripted or traced and lets nobody see its layers: wrap the module that "
+                "it was made of"
+            )
         if isinstance(part, MIRegularized):
             raise TypeError(f"{name or 'the network'} is wrapped already: call unwrap() first")
     if isinstance(module, nn.DataParallel):

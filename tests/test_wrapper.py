@@ -160,6 +160,8 @@ def test_a_scripted_module_is_refused() -> None:
     for made in (torch.jit.script(module), torch.jit.trace(module, torch.randn(8, 4))):
         with pytest.raises(TypeError, match=r"scripted or traced .* wrap the module that it was made of"):
             mireg.wrap(made)
+        with pytest.raises(TypeError, match=r"^1 is scripted or traced"):
+            mireg.wrap(nn.Sequential(nn.Linear(4, 4), made))
 
 
 def test_a_weight_of_numpy() -> None:

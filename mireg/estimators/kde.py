@@ -62,8 +62,7 @@ class KDE(PairEstimator):
         noise_floor: float = 1e-5,
         shared_noise: float = 0.0,
     ) -> None:
-        self.bandwidth: tuple[float, ...] | Literal["auto"]
-        self.bandwidth = "auto"
+        self.bandwidth: tuple[float, ...] | Literal["auto"] = "auto"
         if bandwidth != "auto":
             several = (bandwidth,) if isinstance(bandwidth, int | float) else bandwidth
             if isinstance(several, str) or not isinstance(several, Iterable):

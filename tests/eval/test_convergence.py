@@ -15,7 +15,7 @@ from mireg.ablation.command.arguments import parse
 from mireg.ablation.command.request import chosen_study
 from mireg.ablation.report.sources import load_results
 from mireg.ablation.report.summary import summarise
-from mireg.ablation.storage.settings import settings
+from mireg.ablation.storage.changes import settings
 from mireg.ablation.study.config import Cell
 from tests.ablation.report.synthetic import result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,12 @@ def print_list(console: Console, catalogue: Catalogue) -> None:
         for name, study in catalogue.presets.items()
         if all(cell.model in catalogue.names for cell in study.cells)
     }
-    datasets, tasks = (
-        {name: (inspect.getdoc(make) or "").partition("\n")[0] for name, make in known.items()}
-        for known in (data.DATASETS, TASKS)
-    )
     arms = {name: arm.about for name, arm in ARMS.items()}
     for title, names in {
         "presets": presets,
-        "datasets": {**datasets, **data.FORMS},
+        "datasets": {**_first_lines(data.DATASETS), **data.FORMS},
         "models": {**{name: _written(catalogue.options(name)) for name in catalogue.names}, **networks.FORMS},
-        "tasks": {**tasks, "package.module:TASK": "your own"},
+        "tasks": {**_first_lines(TASKS), "package.module:TASK": "your own"},
         "arms": {**arms, "package.module:Arm": "your own, see docs/tasks.md"},
         "estimators": {name: estimators.REGISTRY[name].measures for name in estimators.names()},
     }.items():
@@ -44,6 +41,11 @@ def print_list(console: Console, catalogue: Catalogue) -> None:
             console.print(f"[bold]{title}[/bold]")
         for name, text in names.items():
             console.print(f"  {name:<24} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _first_lines(makers: Mapping[str, Callable[..., Any]]) -> dict[str, str]:
+    """The first line of the docstring of each function."""
+    return {name: (inspect.getdoc(make) or "").partition("\n")[0] for name, make in makers.items()}
 
 
 def config_text(arguments: Arguments, study: Study, out: Path, catalogue: Catalogue) -> str:

@@ -14,12 +14,12 @@ from mireg.ablation.events import EventHandler, note
 from mireg.ablation.execution.job import Execute, Setup
 from mireg.ablation.execution.preflight import preflight
 from mireg.ablation.fingerprint import fingerprint
+from mireg.ablation.storage.changes import refuse_changes, settings
 from mireg.ablation.storage.files import DamagedError, read_result
 from mireg.ablation.storage.invocation import record_invocation
 from mireg.ablation.storage.lock import locked
 from mireg.ablation.storage.provenance import RECORD, record_study, remove_results
 from mireg.ablation.storage.rates import read_tuning, write_tuning
-from mireg.ablation.storage.settings import refuse_changes, settings
 from mireg.ablation.study.config import RunSpec, Study
 from mireg.ablation.study.pairing import unpaired
 from mireg.ablation.study.tuning import choose

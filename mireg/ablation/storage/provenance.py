@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mireg.ablation.errors import UserError
+from mireg.ablation.storage.changes import completed, differences, plain, refuse_changes, settings
 from mireg.ablation.storage.files import read_json, write_json
 from mireg.ablation.storage.invocation import versions
 from mireg.ablation.storage.rates import TUNING
-from mireg.ablation.storage.settings import completed, differences, plain, refuse_changes, settings
 from mireg.ablation.study.config import RunSpec
 
 RECORD = "study.json"

@@ -129,7 +129,7 @@ class Cell:
             raise UserError(f"context={self.model_options['context']!r}: give a whole number") from None
 
     @property
-    def steps_of_tuning(self) -> int:
+    def tuning_budget(self) -> int:
         """Budget of a tuning run."""
         return min(self.steps, self.tuning_steps or self.steps)
 
@@ -286,7 +286,7 @@ class Study:
             return []
         return [
             RunSpec(
-                replace(cell.as_trained(arm), steps=cell.steps_of_tuning, lr=lr, arm_lr={}),
+                replace(cell.as_trained(arm), steps=cell.tuning_budget, lr=lr, arm_lr={}),
                 arm,
                 seed,
                 self.term,
@@ -301,7 +301,7 @@ class Study:
         """The grid, its seeds and, by cell, the budget of a tuning run and any separate grid; empty without tuning."""
         if self.tuning is None:
             return {}
-        steps = {cell.name: cell.steps_of_tuning for cell in self.cells if self.is_tuned(cell)}
+        steps = {cell.name: cell.tuning_budget for cell in self.cells if self.is_tuned(cell)}
         own: dict[str, dict[str, tuple[float, ...]]] = {}
         for cell in self.cells:
             rates = {arm: self.lrs_of(cell, arm) for arm in self.arms_of(cell)}

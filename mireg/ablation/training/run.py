@@ -18,8 +18,8 @@ from mireg.ablation.arms import ARMS, BASELINE, LossTerm, arm
 from mireg.ablation.errors import Stopped, UserError, nearest
 from mireg.ablation.events import EventHandler, ShouldStop, note
 from mireg.ablation.random_state import random_state, seed_everything, set_random_state
+from mireg.ablation.storage.changes import plain, refuse_changes, settings
 from mireg.ablation.storage.files import DamagedError, is_plain, read_tensors, write_result, write_tensors
-from mireg.ablation.storage.settings import plain, refuse_changes, settings
 from mireg.ablation.storage.tensorboard import Tracker
 from mireg.ablation.study.config import RunSpec
 from mireg.ablation.study.metric import to_target

@@ -216,7 +216,8 @@ class MIRegularized(nn.Module):
         It took one if the weights changed. Their versions say so, unless it is fused or writes to ``weight.data``; then
         their norms do. After a backward pass whose gradients are gone, it is taken to have made a step.
         """
-        trained, versions, norms = self._trained(), self._summed_versions(), None
+        trained, norms = self._trained(), None
+        versions = sum(p._version for p in trained)
         same = versions == self._versions
         if same and self._unused == 0:  # after a backward pass
             same = any(p.grad is not None for p in trained)

@@ -27,7 +27,7 @@ REMEDIES = ("batchnorm", "residual", "he", "orthogonal", "lsuv")
 ESTIMATORS = ("mi-kde", "mi-binning", "kde-shuffled", "binning-shuffled")
 """The term with other estimators, without a target, and their controls."""
 
-PUBLISHED = ("layersync", "dispersive", "sigreg", "intermediate-loss")
+PUBLISHED = ("layersync", "dispersive", "sigreg")
 """Terms that others published, beside ``lbe``."""
 
 NATURAL = (*TERM, "mi-label-free", "target-shuffled", "deep-supervision")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mireg import estimators
-from mireg.ablation.arms.deep_supervision import DeepSupervision, IntermediateLoss
+from mireg.ablation.arms.deep_supervision import DeepSupervision
 from mireg.ablation.arms.dispersive import DispersiveLoss
 from mireg.ablation.arms.layersync import LayerSync
 from mireg.ablation.arms.lbe import LayerwiseBatchEntropy
@@ -135,7 +135,6 @@ ARMS: dict[str, Arm] = {
     ),
     "last-layer": _rewards(DEFAULT, "the term at the last hidden layer alone", last=True),
     "deep-supervision": Arm("baseline: a linear head with the task's loss at every layer", DeepSupervision),
-    "intermediate-loss": Arm("baseline: such a head at the middle layer (Lee & Watanabe, 2021)", IntermediateLoss),
     "lbe": Arm("baseline: layerwise batch entropy (Peer et al., 2022)", LayerwiseBatchEntropy),
     "layersync": Arm("baseline: an early layer aligned with a later one (Haghighi et al., 2026)", LayerSync),
     "dispersive": Arm("baseline: the samples of an early layer pushed apart (Wang & He, 2025)", DispersiveLoss),

@@ -16,11 +16,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from mireg import estimators
 from mireg.ablation.arms import ARMS
-from mireg.ablation.report.statistics import performance_profile
 from mireg.ablation.report.summary import step_ms
 from mireg.ablation.report.text import metric_name
 from mireg.ablation.study.metric import Metric, to_target
@@ -158,8 +157,7 @@ def _charts(cell: dict[str, Any], runs: Runs, look: Look) -> Iterator[Chart]:
         yield _with_legend("reached", caption, lambda axes: _survival(axes, cell, runs, look), rows, for_papers=True)
     for arm, of_arm in runs.items():
         if any(point.get("rewarded") for run in of_arm for point in run["curve"]):
-            caption = f"What the term of {arm} rewards, by step, median over seeds, "
-            caption += "of layers from the input to the output"
+            caption = f"What the term of {arm} rewards, by step, median over seeds, of layers from input to output"
             yield _with_legend(f"rewarded-{arm}", caption, partial(_rewarded, runs=of_arm), LAYERS)
     informed = {arm: of for arm, of in runs.items() if all(point.get("mi") for run in of for point in run["curve"])}
     for name in dict.fromkeys(_estimator(of, "mi") for of in informed.values()):  # an axis has one unit
@@ -229,50 +227,16 @@ def _range(values: Sequence[float | None]) -> str:
     return " to ".join(dict.fromkeys(f"{end(known):.2f}" for end in (min, max))) if known else "not measured"
 
 
-def profile_charts(cells: Sequence[dict[str, Any]], look: Look) -> list[Chart]:
-    """The performance profile over several cells, if any arm reaches the goal of one."""
-    arms = len(performance_profile(cells))
-    caption = (
-        "Performance profile: the number of cells that an arm solves within so many times the steps of the fastest "
-        "arm; behind its name, how many it solves of those in which it ran, of the cells that any arm solves"
-    )
-    chart = _with_legend("profile", caption, lambda axes: draw_profile(axes, cells, look), arms, for_papers=True)
-    return [chart] if len(cells) > 1 and arms else []
-
-
-def draw_profile(axes: Axes, cells: Sequence[dict[str, Any]], look: Look) -> None:
-    """Draw the performance profile over the cells of a summary that any arm solves.
-
-    The height is a number of cells, so that an arm that ran in few cells is not above one that solves many.
-    """
-    profile = performance_profile(cells)
-    solved = {arm: [ratio for ratio in ratios if math.isfinite(ratio)] for arm, ratios in profile.items()}
-    end = 1.25 * max(itertools.chain(*solved.values()), default=1.0)
-    for arm in sorted(profile, key=lambda arm: (-len(solved[arm]), -len(profile[arm]))):
-        label = f"{arm} ({len(solved[arm])} of {len(profile[arm])})"
-        _steps(axes, 1, solved[arm], end, 1, label, look[arm])
-    axes.set_xscale("log", subs=[])
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="steps to the goal, over the fastest arm's", ylabel="cells solved", xlim=(0.97, end))
-    axes.set_ylim(bottom=0)
-
-
 def _survival(axes: Axes, cell: dict[str, Any], runs: Runs, look: Look) -> None:
     """Draw the share of seeds that have reached the goal by step."""
     for arm, of_arm in runs.items():
         points = [to_target(run["curve"], cell["target"], Metric.of(cell)) for run in of_arm]
         steps = sorted(point["step"] for point in points if point is not None)
+        share = np.arange(len(steps) + 1) / len(of_arm)
         label = f"{arm} ({len(steps)} of {len(of_arm)})"
-        _steps(axes, 0, steps, cell["budget_steps"], len(of_arm), label, look[arm])
+        at = [0, *steps, cell["budget_steps"]]
+        axes.step(at, [0, *share[1:], share[-1]], where="post", label=label, **look[arm])
     axes.set(xlabel="training step", ylabel="share of seeds", ylim=(-0.02, 1.04), xlim=(0, cell["budget_steps"]))
-
-
-def _steps(axes: Axes, start: float, at: list[float], end: float, whole: int, label: str, line: Line) -> None:
-    """Draw how many of a whole are there, rising by one at each place."""
-    count = np.arange(len(at) + 1) / whole
-    axes.step([start, *at, end], [0, *count[1:], count[-1]], where="post", label=label, **line)
 
 
 def draw_metric(axes: Axes, cell: dict[str, Any], runs: Runs, look: Look) -> None:

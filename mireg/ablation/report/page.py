@@ -39,9 +39,7 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
     runs = {cell["cell"]: figures.runs_of(cell, results) for cell in cells}
     look = figures.lines(list(dict.fromkeys(arm for cell in cells for arm in cell["arms"])))
     charts = {cell["cell"]: figures.cell_charts(cell, runs[cell["cell"]], look) for cell in cells}
-    overall = figures.profile_charts(cells, look)
-    every = itertools.chain(overall, *charts.values())
-    drawn = {chart.name: figures.drawn(chart) for chart in every}
+    drawn = {chart.name: figures.drawn(chart) for of in charts.values() for chart in of}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -53,7 +51,6 @@ def publish(folder: Path, results: Sequence[dict[str, Any]], study: Mapping[str,
         runs=folder / RUNS if (folder / RUNS).exists() else None,
         heading=heading(summary),
         caution=caution(summary),
-        overall=overall,
         charts=charts,
         overviews=overviews(summary),
         settings={cell["cell"]: _settings(cell["cell"], results) for cell in cells},

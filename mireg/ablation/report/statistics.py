@@ -114,30 +114,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def performance_profile(cells: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """Ratio of each arm's median steps to the goal to the fastest arm's, in every cell of a summary in which it ran.
-
-    Increasing, and infinite without a median; cells that no arm solves are left out. The share of these that is at most
-    tau, plotted over tau, is the performance profile.
-
-    Source: Dolan & Moré, Benchmarking optimization software with performance profiles, Mathematical
-    Programming 91, 2002.
-
-    >>> def cell(**steps):
-    ...     return {"arms": {arm: {"steps_to_target": {"median": median}} for arm, median in steps.items()}}
-    >>> performance_profile([cell(none=None, mi=100), cell(none=50, mi=100)])
-    {'none': [1.0, inf], 'mi': [1.0, 2.0]}
-    """
-    profile: dict[str, list[float]] = {}
-    for cell in cells:
-        medians = {name: arm["steps_to_target"]["median"] or math.inf for name, arm in cell["arms"].items()}
-        best = min(medians.values())
-        for name, steps in medians.items():
-            if math.isfinite(best):
-                profile.setdefault(name, []).append(steps / best)
-    return {name: sorted(ratios) for name, ratios in profile.items()}
-
-
 def student(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and half the width of its Student interval."""
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)

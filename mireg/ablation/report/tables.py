@@ -136,11 +136,11 @@ def _test(cell: dict[str, Any], versus: dict[str, Any]) -> list[str]:
 
 
 def _tuning(summary: dict[str, Any]) -> Overview:
+    """A row per cell and arm, the rate that was taken in bold as in Markdown."""
     about = (
         "Median steps to the goal of the tuning runs at each learning rate, and the mean of their validation metric at "
         "the end; the rate in bold was taken."
     )
-    """A row per cell and arm, the rate that was taken in bold as in Markdown."""
     tuning, chosen = summary.get("tuning", {}), summary.get("tuned", {})
     rates = sorted({lr for arms in tuning.values() for tried in arms.values() for lr in tried}, key=float)
     rows = []

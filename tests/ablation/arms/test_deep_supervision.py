@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import models
 from mireg.ablation.arms import Term
-from mireg.ablation.arms.deep_supervision import DeepSupervision, IntermediateLoss, Standardise
+from mireg.ablation.arms.deep_supervision import DeepSupervision, Standardise
 from tests.ablation.arms.small import X, Y, added_by, hidden, network, reached
 
 
@@ -46,27 +46,8 @@ def test_deep_supervision_by_hand() -> None:
     assert reached(term, module) == [True] * 3
 
 
-def test_the_intermediate_loss_by_hand() -> None:
-    term = IntermediateLoss(module := network(4), Term(), X[:2])
-    w, b = term.parameters()
-    task = cross_entropy(module(X), Y)
-    intermediate = cross_entropy(Standardise()(hidden(module)[1]) @ w.T + b, Y)
-    for _ in range(2):  # a constant weight
-        assert (task + added_by(term)).item() == pytest.approx((0.7 * task + 0.3 * intermediate).item(), rel=1e-5)
-    assert list(term.values()) == ["layers.1"]
-
-
-def test_the_intermediate_loss_reaches_the_layers_below_its_head() -> None:
-    term = IntermediateLoss(module := network(4), Term(), X[:2])
-    term.model(X)
-    added = term(torch.zeros(()), Y)
-    added.backward()
-    assert [layer[0].weight.grad is not None for layer in module.layers] == [True, True, False, False]
-
-
-@pytest.mark.parametrize("kind", [DeepSupervision, IntermediateLoss])
-def test_it_resumes(kind: Any) -> None:
-    term, resumed = (kind(network(4), Term(decay_steps=10), X[:2]) for _ in range(2))
+def test_it_resumes() -> None:
+    term, resumed = (DeepSupervision(network(4), Term(decay_steps=10), X[:2]) for _ in range(2))
     with torch.no_grad():
         term.parameters()[0].add_(1)
     added_by(term)

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -333,7 +332,7 @@ def test_charts_are_small_and_their_ticks_whole() -> None:
 
 def test_the_main_charts_are_files_legible_on_white_and_black(study: Path) -> None:
     names = {path.name for path in (study / "figures").iterdir()}
-    charts = ("profile", "R1-accuracy", "R1-reached", "R2-accuracy", "R2-reached")
+    charts = ("R1-accuracy", "R1-reached", "R2-accuracy", "R2-reached")
     assert names == {f"{chart}.{form}" for chart in charts for form in ("png", "svg", "pdf")}
     assert (study / "figures" / "R1-accuracy.pdf").read_bytes().startswith(b"%PDF")
     svg = (study / "figures" / "R1-accuracy.svg").read_text()
@@ -342,16 +341,6 @@ def test_the_main_charts_are_files_legible_on_white_and_black(study: Path) -> No
     with Image.open(study / "figures" / "R1-accuracy.png") as picture:
         assert picture.convert("RGBA").getchannel("A").getpixel((0, 0)) == 0
         assert picture.height < 700  # a screen
-
-
-def test_an_arm_of_few_cells_is_not_above_one_that_solves_many() -> None:
-    runs = [result(arm, seed, step, cell=cell) for cell in ("A", "B", "C") for seed in range(2)
-            for arm, step in (("none", 800), ("mi", 100), ("he", 50)) if arm != "he" or cell == "A"]  # fmt: skip
-    cells = summarise("study", runs)["cells"]
-    axes = Figure().subplots()
-    figures.draw_profile(axes, cells, figures.lines(["none", "mi", "he"]))
-    heights = {line.get_label(): np.max(line.get_ydata()) for line in axes.lines}
-    assert heights == {"none (3 of 3)": 3, "mi (3 of 3)": 3, "he (1 of 1)": 1}
 
 
 def informed(arm: str, **estimates: dict[str, Any]) -> dict[str, Any]:
@@ -444,7 +433,7 @@ def test_page_in_a_browser(study: Path, scheme: str, device: str, width: int) ->
         page.on("request", lambda request: requests.append(request.url))
         page.goto((study / "report.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
-        assert page.locator("figure svg").count() == 2 * 6 + 1
+        assert page.locator("figure svg").count() == 2 * 6
         assert page.locator("figure svg").first.bounding_box()["width"] > 300
         ink, paper = page.evaluate(
             "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"

@@ -34,8 +34,9 @@ def get(name: str, **options: Any) -> Estimator:
     """
     if name not in REGISTRY:
         raise ValueError(f"unknown estimator {name!r}: choose from {', '.join(names())}")
-    known = list(inspect.signature(REGISTRY[name]).parameters)
-    for option in options:
+    parameters = inspect.signature(REGISTRY[name]).parameters
+    known = [key for key, of in parameters.items() if of.kind is not of.VAR_KEYWORD]
+    for option in options if len(known) == len(parameters) else ():
         if option not in known:
             raise ValueError(f"estimator {name!r} has no option {option!r}: it has {', '.join(known) or 'none'}")
     try:

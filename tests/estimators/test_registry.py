@@ -344,6 +344,17 @@ def test_unknown_estimator_and_option() -> None:
         estimators.get("kde", bandwidth=None)
 
 
+def test_an_estimator_may_pass_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wide(estimators.KDE):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(bandwidth=2.0, **options)
+
+    monkeypatch.setitem(estimators.REGISTRY, "wide", Wide)
+    assert vars(estimators.get("wide", shared_noise=0.5))["shared_noise"] == 0.5
+    with pytest.raises(ValueError, match=r"estimator 'wide': .* unexpected keyword argument 'sigma'"):
+        estimators.get("wide", sigma=1.0)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

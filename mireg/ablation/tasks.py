@@ -129,7 +129,10 @@ def reconstruction(outputs: int) -> Task:
     return Task("reconstruction", loss, {LOSS: (loss, "min")}, outputs, target=lambda targets: targets.flatten(1))
 
 
-TASKS: dict[str, Callable[[int], Task]] = {
+TaskFactory = Callable[[int], Task]
+"""Makes a task for a number of outputs."""
+
+TASKS: dict[str, TaskFactory] = {
     "classification": classification,
     "regression": regression,
     "next-token": next_token,
@@ -143,7 +146,7 @@ OF_VALUES = (regression,)
 """Those whose targets are values, even where a loader gives integers: as many outputs as a sample has values."""
 
 
-def named_task(name: str) -> Task | Callable[[int], Task]:
+def named_task(name: str) -> Task | TaskFactory:
     """A task of :data:`TASKS`, which needs a number of outputs, or one of the user's own, ``package.module:TASK``."""
     if ":" not in name:
         check("task", name, name in TASKS, f"choose from {', '.join(TASKS)}, or package.module:TASK")

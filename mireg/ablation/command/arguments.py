@@ -102,12 +102,12 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, program: str, lists: str = "store") -> None:
         super().__init__(
-            prog=program,
             description=inspect.getdoc(Arguments),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
+        self.prog = program
         self.how: dict[str, dict[str, Any]] = {}
         for kind in KINDS:
             hints = typing.get_type_hints(kind)

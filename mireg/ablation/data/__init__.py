@@ -9,9 +9,11 @@ from mireg.ablation.data.dataset import Batch, Dataset, Samples, Split, Windows,
 from mireg.ablation.data.folder import load_folder
 from mireg.ablation.data.loaded import Loaded, graph, samples_in
 from mireg.ablation.data.named import DATASETS
-from mireg.ablation.data.own import load_own, with_task
+from mireg.ablation.data.own import load_own
 from mireg.ablation.data.text import load_text
 from mireg.ablation.errors import UserError, nearest
+from mireg.ablation.tasks import named_task
+from mireg.ablation.user_code import import_name
 
 __all__ = [
     "CONTEXT",
@@ -63,13 +65,15 @@ def load(name: str, data_dir: Path, context: int = CONTEXT, task: str | None = N
     if not is_dataset(name):
         choices = ", ".join([*DATASETS, *FORMS])
         raise UserError(f"unknown dataset {name!r}{nearest(name, DATASETS)}: choose from {choices}")
+    wanted = named_task(task) if task else None
     kind, _, path = name.partition(":")
+    if name not in DATASETS and kind not in ("folder", "text"):
+        loader = import_name(name)
+        return load_own(name, loader, wanted)
     if name in DATASETS:
         data = DATASETS[name](data_dir, context)
     elif kind == "folder":
         data = load_folder(name, Path(path).expanduser())
-    elif kind == "text":
-        data = load_text(name, Path(path).expanduser(), context)
     else:
-        return load_own(name, task)
-    return with_task(data, task) if task else data
+        data = load_text(name, Path(path).expanduser(), context)
+    return data.with_task(wanted) if wanted else data

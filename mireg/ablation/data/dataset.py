@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mireg.ablation.tasks import Task, arguments
+from mireg.ablation.errors import UserError
+from mireg.ablation.tasks import Task, TaskFactory, arguments, reconstruction
 
 PARTS = ("train", "validation", "test")
 
@@ -155,6 +157,16 @@ class Dataset:
     def final(self) -> Split:
         """The data for the final metric."""
         return self.validation if self.test is None else self.test
+
+    def with_task(self, task: Task | TaskFactory) -> Dataset:
+        """The same samples for another task, if they suit it."""
+        if task == reconstruction:
+            parts = [self.train, self.validation, self.final]
+            if not all(isinstance(part, Samples) for part in parts):
+                raise UserError(f"task 'reconstruction' needs samples in memory, and {self.name} has none")
+            inputs = (replace(part, targets=None) for part in parts)  # type: ignore[type-var]
+            return Dataset(self.name, reconstruction(math.prod(self.input_shape)), *inputs)
+        return replace(self, task=task if isinstance(task, Task) else task(self.outputs))
 
     def to(self, device: torch.device) -> Dataset:
         """The same data set on a device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,23 +17,21 @@ from mireg.ablation import tasks
 from mireg.ablation.data.dataset import PARTS, Dataset, Samples, mean_and_std
 from mireg.ablation.data.loaded import Loaded
 from mireg.ablation.errors import UserError, one_line
-from mireg.ablation.tasks import Task, arguments, named_task
-from mireg.ablation.user_code import blame, import_name
+from mireg.ablation.tasks import Task, TaskFactory, arguments
+from mireg.ablation.user_code import blame
 
 
-def load_own(name: str, task: str | None = None) -> Dataset:
+def load_own(name: str, loader: Any, task: Task | TaskFactory | None = None) -> Dataset:
     """Call the function ``package.module:loader`` and check its data.
 
     It takes no argument and returns a tuple of the training part, the validation part and, if there is one, the test
     part, and behind these, optionally, a :class:`Task`. A part is a ``torch.utils.data.Dataset`` of (input, target)
-    pairs, tensors or arrays (inputs, targets), or batches: a DataLoader or a list. Without a ``task``, the name of one,
-    it is the loader's, or inferred from the targets, as described in docs/tasks.md.
+    pairs, tensors or arrays (inputs, targets), or batches: a DataLoader or a list. Without a ``task``, it is the
+    loader's, or inferred from the targets, as described in docs/tasks.md.
 
     Raises:
-        UserError: if the function is missing or fails, or its data are unsuitable for training.
+        UserError: if it is no function or fails, or its data are unsuitable for training.
     """
-    asked = named_task(task) if task else None
-    loader = import_name(name)
     if not callable(loader):
         raise UserError(f"{name}: {type(loader).__name__} is not a function")
     try:
@@ -46,7 +44,7 @@ def load_own(name: str, task: str | None = None) -> Dataset:
         raise UserError(
             f"{name} returned {_described(found)}: return a tuple (train, validation) or (train, validation, test)"
         )
-    own = asked or returned
+    own = task or returned
     if any(_is_loaded(part) for part in parts):
         return _of_batches(name, parts, own)
     rebuilds = own == tasks.reconstruction or (isinstance(own, Task) and own.name == "reconstruction")
@@ -63,18 +61,6 @@ def load_own(name: str, task: str | None = None) -> Dataset:
     return Dataset(name, own, *_standardised(samples))
 
 
-def with_task(data: Dataset, name: str) -> Dataset:
-    """A data set of this package with another task, if its samples suit it."""
-    task = named_task(name)
-    if task == tasks.reconstruction:
-        parts = [data.train, data.validation, data.final]
-        if not all(isinstance(part, Samples) for part in parts):
-            raise UserError(f"task {name!r} needs samples in memory, and {data.name} has windows of a text")
-        inputs = (replace(part, targets=None) for part in parts)  # type: ignore[type-var]
-        return Dataset(data.name, tasks.reconstruction(math.prod(data.input_shape)), *inputs)
-    return replace(data, task=task if isinstance(task, Task) else task(data.outputs))
-
-
 def _is_loaded(part: Any) -> bool:
     """Whether a part consists of batches, not of samples."""
     if isinstance(part, list):
@@ -82,7 +68,7 @@ def _is_loaded(part: Any) -> bool:
     return isinstance(part, Iterable) and not isinstance(part, tuple | TorchDataset | Tensor | np.ndarray)
 
 
-def _of_batches(name: str, parts: list[Any], task: Task | Callable[[int], Task] | None) -> Dataset:
+def _of_batches(name: str, parts: list[Any], task: Task | TaskFactory | None) -> Dataset:
     loaded = [Loaded(part, f"{name}: {where}") for where, part in zip(PARTS, parts, strict=False) if _is_loaded(part)]
     if len(loaded) < len(parts):
         raise UserError(f"{name}: one part consists of batches, another does not: give all parts in one form")
@@ -128,13 +114,11 @@ def _standardised(parts: list[Samples]) -> list[Samples]:
     scales = [mean_and_std(x) if x.dtype == torch.uint8 else (0.0, 1.0) for x in arguments(parts[0].inputs)]
     if len(scales) == 1:
         return [replace(part, mean=scales[0][0], std=scales[0][1]) for part in parts]
+    return [replace(part, inputs=tuple(map(_scaled, part.inputs, scales))) for part in parts]  # each by its own
 
-    def scaled(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # each by its own scale
-        return tuple(
-            (x.float() - m) / s if x.dtype == torch.uint8 else x for x, (m, s) in zip(inputs, scales, strict=True)
-        )
 
-    return [replace(part, inputs=scaled(part.inputs)) for part in parts]
+def _scaled(x: Tensor, scale: tuple[float, float]) -> Tensor:
+    return (x.float() - scale[0]) / scale[1] if x.dtype == torch.uint8 else x
 
 
 def _read_through(where: str, dataset: TorchDataset[Any]) -> tuple[Tensor, ...]:
@@ -179,7 +163,7 @@ def _check_alike(name: str, parts: list[Samples]) -> None:
                     )
 
 
-def _inferred(name: str, parts: list[Samples], task: Callable[[int], Task] | None) -> Task:
+def _inferred(name: str, parts: list[Samples], task: TaskFactory | None) -> Task:
     """The task that the targets tell, with the number of outputs that a network needs."""
     inputs, targets = arguments(parts[0].inputs)[0], parts[0].targets
     if not isinstance(targets, Tensor):
@@ -196,7 +180,7 @@ def _inferred(name: str, parts: list[Samples], task: Callable[[int], Task] | Non
     return task(max(_outputs(task, arguments(part.inputs)[0], part.targets) for part in parts))
 
 
-def _natural(name: str, inputs: Tensor, targets: Tensor) -> Callable[[int], Task]:
+def _natural(name: str, inputs: Tensor, targets: Tensor) -> TaskFactory:
     if targets.ndim == 2 and (targets.is_floating_point() or targets.dtype == torch.bool):
         return tasks.regression if targets.is_floating_point() else tasks.multi_label
     if not targets.is_floating_point():
@@ -213,7 +197,7 @@ def _natural(name: str, inputs: Tensor, targets: Tensor) -> Callable[[int], Task
     )
 
 
-def _outputs(task: Callable[[int], Task], inputs: Any, targets: Tensor) -> int:
+def _outputs(task: TaskFactory, inputs: Any, targets: Tensor) -> int:
     """Number of outputs that a network needs for these samples."""
     if task == tasks.reconstruction:
         return math.prod(inputs.shape[1:])

@@ -72,6 +72,7 @@ def _check_builds(spec: RunSpec, trainer: Trainer, dataset: Dataset) -> None:
     with torch.random.fork_rng(devices=[]):
         try:
             network = arm(spec.arm).initialised(trainer.build(cell, dataset), inputs)
+            _check_training(network, dataset, spec)
             with torch.no_grad():
                 check_outputs(dataset.task, network.eval()(*arguments(inputs)), targets)
             value = evaluate(network, few, spec)[metric.validation]
@@ -83,7 +84,6 @@ def _check_builds(spec: RunSpec, trainer: Trainer, dataset: Dataset) -> None:
                     f"{cell.name}: goal={goal!r}: the untrained network is at {cell.metric} {value:.4g} already; "
                     f"give a {better} one"
                 )
-            _check_training(network, dataset, spec)
         except UserError:
             raise
         except (ValueError, RuntimeError, MemoryError, OverflowError) as error:  # our own checks, or torch's on sizes

@@ -112,8 +112,7 @@ class Cell:
         _check_arms(self.arms)
         if self.seeds is not None:
             _check_seeds(self.seeds)
-        if self.tuning_steps is not None:
-            check("tuning_steps", self.tuning_steps, self.tuning_steps >= 1, "give at least 1")
+        check("tuning_steps", self.tuning_steps, self.tuning_steps is None or self.tuning_steps >= 1, "give at least 1")
 
     @property
     def measured(self) -> Metric:
@@ -159,11 +158,9 @@ class Loop(Cell):
         _check_name("name", self.name)
         _check_goal(self)
         Metric(self.metric, self.mode or MODES.get(self.metric, ""))
-        if self.metric in MODES and self.mode not in (None, MODES[self.metric]):
-            raise UserError(
-                f"mode={self.mode!r}: {self.metric} has mode {MODES[self.metric]!r}; give it, or another name to the "
-                "metric"
-            )
+        own = MODES.get(self.metric, self.mode)
+        remedy = f"{self.metric} has mode {own!r}; give it, or another name to the metric"
+        check("mode", self.mode, self.mode in (None, own), remedy)
 
     def as_trained(self, name: str) -> Loop:
         """The loop itself, which does what the arm asks."""
@@ -302,12 +299,11 @@ class Study:
         if self.tuning is None:
             return {}
         steps = {cell.name: cell.tuning_budget for cell in self.cells if self.is_tuned(cell)}
-        own: dict[str, dict[str, tuple[float, ...]]] = {}
-        for cell in self.cells:
-            rates = {arm: self.lrs_of(cell, arm) for arm in self.arms_of(cell)}
-            if other := {arm: lrs for arm, lrs in rates.items() if lrs != self.tuning.lrs}:
-                own[cell.name] = other
-        return {**asdict(self.tuning), "steps": steps, "lrs_of": own}
+        own = {
+            cell.name: {arm: lrs for arm in self.arms_of(cell) if (lrs := self.lrs_of(cell, arm)) != self.tuning.lrs}
+            for cell in self.cells
+        }
+        return {**asdict(self.tuning), "steps": steps, "lrs_of": {name: of for name, of in own.items() if of}}
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,8 @@ def is_foreign(name: str) -> bool:
 
 def build_cell(cell: Cell, dataset: Dataset, package: str) -> nn.Module:
     """Build the network of a cell: an external one, or one that a package of networks knows."""
-    make = build if is_foreign(cell.model) else importlib.import_module(package).build
-    network: nn.Module = make(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
-    return network
+    make: Callable[..., nn.Module] = build if is_foreign(cell.model) else importlib.import_module(package).build
+    return make(cell.model, cell.model_options, dataset.input_shape, dataset.outputs)
 
 
 def build(name: str, options: Mapping[str, Any], input_shape: tuple[int, ...], outputs: int) -> nn.Module:

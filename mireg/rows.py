@@ -109,19 +109,7 @@ def choose_rows(
     if target is None:
         chosen = None if n <= samples else _labelled(torch.ones(n, dtype=torch.bool, device=device), samples, step)
         return Rows(_pooled(read, chosen))
-    if not isinstance(target, Tensor):
-        raise TypeError(
-            f"the target is a {type(target).__name__}: give the tensor of classes or values in it, or "
-            "torch.as_tensor(target); without a target, call mi_loss()"
-        )
-    target = target.detach().to(device)
-    if target.is_sparse:
-        target = target.to_dense()
-    if target.is_complex():
-        raise TypeError("the target is complex: give its real and imaginary parts, torch.view_as_real(target)")
-    if not target.is_floating_point():
-        target = target.long()  # what has the value -100 in a byte is a class
-        target = target if ignore_index == IGNORED else target.masked_fill(target == ignore_index, IGNORED)
+    target = _checked(target, device, ignore_index)
     places = math.prod(layers[-1].shape[2:])
     if target.ndim == 1 and len(target) != n and not target.is_floating_point() and len(target) == n * places:
         target = target.view(places, n).T if samples_second else target.view(n, places)
@@ -152,6 +140,24 @@ def choose_rows(
     if kind == "classes per position":
         return Rows(matrices, target.flatten(1)[sample, place], kind)
     return Rows(matrices, target.flatten(2)[sample, :, place], kind)
+
+
+def _checked(target: object, device: torch.device, ignore_index: int) -> Tensor:
+    """A target as a dense tensor on a device, its integers as int64 with :data:`IGNORED` for those to skip."""
+    if not isinstance(target, Tensor):
+        raise TypeError(
+            f"the target is a {type(target).__name__}: give the tensor of classes or values in it, or "
+            "torch.as_tensor(target); without a target, call mi_loss()"
+        )
+    target = target.detach().to(device)
+    if target.is_sparse:
+        target = target.to_dense()
+    if target.is_complex():
+        raise TypeError("the target is complex: give its real and imaginary parts, torch.view_as_real(target)")
+    if not target.is_floating_point():
+        target = target.long()  # what has the value -100 in a byte is a class
+        target = target if ignore_index == IGNORED else target.masked_fill(target == ignore_index, IGNORED)
+    return target
 
 
 def output_for(shapes: Sequence[torch.Size], target: Tensor | None) -> torch.Size | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from PIL import Image
 
 from eval import forecast, overview, saved, story
 from eval.bar import MET, NOT_MET, NOT_RUN, UNDEFINED, lines
@@ -156,9 +157,11 @@ def _saved_figure(cells: Sequence[dict[str, Any]], look: Mapping[str, figures.Li
 
 
 def _save(path: Path, figure: Figure) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, transparent=True)
-    write_bytes(path, buffer.getvalue())
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=140, transparent=True)
+    # A palette looks the same, and takes a quarter of the bytes.
+    Image.open(buffer).quantize(256, Image.Quantize.FASTOCTREE).save(small, "png", optimize=True)
+    write_bytes(path, small.getvalue())
 
 
 def relative(folder: Path, page: Path) -> str:

@@ -19,8 +19,8 @@ class MIRegularization(Callback):
 
     The network is wrapped while ``fit`` runs and unwrapped afterwards; the keys of its checkpoints do not change. Each
     ``fit`` starts the term's schedule, unless it resumes from a checkpoint or its Trainer has trained before. The term
-    is logged as ``mi_loss``, and the loss without it as ``task_loss``: early stopping and plateau schedulers should
-    watch the latter.
+    is logged as ``mi_loss`` (with several callbacks ``mi_loss/NETWORK``), and the loss without any as ``task_loss``:
+    early stopping and plateau schedulers should watch the latter.
 
     Args:
         network: name of the LightningModule's attribute that holds the network, or of a submodule (``"model.body"``),
@@ -60,7 +60,10 @@ class MIRegularization(Callback):
         if self._state and trainer.global_step:  # this Trainer goes on
             self._model.regularizer.load_state_dict(self._state)
         pl_module.set_submodule(self.network, self._model)
-        step = functools.partial(_add_term, self._model, self.target, pl_module, pl_module.training_step)
+        networks = [callback.network for callback in trainer.callbacks if isinstance(callback, MIRegularization)]  # type: ignore[attr-defined]
+        name = "mi_loss" if len(networks) == 1 else f"mi_loss/{self.network}"
+        logged = ("task_loss", name) if networks[0] == self.network else (name,)  # the first sees no other's term
+        step = functools.partial(_add_term, self._model, self.target, pl_module, pl_module.training_step, logged)
         pl_module.training_step = step  # type: ignore[method-assign]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -90,6 +93,7 @@ def _add_term(
     target: TargetOf,
     pl_module: LightningModule,
     training_step: Callable[..., Any],
+    logged: tuple[str, ...],
     *args: Any,
     **kwargs: Any,
 ) -> Any:
@@ -98,5 +102,5 @@ def _add_term(
         return None
     term = model.mi_loss(target(kwargs["batch"] if "batch" in kwargs else args[0]))
     loss = result["loss"] if isinstance(result, dict) else result
-    pl_module.log_dict({"mi_loss": term.detach(), "task_loss": loss.detach()})
+    pl_module.log_dict({name: (loss if name == "task_loss" else term).detach() for name in logged})
     return {**result, "loss": loss + term} if isinstance(result, dict) else loss + term

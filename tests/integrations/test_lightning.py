@@ -162,6 +162,29 @@ def test_the_losses_are_logged_apart(tmp_path: Path) -> None:
     assert logged["task_loss"] > 0
 
 
+def test_the_terms_of_two_networks_are_logged_apart_from_the_loss(tmp_path: Path) -> None:
+    class Pair(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = build("mlp", {"depth": 3, "width": 8}, (1, 4, 4), 3)
+            self.losses: list[float] = []
+
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            images, labels = batch
+            loss = cross_entropy(self.network(images), labels) + cross_entropy(self.other(images), labels)
+            self.losses.append(loss.item())
+            return loss
+
+    module = Pair()
+    callbacks = (MIRegularization("network", weight=0.5), MIRegularization("other", weight=0.5))
+    trainer = trainer_of(tmp_path, *callbacks)
+    trainer.fit(module, loader())
+    logged = trainer.logged_metrics
+    assert set(logged) == {"mi_loss/network", "mi_loss/other", "task_loss"}
+    assert logged["task_loss"] == pytest.approx(module.losses[-1])
+    assert logged["mi_loss/network"] != logged["mi_loss/other"]
+
+
 def test_an_interrupted_fit_leaves_the_network_as_it_was(tmp_path: Path) -> None:
     class Broken(Classifier):
         def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor | dict[str, Tensor]:

@@ -66,7 +66,8 @@ def _bar(summary: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> li
     about = (
         f"What had to be shown, written down before the runs: {counts}. A line that requires a gain is met "
         "if the whole 95% interval is on the right side of it, not the median alone; a control, which must "
-        "gain nothing, if the interval reaches no gain. Cost per step is judged on [its own page](cost.md)."
+        "gain nothing, if the interval reaches no gain. Lines in seconds are of runs beside other work and say little: "
+        "cost per step is judged on [its own page](cost.md)."
     )
     apart: dict[tuple[str, ...], list[str]] = {}
     for line in found:

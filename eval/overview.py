@@ -30,8 +30,8 @@ ABOUT = (
     f"`{BASELINE}` being 1, with its 95% interval; how much better or worse it ends; the speed of the control, whose "
     "targets are shuffled; and the fastest of what one would do instead. Where a median never reaches the goal, the "
     "number of seeds that do stands instead of a speed. In P cells, which have no goal, speed is "
-    f"the steps that `{BASELINE}` would need for the same end over those of the arm, and the remedy is the one that "
-    "ends best. The data are Fashion-MNIST unless named."
+    f"the steps that `{BASELINE}` would need for the same end over those of the arm, and the alternative is the one "
+    "that ends best. The data are Fashion-MNIST unless named."
 )
 
 COLUMNS = (
@@ -41,7 +41,7 @@ COLUMNS = (
     "in seconds",
     f"end, over `{BASELINE}`",
     "control: speed",
-    "best remedy",
+    "best alternative",
 )
 
 

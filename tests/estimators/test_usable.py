@@ -158,6 +158,7 @@ def test_layers_of_unlike_widths_keep_their_order() -> None:
     assert grouped([2, 1, 2, 1], lambda positions: torch.tensor(positions)).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [3, 30])
 @pytest.mark.parametrize("options", [{"ridge": 0.1}, {"ridge": 1e-2, "per_dimension": True}], ids=str)
 def test_gradients(d: int, options: dict[str, Any]) -> None:

@@ -129,6 +129,7 @@ def test_hard_bins_count_symbols() -> None:
     assert estimators.get("hard_binning", bins=2)(x, x % 2).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_infonce_learns_and_is_judged_on_other_samples() -> None:
     x, y = (torch.cat(rows) for rows in zip(*(normal(0.9, seed=seed) for seed in range(3)), strict=True))
     critic: Any = estimators.get("infonce")

@@ -24,7 +24,7 @@ QUICK = tests/golden tests/estimators tests/layers tests/ablation/test_rooms.py 
 
 check: $(CHECKERS)
 	$(LINT)
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -q -m "not slow and not browser" $(QUICK)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow and not browser" $(QUICK)
 
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder

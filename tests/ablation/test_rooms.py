@@ -68,6 +68,7 @@ def test_packages_import_one_way(folder: str) -> None:
                 assert not module.startswith(f"{other}."), file
 
 
+@pytest.mark.slow
 def test_the_face_names_what_is_there_without_importing_it() -> None:
     code = "import sys, mireg.ablation as a; assert 'mireg.ablation.comparison' not in sys.modules; "
     code += "assert all(getattr(a, name) is not None for name in a.__all__)"

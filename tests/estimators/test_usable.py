@@ -297,6 +297,7 @@ def several(*layers: Tensor) -> Tensor:
     return Usable().for_training().estimate_parts(samples(12, 4), list(layers), targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [3, 15])
 def test_second_derivatives(d: int) -> None:
     layers = [samples(12, d, d).requires_grad_(), samples(12, 2, 2).requires_grad_()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -217,7 +217,7 @@ class MIRegularized(nn.Module):
         their norms do. After a backward pass whose gradients are gone, it is taken to have made a step.
         """
         trained, norms = self._trained(), None
-        versions = sum(p._version for p in trained)
+        versions = _summed_versions(trained)
         same = versions == self._versions
         if same and self._unused == 0:  # after a backward pass
             same = any(p.grad is not None for p in trained)
@@ -257,10 +257,6 @@ class MIRegularized(nn.Module):
     def _trained(self) -> list[nn.Parameter]:
         parameters = nn.Module.parameters(self._network)  # all of them, whatever the network gives to an optimizer
         return [p for p in parameters if p.requires_grad and not p.is_inference()]
-
-    def _summed_versions(self) -> int:
-        """A number that changes with the trained parameters."""
-        return sum(p._version for p in self._trained())
 
     def _on_gradient(self, gradient: Tensor) -> None:
         self._unused, self._gradient = 0, gradient.detach()
@@ -306,9 +302,9 @@ class MIRegularized(nn.Module):
         return self
 
     def apply(self, fn: Callable[[nn.Module], None]) -> MIRegularized:
-        before = self._summed_versions()
+        before = _summed_versions(self._trained())
         self._network.apply(fn)
-        if self._summed_versions() != before:
+        if _summed_versions(self._trained()) != before:
             self._replaced_at = self.regularizer.steps
         return self
 
@@ -389,6 +385,11 @@ class MIRegularized(nn.Module):
         self.__dict__.update(state)
         self._share()
         super().__setstate__({})  # type: ignore[no-untyped-call]
+
+
+def _summed_versions(parameters: Sequence[nn.Parameter]) -> int:
+    """A number that changes with the parameters."""
+    return sum(parameter._version for parameter in parameters)
 
 
 DELEGATED = (

@@ -80,7 +80,7 @@ def test_a_study_runs_without_the_checkout(python: Path, tmp_path: Path) -> None
 
 def test_the_demo_runs_without_the_checkout(python: Path, tmp_path: Path) -> None:
     code = "import sys; from mireg.ablation.command import main; sys.exit(main())"
-    words = ["--steps", "5", "--seeds", "1", "--workers", "2"]
+    words = ["--steps", "5", "--seeds", "1", "--workers", "2", "--arms", "none", "mi", "mi-binning"]
     outside = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([python, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, env=outside)
     assert done.returncode == 0, done.stderr

@@ -37,6 +37,7 @@ class Contender:
 
 
 CONTENDERS = [
+    Contender("usable", "usable", {}, (SAMPLES, BATCH)),
     Contender(
         "usable, as in training",
         "usable",
